@@ -1,0 +1,32 @@
+"""Brings the database to this version's schema; safe to run by several processes at once."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from core.db.engine import Db
+
+# Any number will do as long as it is ours alone: "bert" in ASCII.
+_LOCK = 0x62657274
+
+
+def alembic_config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+async def migrate(db: Db, revision: str = "head") -> None:
+    """Upgrade to `revision` under an advisory lock; a second caller waits and finds the work done."""
+    async with db.engine.connect() as connection:
+        await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        await connection.commit()
+        try:
+            await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), revision))
+            await connection.commit()
+        finally:
+            await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+            await connection.commit()

@@ -1,0 +1,262 @@
+"""The tables. Rows only: what may happen to them is in `core.domain`, how they are read is in the repositories."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from core.domain.lifecycle import CURRENT, LIVING, WAITING
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _in(states: frozenset[Any]) -> str:
+    return "state IN ({})".format(", ".join(f"'{state.value}'" for state in sorted(states)))
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {str: Text, datetime: DateTime(timezone=True), dict[str, Any]: JSONB}  # noqa: RUF012
+
+
+class User(Base):
+    __tablename__ = "users"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    email: Mapped[str | None]
+    tier: Mapped[str] = mapped_column(server_default="free")
+    subscription_active_until: Mapped[datetime | None]
+    # Counts this user's events; taken in the transaction of each event, so that readers by cursor miss none.
+    event_cursor: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Project(Base):
+    __tablename__ = "projects"
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Membership(Base):
+    __tablename__ = "memberships"
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True)
+
+
+class PoolOverride(Base):
+    """What an operator changed of a pool at run time; wins over the settings."""
+
+    __tablename__ = "pool_overrides"
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    capacity: Mapped[int | None]
+    paused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+
+
+class Cluster(Base):
+    """The last look at a cluster's room, written by whoever can reach its runtime."""
+
+    __tablename__ = "clusters"
+    cluster: Mapped[str] = mapped_column(primary_key=True)
+    measured_at: Mapped[datetime]
+    fits: Mapped[int | None]
+    # Holders that the look had already counted in `fits`; grants made since come off it.
+    holders: Mapped[int] = mapped_column(server_default="0")
+    choked: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+
+
+class Agent(Base):
+    __tablename__ = "agents"
+    agent_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id"))
+    workflow_id: Mapped[str]
+    template: Mapped[str]
+    pool: Mapped[str]
+    cluster: Mapped[str]
+    runtime: Mapped[str]
+    tier: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(server_default="1")
+    restart_count: Mapped[int] = mapped_column(server_default="0")
+    event_seq: Mapped[int] = mapped_column(server_default="0")
+    # The order key, fixed at enqueue.
+    order_front: Mapped[int] = mapped_column(server_default="1")
+    order_tier: Mapped[int]
+    order_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    admitted_at: Mapped[datetime | None]
+    # Set by the workflow when the grant reached it; until then the grant is signalled again.
+    admission_seen_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    last_activity_at: Mapped[datetime]
+    deadline_at: Mapped[datetime | None]
+    keepable: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    ended_at: Mapped[datetime | None]
+    # Hash of the agent's token for the attempt; cleared when the agent ends, so that a zombie is refused.
+    token_hash: Mapped[str | None]
+    wait_estimate_minutes: Mapped[int | None]
+    usage: Mapped[dict[str, Any] | None]
+
+    __table_args__ = (
+        Index("uq_agents_current", "user_id", "project_id", unique=True, postgresql_where=text(_in(CURRENT))),
+        Index("ix_agents_living", "user_id", postgresql_where=text(_in(LIVING))),
+        Index(
+            "ix_agents_waiting", "pool", "order_front", "order_tier", "order_at", "agent_id", postgresql_where=text(_in(WAITING))
+        ),
+        Index("ix_agents_holding", "cluster", "state", postgresql_where=text(_in(LIVING - WAITING))),
+        Index("ix_agents_user_page", "user_id", "created_at", "agent_id"),
+        Index("ix_agents_page", "created_at", "agent_id"),
+        Index("ix_agents_token_hash", "token_hash", unique=True),
+    )
+
+
+class EventRow(Base):
+    __tablename__ = "events"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    cursor: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    agent_id: Mapped[str | None]
+    project_id: Mapped[str]
+    seq: Mapped[int | None]
+    at: Mapped[datetime]
+    kind: Mapped[str]
+    state: Mapped[str | None]
+    reason: Mapped[str | None]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    __table_args__ = (UniqueConstraint("agent_id", "seq"),)
+
+
+class Idempotency(Base):
+    """An answer kept 24 h under its key. `answer` is null while the first request is under way."""
+
+    __tablename__ = "idempotency"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(primary_key=True)  # route and project (or agent)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_hash: Mapped[str]
+    answer: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class Channel(Base):
+    """The socket of one attempt: who holds it, what was heard last. One row, updated often, apart from the agent's."""
+
+    __tablename__ = "channels"
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    replica: Mapped[str | None]
+    connected_at: Mapped[datetime | None]
+    disconnected_at: Mapped[datetime | None]
+    last_seen_at: Mapped[datetime | None]
+    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    ready_at: Mapped[datetime | None]
+    failed_checks: Mapped[int] = mapped_column(server_default="0")
+    health: Mapped[dict[str, Any] | None]
+
+
+class Command(Base):
+    __tablename__ = "commands"
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True)
+    command_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    # execute | graceful_shutdown
+    kind: Mapped[str] = mapped_column(server_default="execute")
+    name: Mapped[str]
+    parameters: Mapped[dict[str, Any]]
+    # pending | sent | done | failed | expired | cancelled
+    state: Mapped[str] = mapped_column(server_default="pending")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deadline_at: Mapped[datetime]
+    sent_epoch: Mapped[int | None]
+    cancel_asked: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    result: Mapped[dict[str, Any] | None]
+    fault: Mapped[str | None]
+    fault_detail: Mapped[str | None]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("state IN ('pending','sent','done','failed','expired','cancelled')", name="state"),
+        Index("ix_commands_open", "agent_id", "attempt", postgresql_where=text("state IN ('pending','sent')")),
+    )
+
+
+class ArtefactRow(Base):
+    """A picture or document of an agent; its bytes are in `artefact_chunks`, so any replica can serve it."""
+
+    __tablename__ = "artefacts"
+    artefact_id: Mapped[str] = mapped_column(primary_key=True)
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.agent_id", ondelete="CASCADE"))
+    command_id: Mapped[str]
+    user_id: Mapped[str]
+    content_type: Mapped[str]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    __table_args__ = (UniqueConstraint("agent_id", "command_id"),)
+
+
+class ArtefactChunk(Base):
+    __tablename__ = "artefact_chunks"
+    artefact_id: Mapped[str] = mapped_column(ForeignKey("artefacts.artefact_id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Ticket(Base):
+    """One use, minutes: lets a browser that cannot send a header open a desktop or an event socket."""
+
+    __tablename__ = "tickets"
+    ticket_hash: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]  # desktop | events | login
+    user_id: Mapped[str]
+    agent_id: Mapped[str | None]
+    attempt: Mapped[int | None]
+    mode: Mapped[str | None]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Replica(Base):
+    """API processes and since when each has been up without a gap; an agent's silence counts only in that time."""
+
+    __tablename__ = "replicas"
+    replica: Mapped[str] = mapped_column(primary_key=True)
+    up_since: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+class LifeStatistic(Base):
+    """How long agents of a pool live, for the wait estimate: a decayed mean and its weight."""
+
+    __tablename__ = "life_statistics"
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    mean_minutes: Mapped[float] = mapped_column(Float)
+    weight: Mapped[float] = mapped_column(Float)
+    __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
+
+
+__all__ = [
+    "Agent", "ArtefactChunk", "ArtefactRow", "Base", "Channel", "Cluster", "Command", "EventRow", "Idempotency", "LifeStatistic",
+    "Membership", "PoolOverride", "Project", "Replica", "Ticket", "User",
+]  # fmt: skip

@@ -1,0 +1,85 @@
+"""What can be asked of a life, and what it answers: payloads of the workflow's update and signals.
+
+Each names the life (`agent_id`) and, where it speaks of one, the attempt; a handler drops what does not match, so that
+a late order of an ended life never reaches the next one. Only an operator's own order may leave `agent_id` out.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.domain.recovery import FailureKind
+
+
+class Order(BaseModel):
+    # An operator types these by hand: unknown fields are refused rather than overlooked.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StartRequest(Order):
+    """One start-agent call. `agent_id` is the id a new life would get; `key` its Idempotency-Key, if it had one."""
+
+    agent_id: str
+    user_id: str
+    project_id: str
+    template: str = "default"
+    pool: str = "default"
+    key: str | None = None
+    body_hash: str = ""
+
+
+class StartOutcome(StrEnum):
+    CREATED = "created"
+    EXISTING = "existing"
+    QUEUED = "queued"
+    REJECTED = "rejected"
+
+
+class StartAnswer(Order):
+    """`agent_id` is the living agent's, None when rejected. Everything else a caller wants is in the agent's row."""
+
+    outcome: StartOutcome
+    agent_id: str | None = None
+    reason: str | None = None
+    action: str | None = None
+
+
+class StopOrder(Order):
+    """Drain (or cancel a waiting request). `grace_seconds` None: by the reason; `force` skips warning and saving."""
+
+    agent_id: str | None = None
+    reason: str = "operator"
+    grace_seconds: float | None = Field(None, ge=0, le=600)
+    force: bool = False
+    detail: str = ""
+
+
+class KeepOrder(Order):
+    """Take a warning back while its grace runs and its reason allows."""
+
+    agent_id: str | None = None
+
+
+class RestartOrder(Order):
+    agent_id: str | None = None
+
+
+class Grant(Order):
+    """A slot was given to this attempt; the row says so already, this only wakes the workflow."""
+
+    agent_id: str
+    attempt: int
+
+
+class ReadyReport(Order):
+    agent_id: str
+    attempt: int
+
+
+class FailureReport(Order):
+    agent_id: str
+    attempt: int
+    kind: FailureKind
+    detail: str = ""
+    at: datetime | None = None

@@ -1,0 +1,47 @@
+"""What to do when an agent fails: try again after a pause, or give up. Pure."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+MAX_RESTARTS = 3
+
+
+class FailureKind(StrEnum):
+    """What went wrong, as the runtime, the channel or the workflow saw it."""
+
+    CRASH = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+    START_DEADLINE = "start_deadline"
+    CANNOT_START = "cannot_start"
+    CHANNEL_LOST = "channel_lost"
+    HEALTH = "health_check_failed"
+    RUNTIME_GONE = "runtime_gone"
+    HOST_LOST = "host_lost"
+    EXITED = "exited"
+    USER_RESTART = "user_restart"
+
+
+# Nothing that a second try would change: a missing binary, a refused sandbox, a template larger than the machine.
+_PERMANENT = frozenset({FailureKind.CANNOT_START})
+
+
+class Restart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    after_seconds: float
+
+
+class GiveUp(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: str
+
+
+def decide(kind: FailureKind, restarts: int, backoff_seconds: float) -> Restart | GiveUp:
+    """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4 times the back-off."""
+    if kind is FailureKind.USER_RESTART:
+        return Restart(after_seconds=0)
+    if kind in _PERMANENT:
+        return GiveUp(reason=kind.value)
+    if restarts >= MAX_RESTARTS:
+        return GiveUp(reason=kind.value)
+    return Restart(after_seconds=backoff_seconds * 2**restarts)

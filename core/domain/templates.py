@@ -1,0 +1,50 @@
+"""What to run and where: templates and pools, as a configuration file describes them."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.domain.environment import BrowserSettings
+from core.domain.timings import Timings
+
+MIB = 1 << 20
+
+
+class Resources(BaseModel):
+    """Requests place an agent, limits bound it (specification: 500m/512Mi and 1000m/1Gi). CPU in cores, memory in MiB."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    cpu: float = Field(0.5, gt=0)
+    memory_mib: int = Field(512, gt=0)
+    cpu_limit: float = Field(1.0, gt=0)
+    memory_limit_mib: int = Field(1024, gt=0)
+
+
+class Simulation(BaseModel):
+    """How a `memory` agent behaves; without meaning for the other runtimes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    start_seconds: float | None = Field(None, ge=0, description="instead of MEMORY__START_SECONDS")
+    stop_seconds: float | None = Field(None, ge=0)
+    fail_create: int = Field(0, ge=0, description="that many creates fail before one works")
+    never_ready: bool = False
+    exit_after_seconds: float | None = Field(None, ge=0)
+    exit_code: int = 75
+    ignores_shutdown: bool = False
+
+
+class Template(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image: str = "berth-agent"
+    resources: Resources = Resources()
+    browser: BrowserSettings = BrowserSettings()
+    environment: dict[str, str] = {}
+    timings: Timings | None = Field(None, description="instead of the general ones")
+    simulation: Simulation = Simulation()
+
+
+class Pool(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    runtime: str = "process"
+    cluster: str = Field("local", description="pools of one cluster share its room")
+    template: str = "default"
+    capacity: int | None = Field(None, ge=0, description="None: as many as fit")
+    options: dict[str, str] = {}

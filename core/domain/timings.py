@@ -1,0 +1,31 @@
+"""Every duration of an agent's life, in seconds, in one frozen value, so that a test can shrink them all."""
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Timings(BaseModel):
+    """Defaults are the specification's unless a line says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grace_seconds: float = Field(120, ge=0, le=600, description="warning before a stop that the user did not ask for")
+    shutdown_seconds: float = Field(30, gt=0, description="an agent's time to save and leave, then force")
+    idle_seconds: float = Field(1800, gt=0, description="without activity, then drain")
+    away_seconds: float = Field(900, gt=0, description="user offline: first to go under pressure")
+    ready_deadline_seconds: float = Field(90, gt=0, description="from create to usable")
+    channel_lost_seconds: float = Field(120, gt=0, description="counted only while API and database were up")
+    reconnect_seconds: float = Field(30, gt=0, description="after an outage of ours, for agents to come back")
+    heartbeat_seconds: float = Field(30, gt=0, description="an agent's report; two missed are a failed health check")
+    restart_backoff_seconds: float = Field(2, ge=0, description="2, 4, 8")
+    healthy_seconds: float = Field(600, gt=0, description="running that long forgives earlier restarts")
+    reap_seconds: float = Field(30, gt=0)
+    pressure_seconds: float = Field(60, gt=0)
+    grant_tick_seconds: float = Field(30, gt=0, description="a waiting pool looks again without being told")
+    snapshot_seconds: float = Field(5, gt=0, description="a cluster's capacity is measured again")
+    max_life_seconds: float = Field(0, ge=0, description="0 = no limit")
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)

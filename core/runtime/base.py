@@ -1,0 +1,140 @@
+"""What a runtime is: the seam between an agent's workflow and the thing that runs the agent.
+
+Every method is idempotent and may be called again after any failure, by another process, with the same answer.
+Errors are `core.errors.RuntimeRetryable`, `RuntimePermanent` or `NeverSatisfiable`, mapped where they happen.
+`tests/contracts/test_runtime_contract.py` is the suite that every runtime passes.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from core.domain.environment import ModelAccess
+from core.domain.recovery import FailureKind
+from core.domain.templates import Template
+
+
+class Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AgentSpec(Value):
+    """One attempt of one agent. `token` is the agent's own; only a hash of it is kept elsewhere."""
+
+    agent_id: str
+    attempt: int
+    user_id: str
+    project_id: str
+    pool: str
+    template: Template
+    backend_url: str
+    token: SecretStr
+    heartbeat_seconds: float = 30
+    model: ModelAccess | None = None
+
+
+class Handle(Value):
+    """Names what was made for one attempt. Plain data, so that it can be stored and used by another process.
+
+    `native` is the runtime's own and opaque to everyone else.
+    """
+
+    runtime: str
+    agent_id: str
+    attempt: int
+    native: dict[str, Any] = {}
+
+
+class Created(Value):
+    """`token_hash` is of the token in force: another one than asked for when the attempt was there already."""
+
+    handle: Handle
+    token_hash: str
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    # The runtime itself knows the agent to be usable; runtimes whose agents report over the channel stay in STARTED.
+    READY = "ready"
+    STARTED = "started"
+    EXITED = "exited"
+    GONE = "gone"
+
+
+class Observation(Value):
+    """What exists now. `failure` and `detail` say why an agent is EXITED; None when it left as ordered."""
+
+    agent_id: str
+    attempt: int
+    phase: Phase
+    exit_code: int | None = None
+    failure: FailureKind | None = None
+    detail: str = ""
+    created_at: datetime | None = None
+    user_id: str = ""
+    project_id: str = ""
+    handle: Handle | None = None
+
+
+class Reach(Value):
+    """Where an agent answers now and the credential it takes; from inside the control plane only."""
+
+    api_url: str
+    desktop_url: str
+    token: SecretStr
+
+
+class ClusterCapacity(Value):
+    """One look at a cluster. `fits` is how many more default-sized agents it would take; None when unknown."""
+
+    fits: int | None
+    agents: int
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+    disk_percent: float | None = None
+    schedulable_nodes: int = 1
+
+
+class Usage(Value):
+    """What an agent used over its life."""
+
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class AgentRuntime(Protocol):
+    name: str
+
+    async def create(self, spec: AgentSpec) -> Created:
+        """Make the attempt. Already there is success. Returns before the agent is usable."""
+
+    async def observe(self, agent_id: str, attempt: int) -> Observation:
+        """What exists of the attempt; phase GONE when nothing does."""
+
+    async def delete(self, agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        """Remove all that was made for the attempt and return when the runtime says gone. Not there is success.
+
+        With a grace the agent is told to go first and killed after it.
+        """
+
+    async def list(self) -> list[Observation]:
+        """All attempts of all agents that exist here."""
+
+    async def capacity(self) -> ClusterCapacity: ...
+
+    def watch(self) -> AsyncIterator[Observation]:
+        """Changes as they happen, from now on; ends or raises when the stream breaks, then list and watch again."""
+
+    async def reach(self, agent_id: str, attempt: int) -> Reach:
+        """Raises `RuntimePermanent` when the attempt is not there."""
+
+    def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        """The agent's own log, oldest first, all attempts that are kept; nothing when there is none."""
+
+    async def delete_profile(self, user_id: str, project_id: str) -> None:
+        """Forget the browser profile of a user's project. Raises `RuntimeRetryable` while an agent uses it."""
+
+    async def close(self) -> None: ...

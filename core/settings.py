@@ -1,0 +1,155 @@
+"""Everything that can be set, read once in a composition root and passed down.
+
+Environment variables `BERTH_A__B` win over the file `berth.yaml` (or the one `BERTH_CONFIG` names).
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from core.domain.environment import ModelAccess
+from core.domain.templates import Pool, Template
+from core.domain.tiers import TierLimits
+from core.domain.timings import Timings
+
+DEFAULT_POOL = "default"
+_SAMPLES = frozenset({"secret", "changeme", "change-me", "change_me", "password", "sample", "example", "test", "dev"})
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Api(Group):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    public_url: str | None = Field(None, description="for people: links; default is what the API listens on")
+    agent_url: str | None = Field(None, description="for agents: their MAIN_BACKEND_URL; default is the public one")
+
+
+class Database(Group):
+    url: SecretStr | None = Field(None, description="postgresql://...; unset: the local stack starts its own")
+    pool_size: int = Field(10, ge=1, le=200)
+
+
+class Temporal(Group):
+    address: str | None = Field(None, description="host:port; unset: the local stack starts its own")
+    namespace: str = "default"
+
+
+class Auth(Group):
+    """Who may call: HS256 with our own secret, or tokens of an issuer whose keys are at `jwks_url`."""
+
+    secret: SecretStr | None = None
+    jwks_url: str | None = None
+    audience: str | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Auth":
+        if self.secret is not None:
+            value = self.secret.get_secret_value()
+            if value.lower() in _SAMPLES or len(value) < 32:
+                raise ValueError("AUTH__SECRET is a sample or shorter than 32 characters; make one: openssl rand -hex 32")
+        if self.jwks_url and not self.audience:
+            raise ValueError("AUTH__JWKS_URL needs AUTH__AUDIENCE, or tokens made for others would be accepted")
+        return self
+
+    def require(self) -> "Auth":
+        """Return self, or refuse to start: there is no default secret."""
+        if self.secret is None and self.jwks_url is None:
+            raise ValueError("set BERTH_AUTH__SECRET (openssl rand -hex 32) or BERTH_AUTH__JWKS_URL")
+        return self
+
+
+class DefaultPool(Group):
+    runtime: str = "process"
+    capacity: int | None = Field(None, ge=0)
+
+
+class Thresholds(Group):
+    cpu_percent: float = Field(85, gt=0, le=100)
+    memory_percent: float = Field(90, gt=0, le=100)
+    disk_percent: float = Field(90, gt=0, le=100)
+    cpu_window_seconds: float = Field(120, gt=0)
+
+
+class Queue(Group):
+    max: int = Field(1000, ge=0)
+    lifespan_minutes: float = Field(45, gt=0)
+
+
+class Memory(Group):
+    """Defaults of simulated agents."""
+
+    start_seconds: float = Field(0.05, ge=0)
+    stop_seconds: float = Field(0.05, ge=0)
+
+
+class Host(Group):
+    """The host supervisor of this machine."""
+
+    url: str | None = Field(None, description="unset: the unix socket in the data folder")
+    uid_base: int = Field(210_000, ge=1000, description="agents get numeric users from here on when started as root")
+    agent_python: Path | None = Field(None, description="interpreter of the agent's environment")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="BERTH_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+    )
+
+    data_dir: Path = Path(".berth")
+    api: Api = Api()
+    database: Database = Database()
+    temporal: Temporal = Temporal()
+    auth: Auth = Auth()
+    pool: DefaultPool = DefaultPool()
+    pools: dict[str, Pool] = {}
+    templates: dict[str, Template] = {}
+    tiers: TierLimits = TierLimits()
+    thresholds: Thresholds = Thresholds()
+    queue: Queue = Queue()
+    timings: Timings = Timings()
+    memory: Memory = Memory()
+    host: Host = Host()
+    llm: ModelAccess | None = None
+    log_json: bool = False
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get("BERTH_CONFIG") or "berth.yaml")
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path))
+
+    def all_pools(self) -> dict[str, Pool]:
+        """Pools by name; the default one comes from `POOL__RUNTIME` and `POOL__CAPACITY` unless the file has it."""
+        default = Pool(runtime=self.pool.runtime, capacity=self.pool.capacity)
+        return {DEFAULT_POOL: default, **self.pools}
+
+    def template(self, name: str) -> Template:
+        """The template of that name; `default` always exists. Raises KeyError."""
+        if name == "default" and name not in self.templates:
+            return Template()
+        return self.templates[name]
+
+    def timings_of(self, template: str) -> Timings:
+        return self.template(template).timings or self.timings
+
+    def public_url(self) -> str:
+        return (self.api.public_url or f"http://{self.api.host}:{self.api.port}").rstrip("/")
+
+    def agent_url(self) -> str:
+        return (self.api.agent_url or self.public_url()).rstrip("/")

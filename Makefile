@@ -1,0 +1,35 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fmt bench chaos lock clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing; nothing when nothing changed
+	@.ci/setup
+
+demo: setup ## the local stack and one whole life with a real browser (DEMO_EXIT=1 leaves afterwards)
+	@.venv/bin/berth demo
+
+test: setup ## every test this machine can run (ARGS="-k word" for some)
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: setup ## format, lint, types, import contracts, house rules
+	@.ci/check
+
+fmt: setup ## format and mend what can be mended
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+bench: setup ## the benchmarks: a table, and JSON
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+chaos: setup ## the kill suite
+	@.venv/bin/python -m pytest -m chaos $(ARGS)
+
+lock: setup ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
+	@.ci/lock
+
+clean: ## remove what setup and the checks made; data in .berth stays
+	@rm -rf .cache .venv .venv-agent node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	  .hypothesis .schemathesis dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -79,9 +79,8 @@ class Cluster(Base):
     __tablename__ = "clusters"
     cluster: Mapped[str] = mapped_column(primary_key=True)
     measured_at: Mapped[datetime]
-    fits: Mapped[int | None]
-    # Holders that the look had already counted in `fits`; grants made since come off it.
-    holders: Mapped[int] = mapped_column(server_default="0")
+    # How many agents the cluster takes in all: what still fits and what we run there already. None: unknown.
+    total: Mapped[int | None]
     choked: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
 

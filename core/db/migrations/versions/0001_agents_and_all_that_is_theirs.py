@@ -15,8 +15,7 @@ def upgrade() -> None:
     op.create_table('clusters',
     sa.Column('cluster', sa.Text(), nullable=False),
     sa.Column('measured_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('fits', sa.Integer(), nullable=True),
-    sa.Column('holders', sa.Integer(), server_default='0', nullable=False),
+    sa.Column('total', sa.Integer(), nullable=True),
     sa.Column('choked', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('detail', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'::jsonb"), nullable=False),
     sa.PrimaryKeyConstraint('cluster', name=op.f('pk_clusters'))

@@ -1,0 +1,217 @@
+"""Agents: reading them as the API shows them, and moving them along the legal edges."""
+
+import base64
+import binascii
+import json
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from sqlalchemy import Select, and_, case, delete, or_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import Agent, Command, Ticket
+from core.db.repositories import events
+from core.db.repositories.events import Fact
+from core.domain.events import EventKind
+from core.domain.lifecycle import FINAL, LIVING, WAITING, AgentState, legal
+from core.errors import InvalidRequest
+
+
+class AgentView(BaseModel):
+    """An agent as readers see it. `position` and the wait are filled in for waiting ones by `queue.with_wait`."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+    agent_id: str
+    user_id: str
+    project_id: str
+    template: str
+    pool: str
+    runtime: str
+    state: AgentState
+    reason: str | None
+    restart_count: int
+    position: int | None = None
+    estimated_wait_minutes: int | None = None
+    estimated_wait: tuple[int, int] | None = Field(None, exclude=True)
+    created_at: datetime
+    started_at: datetime | None
+    ready_at: datetime | None
+    last_activity_at: datetime
+    deadline_at: datetime | None
+    ended_at: datetime | None
+    attempt: int = Field(exclude=True)
+    keepable: bool = Field(exclude=True)
+    workflow_id: str = Field(exclude=True)
+    cluster: str = Field(exclude=True)
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def over(self) -> bool:
+        return self.state in FINAL
+
+
+def view(row: Agent) -> AgentView:
+    return AgentView(
+        agent_id=row.agent_id,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        template=row.template,
+        pool=row.pool,
+        runtime=row.runtime,
+        state=AgentState(row.state),
+        reason=row.reason,
+        restart_count=row.restart_count,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ready_at=row.ready_at,
+        last_activity_at=row.last_activity_at,
+        deadline_at=row.deadline_at,
+        ended_at=row.ended_at,
+        attempt=row.attempt,
+        keepable=row.keepable,
+        workflow_id=row.workflow_id,
+        cluster=row.cluster,
+    )
+
+
+def _values(states: frozenset[AgentState]) -> list[str]:
+    return [state.value for state in states]
+
+
+async def get(session: AsyncSession, agent_id: str) -> AgentView | None:
+    row = await session.get(Agent, agent_id)
+    return view(row) if row else None
+
+
+async def current(session: AsyncSession, user_id: str, project_id: str) -> AgentView | None:
+    """The living agent of a user's project; when one is draining and its successor waits, the successor."""
+    ending_last = case((Agent.state == AgentState.DRAINING.value, 1), else_=0)
+    query = (
+        select(Agent)
+        .where(Agent.user_id == user_id, Agent.project_id == project_id, Agent.state.in_(_values(LIVING)))
+        .order_by(ending_last, Agent.created_at.desc())
+        .limit(1)
+    )
+    row = await session.scalar(query)
+    return view(row) if row else None
+
+
+async def page(
+    session: AsyncSession,
+    user_id: str | None,
+    *,
+    state: AgentState | None = None,
+    project_id: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> tuple[list[AgentView], str | None]:
+    """One page, newest first, of a user's agents (None: everyone's) and the cursor of the next page."""
+    query: Select[tuple[Agent]] = select(Agent)
+    if user_id is not None:
+        query = query.where(Agent.user_id == user_id)
+    if state is not None:
+        query = query.where(Agent.state == state.value)
+    if project_id is not None:
+        query = query.where(Agent.project_id == project_id)
+    if cursor is not None:
+        at, agent_id = _decode(cursor)
+        query = query.where(or_(Agent.created_at < at, and_(Agent.created_at == at, Agent.agent_id < agent_id)))
+    rows = (await session.scalars(query.order_by(Agent.created_at.desc(), Agent.agent_id.desc()).limit(limit + 1))).all()
+    onward = _encode(rows[limit - 1]) if len(rows) > limit else None
+    return [view(row) for row in rows[:limit]], onward
+
+
+def _encode(row: Agent) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row.created_at.isoformat(), row.agent_id]).encode()).decode()
+
+
+def _decode(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, agent_id = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
+        moment = datetime.fromisoformat(at)
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidRequest("the cursor is not one that Berth gave") from None
+    if not isinstance(agent_id, str) or moment.tzinfo is None or "\x00" in agent_id:
+        raise InvalidRequest("the cursor is not one that Berth gave")
+    return moment, agent_id
+
+
+async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:
+    """Note activity of the user; the idle timer pulls it when it fires."""
+    await session.execute(
+        update(Agent).where(Agent.agent_id == agent_id, Agent.last_activity_at < at).values(last_activity_at=at)
+    )
+
+
+class Moved(BaseModel):
+    """`applied` is False when the row had moved on (or was there already); `state` is what it says now."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    applied: bool
+    state: AgentState
+    attempt: int
+
+
+async def lock(session: AsyncSession, agent_id: str) -> Agent | None:
+    return await session.scalar(
+        select(Agent).where(Agent.agent_id == agent_id).with_for_update().execution_options(populate_existing=True)
+    )
+
+
+async def move(
+    session: AsyncSession,
+    agent_id: str,
+    attempt: int,
+    to: AgentState,
+    at: datetime,
+    *facts: Fact,
+    **changes: Any,
+) -> Moved:
+    """Move one attempt of an agent along a legal edge and log `facts`; a repeated or late call changes nothing.
+
+    `changes` are further columns. A final state ends the agent: its token dies, its open commands and tickets too.
+    """
+    row = await lock(session, agent_id)
+    if row is None:
+        raise InvalidRequest("no such agent", code="not_found")
+    before = AgentState(row.state)
+    if row.attempt != attempt or not legal(before, to):
+        return Moved(applied=False, state=before, attempt=row.attempt)
+    row.state = to.value
+    for name, value in changes.items():
+        setattr(row, name, value)
+    if to in FINAL:
+        await _end(session, row, at)
+    await events.append(session, row, at, *facts)
+    return Moved(applied=True, state=to, attempt=row.attempt)
+
+
+async def _end(session: AsyncSession, row: Agent, at: datetime) -> None:
+    row.ended_at = at
+    row.token_hash = None
+    row.deadline_at = None
+    row.keepable = False
+    await expire_commands(session, row.agent_id, at)
+    await session.execute(delete(Ticket).where(Ticket.agent_id == row.agent_id))
+    await session.execute(text("SELECT pg_notify('berth_channel', :agent)"), {"agent": row.agent_id})
+
+
+async def expire_commands(session: AsyncSession, agent_id: str, at: datetime) -> None:
+    """End what is still open of an agent's commands, and wake those who wait for them."""
+    ended = await session.scalars(
+        update(Command)
+        .where(Command.agent_id == agent_id, Command.state.in_(["pending", "sent"]))
+        .values(state="expired", fault="shutting_down", fault_detail="the agent ended", ended_at=at)
+        .returning(Command.command_id)
+    )
+    for command_id in ended.all():
+        await session.execute(text("SELECT pg_notify('berth_results', :what)"), {"what": f"{agent_id}/{command_id}"[:7900]})
+
+
+def fact(kind: EventKind, state: AgentState, reason: str | None = None, **detail: Any) -> Fact:
+    return Fact(kind=kind, state=state, reason=reason, detail=detail)

@@ -124,7 +124,13 @@ class Agent(Base):
         Index("uq_agents_current", "user_id", "project_id", unique=True, postgresql_where=text(_in(CURRENT))),
         Index("ix_agents_living", "user_id", postgresql_where=text(_in(LIVING))),
         Index(
-            "ix_agents_waiting", "pool", "order_front", "order_tier", "order_at", "agent_id", postgresql_where=text(_in(WAITING))
+            "ix_agents_waiting",
+            "pool",
+            "order_front",
+            "order_tier",
+            "order_at",
+            "agent_id",
+            postgresql_where=text(_in(WAITING)),
         ),
         Index("ix_agents_holding", "cluster", "state", postgresql_where=text(_in(LIVING - WAITING))),
         Index("ix_agents_user_page", "user_id", "created_at", "agent_id"),
@@ -253,9 +259,3 @@ class LifeStatistic(Base):
     mean_minutes: Mapped[float] = mapped_column(Float)
     weight: Mapped[float] = mapped_column(Float)
     __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
-
-
-__all__ = [
-    "Agent", "ArtefactChunk", "ArtefactRow", "Base", "Channel", "Cluster", "Command", "EventRow", "Idempotency", "LifeStatistic",
-    "Membership", "PoolOverride", "Project", "Replica", "Ticket", "User",
-]  # fmt: skip

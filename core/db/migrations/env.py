@@ -11,7 +11,9 @@ from core.settings import Settings
 
 
 def _run(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True, transaction_per_migration=True)
+    context.configure(
+        connection=connection, target_metadata=Base.metadata, compare_type=True, transaction_per_migration=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -20,7 +22,10 @@ async def _run_configured() -> None:
     url = Settings().database.url
     if url is None:
         raise SystemExit("set BERTH_DATABASE__URL")
-    async with Db.open(url.get_secret_value(), application="migrate", pool_size=1) as db, db.engine.connect() as connection:
+    async with (
+        Db.open(url.get_secret_value(), application="migrate", pool_size=1) as db,
+        db.engine.connect() as connection,
+    ):
         await connection.run_sync(_run)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import Select, and_, case, delete, or_, select, text, update
+from sqlalchemy import and_, case, delete, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Command, Ticket
@@ -111,7 +111,7 @@ async def page(
     cursor: str | None = None,
 ) -> tuple[list[AgentView], str | None]:
     """One page, newest first, of a user's agents (None: everyone's) and the cursor of the next page."""
-    query: Select[tuple[Agent]] = select(Agent)
+    query = select(Agent)
     if user_id is not None:
         query = query.where(Agent.user_id == user_id)
     if state is not None:
@@ -121,7 +121,9 @@ async def page(
     if cursor is not None:
         at, agent_id = _decode(cursor)
         query = query.where(or_(Agent.created_at < at, and_(Agent.created_at == at, Agent.agent_id < agent_id)))
-    rows = (await session.scalars(query.order_by(Agent.created_at.desc(), Agent.agent_id.desc()).limit(limit + 1))).all()
+    rows = (
+        await session.scalars(query.order_by(Agent.created_at.desc(), Agent.agent_id.desc()).limit(limit + 1))
+    ).all()
     onward = _encode(rows[limit - 1]) if len(rows) > limit else None
     return [view(row) for row in rows[:limit]], onward
 
@@ -210,7 +212,9 @@ async def expire_commands(session: AsyncSession, agent_id: str, at: datetime) ->
         .returning(Command.command_id)
     )
     for command_id in ended.all():
-        await session.execute(text("SELECT pg_notify('berth_results', :what)"), {"what": f"{agent_id}/{command_id}"[:7900]})
+        await session.execute(
+            text("SELECT pg_notify('berth_results', :what)"), {"what": f"{agent_id}/{command_id}"[:7900]}
+        )
 
 
 def fact(kind: EventKind, state: AgentState, reason: str | None = None, **detail: Any) -> Fact:

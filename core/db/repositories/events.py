@@ -59,12 +59,19 @@ async def record_rejection(
 
 
 async def of_agent(session: AsyncSession, agent_id: str, after_seq: int = 0, limit: int = 100) -> list[Event]:
-    query = select(EventRow).where(EventRow.agent_id == agent_id, EventRow.seq > after_seq).order_by(EventRow.seq).limit(limit)
+    query = (
+        select(EventRow)
+        .where(EventRow.agent_id == agent_id, EventRow.seq > after_seq)
+        .order_by(EventRow.seq)
+        .limit(limit)
+    )
     return [_event(row) for row in (await session.scalars(query)).all()]
 
 
 async def of_user(session: AsyncSession, user_id: str, after_cursor: int, limit: int = 200) -> list[Event]:
-    query = select(EventRow).where(EventRow.user_id == user_id, EventRow.cursor > after_cursor).order_by(EventRow.cursor)
+    query = (
+        select(EventRow).where(EventRow.user_id == user_id, EventRow.cursor > after_cursor).order_by(EventRow.cursor)
+    )
     return [_event(row) for row in (await session.scalars(query.limit(limit))).all()]
 
 
@@ -74,7 +81,12 @@ async def head(session: AsyncSession, user_id: str) -> int:
 
 
 def _columns(fact: Fact) -> dict[str, Any]:
-    return {"kind": fact.kind.value, "state": fact.state and fact.state.value, "reason": fact.reason, "detail": fact.detail}
+    return {
+        "kind": fact.kind.value,
+        "state": fact.state and fact.state.value,
+        "reason": fact.reason,
+        "detail": fact.detail,
+    }
 
 
 async def _cursors(session: AsyncSession, user_id: str, count: int) -> int:

@@ -1,0 +1,213 @@
+"""Registration: a request becomes a row, or a reason why not, in one transaction under the user's lock."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import Agent, Idempotency, User
+from core.db.repositories import clusters, events, queue
+from core.db.repositories.agents import fact
+from core.domain import admission
+from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, Room, Standing
+from core.domain.events import EventKind
+from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
+from core.domain.orders import StartAnswer, StartOutcome, StartRequest
+from core.domain.queueing import order_key
+from core.domain.templates import Pool
+from core.domain.tiers import Tier, TierLimits
+from core.errors import NotFound
+
+_LIVING = [state.value for state in LIVING]
+
+
+class Rules(BaseModel):
+    """What a registration is decided by, from the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    limits: TierLimits
+    max_waiting: int
+    ready_deadline_seconds: float
+
+
+class Leftover(BaseModel):
+    """A row of the same project that no workflow owns any more: its run was terminated by hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str
+    attempt: int
+    state: AgentState
+    pool: str
+
+
+class Registered(BaseModel):
+    """`leftovers` not empty: nothing was decided, clear those away and register again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    answer: StartAnswer | None
+    state: AgentState | None = None
+    attempt: int = 1
+    leftovers: tuple[Leftover, ...] = ()
+
+
+async def register(
+    session: AsyncSession,
+    request: StartRequest,
+    workflow_id: str,
+    predecessor: str | None,
+    pool: Pool,
+    rules: Rules,
+    now: datetime,
+) -> Registered:
+    """Decide `request` and write its row and events, or its rejection; asked again, it gives the same answer.
+
+    `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row.
+    """
+    await clusters.lock_user(session, request.user_id)
+    known = await session.get(Agent, request.agent_id)
+    if known is not None:
+        return _of_row(known)
+    user = await session.get(User, request.user_id)
+    if user is None:
+        raise NotFound("no such user", code="unknown_user")
+    rows = await _living(session, request.user_id)
+    mine = [row for row in rows if row.project_id == request.project_id]
+    leftovers = tuple(_leftover(row) for row in mine if row.agent_id != predecessor)
+    if leftovers:
+        return Registered(answer=None, leftovers=leftovers)
+    await clusters.lock_cluster(session, pool.cluster)
+    room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
+    standing = _standing(user, rows, bool(mine), rules.limits, now)
+    registered = await _carry_out(
+        session, admission.decide(standing, room), request, workflow_id, pool, standing, room, rules, now
+    )
+    assert registered.answer is not None  # noqa: S101  for the type checker; _carry_out always answers
+    await _keep_answer(session, request, registered.answer)
+    return registered
+
+
+async def _living(session: AsyncSession, user_id: str) -> list[Agent]:
+    query = select(Agent).where(Agent.user_id == user_id, Agent.state.in_(_LIVING))
+    return list((await session.scalars(query)).all())
+
+
+def _leftover(row: Agent) -> Leftover:
+    return Leftover(agent_id=row.agent_id, attempt=row.attempt, state=AgentState(row.state), pool=row.pool)
+
+
+def _standing(user: User, rows: list[Agent], same_project: bool, limits: TierLimits, now: datetime) -> Standing:
+    tier = Tier(user.tier)
+    until = user.subscription_active_until
+    return Standing(
+        tier=tier,
+        limit=limits.of(tier),
+        living=len(rows),
+        ending=sum(row.state not in CURRENT for row in rows),
+        subscription_active=until is None or until > now,
+        same_project_ending=same_project,
+    )
+
+
+def _of_row(row: Agent) -> Registered:
+    state = AgentState(row.state)
+    outcome = StartOutcome.QUEUED if state in WAITING else StartOutcome.CREATED
+    answer = StartAnswer(outcome=outcome, agent_id=row.agent_id, reason=row.reason if state in WAITING else None)
+    return Registered(answer=answer, state=state, attempt=row.attempt)
+
+
+async def _carry_out(
+    session: AsyncSession,
+    decision: Decision,
+    request: StartRequest,
+    workflow_id: str,
+    pool: Pool,
+    standing: Standing,
+    room: Room,
+    now: datetime,
+) -> Registered:
+    match decision:
+        case Reject(reason=reason, action=action):
+            numbers = {"limit": standing.limit, "living": standing.living, "waiting": room.waiting}
+            await events.record_rejection(session, request.user_id, request.project_id, now, reason.value, numbers)
+            answer = StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value, action=action)
+            return Registered(answer=answer)
+        case Queue(reason=waits):
+            row = _row(request, workflow_id, pool, standing.tier, now, AgentState.QUEUED, waits)
+            session.add(row)
+            await events.append(session, row, now, *_arrival(waits))
+            await queue.announce(session, request.pool)
+            answer = StartAnswer(outcome=StartOutcome.QUEUED, agent_id=request.agent_id, reason=waits.value)
+            return Registered(answer=answer, state=AgentState.QUEUED)
+        case Create():
+            row = _row(request, workflow_id, pool, standing.tier, now, AgentState.STARTING, None)
+            session.add(row)
+            admitted = fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=0, attempt=1)
+            await events.append(session, row, now, *_arrival(None), admitted)
+            answer = StartAnswer(outcome=StartOutcome.CREATED, agent_id=request.agent_id)
+            return Registered(answer=answer, state=AgentState.STARTING)
+
+
+def _arrival(waits: QueueReason | None) -> list[events.Fact]:
+    return [
+        fact(EventKind.REQUESTED, AgentState.REQUESTED),
+        fact(EventKind.QUEUED, AgentState.QUEUED, waits.value if waits else None),
+    ]
+
+
+def _row(
+    request: StartRequest,
+    workflow_id: str,
+    pool: Pool,
+    tier: Tier,
+    now: datetime,
+    state: AgentState,
+    waits: QueueReason | None,
+) -> Agent:
+    key = order_key(tier, now)
+    return Agent(
+        agent_id=request.agent_id,
+        user_id=request.user_id,
+        project_id=request.project_id,
+        workflow_id=workflow_id,
+        template=request.template,
+        pool=request.pool,
+        cluster=pool.cluster,
+        runtime=pool.runtime,
+        tier=tier.value,
+        state=state.value,
+        reason=waits.value if waits else None,
+        attempt=1,
+        restart_count=0,
+        event_seq=0,
+        order_front=key.front,
+        order_tier=key.tier_rank,
+        order_at=key.at,
+        created_at=now,
+        admitted_at=now if state is AgentState.STARTING else None,
+        admission_seen_at=now if state is AgentState.STARTING else None,
+        last_activity_at=now,
+        keepable=False,
+    )
+
+
+async def _keep_answer(session: AsyncSession, request: StartRequest, answer: StartAnswer) -> None:
+    """Store the outcome under the request's key in this very transaction: an API that dies now still finds it."""
+    if request.key is None:
+        return
+    kept: dict[str, Any] = {"outcome": answer.model_dump(mode="json"), "status": None, "body": None}
+    row = insert(Idempotency).values(
+        user_id=request.user_id,
+        scope=f"start-agent:{request.project_id}",
+        key=request.key,
+        body_hash=request.body_hash,
+        answer=kept,
+    )
+    await session.execute(
+        row.on_conflict_do_update(
+            index_elements=["user_id", "scope", "key"],
+            set_={"answer": func.coalesce(Idempotency.answer, row.excluded.answer)},
+        )
+    )

@@ -1,0 +1,80 @@
+"""A cluster's room: the last look at it, and how much of it is taken."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import Agent, Cluster, PoolOverride
+from core.domain.admission import Room
+from core.domain.lifecycle import HOLDING, WAITING
+from core.domain.templates import Pool
+
+# An older look says nothing about now; unknown is never free.
+STALE_AFTER = timedelta(seconds=60)
+_HOLDING = [state.value for state in HOLDING]
+_WAITING = [state.value for state in WAITING]
+
+
+async def lock_cluster(session: AsyncSession, cluster: str) -> None:
+    """Let one transaction at a time give or free room of a cluster; held until the end of the transaction."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 2))"), {"name": cluster})
+
+
+async def lock_user(session: AsyncSession, user_id: str) -> None:
+    """Let one transaction at a time count and add a user's agents."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))"), {"name": user_id})
+
+
+async def record_look(
+    session: AsyncSession, cluster: str, at: datetime, *, total: int | None, choked: bool, detail: dict[str, Any]
+) -> bool:
+    """Store a look; True when there may be more room than the one before said."""
+    before = await session.get(Cluster, cluster)
+    grew = before is None or (total or 0) > (before.total or 0) or (before.choked and not choked)
+    values = {"measured_at": at, "total": total, "choked": choked, "detail": detail}
+    await session.execute(
+        insert(Cluster).values(cluster=cluster, **values).on_conflict_do_update(index_elements=["cluster"], set_=values)
+    )
+    return grew
+
+
+async def holders(session: AsyncSession, cluster: str) -> int:
+    query = select(func.count()).where(Agent.cluster == cluster, Agent.state.in_(_HOLDING))
+    return await session.scalar(query) or 0
+
+
+async def room(session: AsyncSession, name: str, pool: Pool, at: datetime, max_waiting: int) -> Room:
+    """What pool `name` has now. The caller holds the cluster's lock when it decides by the answer."""
+    held = func.count().filter(Agent.pool == name, Agent.state.in_(_HOLDING))
+    waits = func.count().filter(Agent.pool == name, Agent.state.in_(_WAITING))
+    taken = func.count().filter(Agent.cluster == pool.cluster, Agent.state.in_(_HOLDING))
+    counts = (await session.execute(select(held, waits, taken).where(Agent.state.in_([*_HOLDING, *_WAITING])))).one()
+    look = await session.get(Cluster, pool.cluster)
+    known = look is not None and look.total is not None and at - look.measured_at <= STALE_AFTER
+    free = look.total - counts[2] if known and look is not None and look.total is not None else None
+    override = await session.get(PoolOverride, name)
+    capacity = override.capacity if override and override.capacity is not None else pool.capacity
+    return Room(
+        holders=counts[0],
+        waiting=counts[1],
+        # A pool without a capacity of its own takes what its cluster has.
+        capacity=capacity if capacity is not None else (counts[0] + max(free, 0) if free is not None else None),
+        cluster_free=free,
+        paused=bool(override and override.paused),
+        choked=bool(look and look.choked),
+        max_waiting=max_waiting,
+    )
+
+
+async def override_pool(session: AsyncSession, pool: str, *, capacity: int | None, paused: bool | None) -> None:
+    """Change what is given of a pool's capacity and pause; None leaves a value as it is."""
+    given = {key: value for key, value in {"capacity": capacity, "paused": paused}.items() if value is not None}
+    statement = insert(PoolOverride).values(pool=pool, **given)
+    if given:
+        statement = statement.on_conflict_do_update(index_elements=["pool"], set_=given)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    await session.execute(statement)

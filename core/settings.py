@@ -51,7 +51,9 @@ class Auth(Group):
         if self.secret is not None:
             value = self.secret.get_secret_value()
             if value.lower() in _SAMPLES or len(value) < 32:
-                raise ValueError("AUTH__SECRET is a sample or shorter than 32 characters; make one: openssl rand -hex 32")
+                raise ValueError(
+                    "AUTH__SECRET is a sample or shorter than 32 characters; make one: openssl rand -hex 32"
+                )
         if self.jwks_url and not self.audience:
             raise ValueError("AUTH__JWKS_URL needs AUTH__AUDIENCE, or tokens made for others would be accepted")
         return self
@@ -85,6 +87,7 @@ class Memory(Group):
 
     start_seconds: float = Field(0.05, ge=0)
     stop_seconds: float = Field(0.05, ge=0)
+    capacity: int = Field(10_000, ge=0, description="how many such agents there is room for")
 
 
 class Host(Group):
@@ -97,7 +100,11 @@ class Host(Group):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="BERTH_", env_nested_delimiter="__", frozen=True, extra="forbid", nested_model_default_partial_update=True
+        env_prefix="BERTH_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
     )
 
     data_dir: Path = Path(".berth")

@@ -1,0 +1,1 @@
+"""The host supervisor of a machine and its client."""

@@ -1,0 +1,120 @@
+"""What the routes are given: the parts behind the API, and who calls."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from api.auth import Identity, Verifier
+from core.db.engine import Db
+from core.db.repositories import users
+from core.db.repositories.agents import AgentView
+from core.db.repositories.users import UserRecord
+from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrder
+from core.errors import Busy, Forbidden, Unauthenticated
+from core.runtime.base import AgentRuntime
+from core.settings import Settings
+
+
+class Lives(Protocol):
+    """Orders to the agents' workflows; `temporal.lives.Lives` is the real one.
+
+    Each raises `Unavailable`: `worker_silent` when no worker answered in time, `temporal_unavailable` when there is no
+    server. An order for a life that is over raises `Conflict` or is dropped.
+    """
+
+    async def start(self, request: StartRequest) -> StartAnswer: ...
+
+    async def stop(self, view: AgentView, order: StopOrder) -> None: ...
+
+    async def keep(self, view: AgentView) -> Any: ...
+
+    async def restart(self, view: AgentView) -> Any: ...
+
+    async def capacity_changed(self, pool: str) -> None: ...
+
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> None: ...
+
+    async def failed(self, workflow_id: str, report: FailureReport) -> None: ...
+
+
+Probe = Callable[[], Awaitable[None]]
+
+
+class Turnstile:
+    """Lets so many through at once and so many more wait; the rest are told to come back.
+
+    Without it a burst on one replica would wait in the connection pool, whose patience soon ends with an error.
+    """
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._gate = asyncio.Semaphore(at_once)
+        self._waiting = 0
+        self._most = waiting
+
+    async def __aenter__(self) -> None:
+        if self._waiting >= self._most:
+            raise Busy("too many requests wait for this server", retry_after=2)
+        self._waiting += 1
+        try:
+            await self._gate.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.release()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deps:
+    """Opened once in the composition root. `runtimes` by name; `probes` answer or raise, for `/ready`."""
+
+    settings: Settings
+    db: Db
+    lives: Lives
+    verifier: Verifier
+    runtimes: Mapping[str, AgentRuntime] = field(default_factory=dict)
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    turnstile: Turnstile = field(default_factory=lambda: Turnstile(10, 5000))
+
+    @asynccontextmanager
+    async def acting(self, who: Identity) -> AsyncIterator[tuple[AsyncSession, UserRecord]]:
+        """A transaction for a known user. Raises `NotFound` (`unknown_user`): a valid token makes no user."""
+        async with self.turnstile, self.db.transaction() as session:
+            yield session, await users.require(session, who.user_id)
+
+
+def deps_of(connection: HTTPConnection) -> Deps:
+    deps: Deps = connection.app.state.deps
+    return deps
+
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", bearerFormat="JWT", description="`sub` is the user's id")
+
+
+async def caller(
+    deps: Annotated[Deps, Depends(deps_of)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Identity:
+    if credentials is None:
+        raise Unauthenticated("a bearer token is needed", action="log_in")
+    return await deps.verifier.verify(credentials.credentials)
+
+
+async def operator(who: Annotated[Identity, Depends(caller)]) -> Identity:
+    if not who.is_admin:
+        raise Forbidden("this is for administrators")
+    return who
+
+
+DepsOf = Annotated[Deps, Depends(deps_of)]
+Caller = Annotated[Identity, Depends(caller)]
+Operator = Annotated[Identity, Depends(operator)]

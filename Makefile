@@ -26,7 +26,7 @@ bench: setup ## the benchmarks: a table, and JSON
 chaos: setup ## the kill suite
 	@.venv/bin/python -m pytest -m chaos $(ARGS)
 
-lock: setup ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
+lock: ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
 	@.ci/lock
 
 clean: ## remove what setup and the checks made; data in .berth stays

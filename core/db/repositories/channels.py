@@ -64,20 +64,32 @@ async def open_socket(
     return Opened(epoch=row.epoch, last_seq=row.last_seq, ready=row.ready_at is not None)
 
 
-async def hold(session: AsyncSession, who: AgentView, epoch: int) -> Channel:
-    """Lock the attempt's channel row for an effect through socket `epoch`. Raises `Superseded`."""
+async def register(session: AsyncSession, who: AgentView, token_hash: str, at: datetime) -> int:
+    """Note that the attempt speaks, without a socket of its own; returns the last durable number."""
+    await _alive(session, who.agent_id, who.attempt, token_hash)
+    statement = (
+        insert(Channel)
+        .values(agent_id=who.agent_id, attempt=who.attempt, last_seen_at=at)
+        .on_conflict_do_update(index_elements=[Channel.agent_id, Channel.attempt], set_={"last_seen_at": at})
+        .returning(Channel.last_seq)
+    )
+    return int((await session.execute(statement)).scalar_one())
+
+
+async def hold(session: AsyncSession, who: AgentView, epoch: int | None) -> Channel:
+    """Lock the attempt's channel row for an effect through socket `epoch` (None: by HTTP). Raises `Superseded`."""
     query = select(Channel).where(Channel.agent_id == who.agent_id, Channel.attempt == who.attempt).with_for_update()
     row = (await session.execute(query)).scalar_one_or_none()
-    if row is None or row.epoch != epoch:
+    if row is None or epoch not in (None, row.epoch):
         raise Superseded(replaced=True)
     await _alive(session, who.agent_id, who.attempt)
     return row
 
 
 async def held_by(session: AsyncSession, who: AgentView, epoch: int) -> None:
-    """Raise `Superseded` unless socket `epoch` still speaks for a living attempt."""
+    """Raise `Superseded` unless socket `epoch` still speaks for a living attempt; no newer one opens before commit."""
     query = select(Channel.epoch).where(Channel.agent_id == who.agent_id, Channel.attempt == who.attempt)
-    if (await session.execute(query)).scalar_one_or_none() != epoch:
+    if await session.scalar(query.with_for_update(read=True)) != epoch:
         raise Superseded(replaced=True)
     await _alive(session, who.agent_id, who.attempt)
 

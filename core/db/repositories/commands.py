@@ -168,6 +168,27 @@ async def claim_one(session: AsyncSession, agent_id: str, command_id: str) -> bo
     return (await session.execute(taken)).scalar_one_or_none() is not None
 
 
+async def give_back(session: AsyncSession, agent_id: str, command_id: str) -> None:
+    """Undo `claim_one`, unless a socket has taken the command since."""
+    await session.execute(
+        update(Command)
+        .where(Command.agent_id == agent_id, Command.command_id == command_id)
+        .where(Command.state == CommandState.SENT, Command.sent_epoch.is_(None))
+        .values(state=CommandState.PENDING)
+    )
+    await notify(session, Wake.COMMANDS, agent_id)
+
+
+async def told(session: AsyncSession, agent_id: str, command_id: str, at: datetime) -> None:
+    """End an order that has no answer: being sent is all of it."""
+    await session.execute(
+        update(Command)
+        .where(Command.agent_id == agent_id, Command.command_id == command_id, Command.kind != EXECUTE)
+        .where(Command.state.in_(OPEN))
+        .values(state=CommandState.DONE, ended_at=at)
+    )
+
+
 async def to_cancel(session: AsyncSession, agent_id: str, attempt: int) -> list[str]:
     """Sent commands whose cancellation was asked for."""
     query = select(Command.command_id).where(
@@ -197,7 +218,10 @@ async def finish(
         CommandState.CANCELLED if cancelled else CommandState.DONE if fault is None else CommandState.FAILED
     )
     statement = update(Command).where(
-        Command.agent_id == agent_id, Command.command_id == command_id, Command.state.in_(OPEN)
+        Command.agent_id == agent_id,
+        Command.command_id == command_id,
+        Command.kind == EXECUTE,
+        Command.state.in_(OPEN),
     )
     if attempt is not None:
         statement = statement.where(Command.attempt == attempt)

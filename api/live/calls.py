@@ -1,0 +1,201 @@
+"""A user's commands: stored, sent by whoever holds the agent's socket, and waited for on the row."""
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Any
+
+import httpx2
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from api.live.channel import execute_message
+from api.live.intake import conclude
+from api.live.ports import DATABASE_AWAY, Reacher, now
+from core.db.engine import Db
+from core.db.notify import Listener, Subscription, Wake, result_key
+from core.db.repositories import agents, commands
+from core.db.repositories.agents import AgentView
+from core.db.repositories.commands import Asked, CommandState, CommandView
+from core.domain.lifecycle import AgentState
+from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandName, CommandResult
+from core.errors import Conflict, NotFound, RuntimeFault, TimedOut
+
+log = structlog.get_logger()
+
+# How long the agent may work on, whether or not somebody still waits.
+_RUN_SECONDS = {CommandName.RUN_TASK: 3600.0}
+_OTHER_RUN_SECONDS = 300.0
+_UNSENT_SECONDS = 2.0
+_LOOK_SECONDS = 5.0
+_HTTP_MARGIN_SECONDS = 5.0
+# Commands work on a living agent; while it drains it finishes what it has but takes nothing new.
+_ANSWERS = frozenset({AgentState.RUNNING, AgentState.DRAINING})
+
+
+class Call(BaseModel):
+    """One user's wish. `seconds` is how long the user waits, `command_id` makes it happen once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    user_id: str
+    agent_id: str
+    command_id: str
+    name: CommandName
+    parameters: dict[str, Any]
+    seconds: float
+
+
+class Calls:
+    """Runs commands for users; any replica can, whoever holds the socket."""
+
+    def __init__(self, db: Db, listener: Listener, reach: Reacher) -> None:
+        self._db, self._listener, self._reach = db, listener, reach
+        self._posts: set[asyncio.Task[None]] = set()
+
+    async def execute(self, call: Call) -> CommandView:
+        """Run the command, or find it when its id is known, and return it ended.
+
+        Raises `NotFound`, `Conflict` (`agent_not_ready`), `KeyReused`, `Busy`; after the seconds `TimedOut`, and the
+        command goes on.
+        """
+        until = time.monotonic() + call.seconds
+        keys = (
+            (Wake.RESULTS, result_key(call.agent_id, call.command_id)),
+            (Wake.CHANNEL, call.agent_id),
+            (Wake.EVENTS, call.user_id),
+        )
+        with self._listener.subscribe(*keys) as news:
+            view, command = await self._submit(call)
+            return await self._ended(view, command, news, until)
+
+    async def close(self) -> None:
+        posts = list(self._posts)
+        for post in posts:
+            post.cancel()
+        await asyncio.gather(*posts, return_exceptions=True)
+
+    async def _submit(self, call: Call) -> tuple[AgentView, CommandView]:
+        async with self._db.transaction() as session:
+            # The lock keeps the agent from ending between this look and the command's row.
+            row = await agents.lock(session, call.agent_id)
+            if row is None or row.user_id != call.user_id:
+                raise NotFound("you have no such agent")
+            view, at = agents.view(row), now()
+            if await commands.get(session, call.agent_id, call.command_id) is None:
+                if view.state is not AgentState.RUNNING:
+                    raise not_ready(view)
+                await agents.touch(session, call.agent_id, at)
+            runs = timedelta(seconds=max(call.seconds, _RUN_SECONDS.get(call.name, _OTHER_RUN_SECONDS)))
+            asked = Asked(
+                agent_id=call.agent_id,
+                attempt=view.attempt,
+                command_id=call.command_id,
+                name=call.name.value,
+                parameters=call.parameters,
+                deadline_at=at + runs,
+            )
+            return view, await commands.submit(session, asked, at)
+
+    async def _ended(self, view: AgentView, command: CommandView, news: Subscription, until: float) -> CommandView:
+        unsent_until = time.monotonic() + _UNSENT_SECONDS
+        while command.open:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimedOut(
+                    "no result yet; the command goes on",
+                    action="ask_for_the_command",
+                    command_id=command.command_id,
+                )
+            unsent = unsent_until - time.monotonic()
+            if command.state is CommandState.PENDING and unsent <= 0:
+                await self._post(view, command)
+                unsent_until = time.monotonic() + _LOOK_SECONDS
+            look = min(left, _LOOK_SECONDS)
+            await news.wait(min(look, max(unsent, 0.05)) if command.state is CommandState.PENDING else look)
+            command = await self._look(view.agent_id, command)
+        return command
+
+    async def _look(self, agent_id: str, command: CommandView) -> CommandView:
+        async with self._db.transaction() as session:
+            present = await agents.get(session, agent_id)
+            if present is None or present.attempt != command.attempt or present.state not in _ANSWERS:
+                await commands.abandon(session, agent_id, command.attempt, now())
+            else:
+                await commands.expire(session, agent_id, now())
+            known = await commands.get(session, agent_id, command.command_id)
+        if known is None:
+            raise NotFound("the command is gone with its agent")
+        return known
+
+    # ---- without a socket ----
+
+    async def _post(self, view: AgentView, command: CommandView) -> None:
+        """Send a command that no socket took to the agent's own HTTP door, which runs a commandId once as well."""
+        async with self._db.transaction() as session:
+            if not await commands.claim_one(session, command.agent_id, command.command_id):
+                return
+        task = asyncio.create_task(self._deliver(view, command), name=f"post-{command.agent_id}")
+        self._posts.add(task)
+        task.add_done_callback(self._posts.discard)
+
+    async def _deliver(self, view: AgentView, command: CommandView) -> None:
+        order = execute_message(command)
+        body = order.model_dump(by_alias=True, exclude={"type"})
+        try:
+            reach = await self._reach(view.runtime, command.agent_id, command.attempt)
+            async with httpx2.AsyncClient(timeout=order.timeout_seconds + _HTTP_MARGIN_SECONDS) as client:
+                headers = {"X-Agent-Token": reach.token.get_secret_value()}
+                answer = await client.post(f"{reach.api_url.rstrip('/')}/execute", json=body, headers=headers)
+            result: CommandResult | None = _result(view, command, answer)
+        except (RuntimeFault, httpx2.HTTPError, OSError, ValueError) as error:
+            log.warning("command.not_posted", agent_id=command.agent_id, error=type(error).__name__)
+            result = None
+        try:
+            await self._settle(view, command, result)
+        except DATABASE_AWAY as error:
+            # The row stays sent without an epoch: the next socket sends it again and the agent answers from memory.
+            log.warning("command.not_settled", agent_id=command.agent_id, error=type(error).__name__)
+
+    async def _settle(self, view: AgentView, command: CommandView, result: CommandResult | None) -> None:
+        async with self._db.transaction() as session:
+            if result is None:
+                # A socket may come back and take it; until then the caller waits.
+                await commands.give_back(session, command.agent_id, command.command_id)
+            else:
+                await conclude(session, view, result)
+
+
+def _result(view: AgentView, command: CommandView, answer: httpx2.Response) -> CommandResult:
+    """The agent's HTTP answer as the message its channel would have brought. Raises ValueError."""
+    if len(answer.content) > MAX_MESSAGE_BYTES:
+        return CommandResult(
+            agent_id=view.agent_id,
+            seq=1,
+            at=now(),
+            command_id=command.command_id,
+            fault=CommandFault.RESULT_TOO_LARGE,
+        )
+    body = answer.json()
+    if not isinstance(body, dict):
+        raise ValueError("not an object")
+    fault = body.get("fault") or (body.get("code") if answer.is_error else None)
+    try:
+        return CommandResult.model_validate(
+            {
+                "agentId": view.agent_id,
+                "seq": 1,
+                "at": now(),
+                "commandId": command.command_id,
+                "result": None if fault else body["result"],
+                "fault": fault,
+                "detail": str(body.get("detail") or "")[:2000],
+            }
+        )
+    except (ValidationError, KeyError) as error:
+        raise ValueError("not an answer to a command") from error
+
+
+def not_ready(view: AgentView) -> Conflict:
+    return Conflict(
+        f"the agent is {view.state.value}, commands need a running one", code="agent_not_ready", state=view.state.value
+    )

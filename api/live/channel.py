@@ -1,0 +1,271 @@
+"""One agent's socket: its messages become effects, its commands are sent, its silence is noticed."""
+
+import asyncio
+import time
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from api.live.intake import MAX_SEQ, Intake
+from api.live.limits import SEND_SECONDS, Close, TokenBucket
+from api.live.ports import DATABASE_AWAY, now
+from core.db.engine import Db
+from core.db.notify import Listener, Subscription, Wake
+from core.db.repositories import channels, commands
+from core.db.repositories.agents import AgentView
+from core.db.repositories.channels import Superseded
+from core.db.repositories.commands import CommandView
+from core.domain.wire import (
+    MAX_MESSAGE_BYTES,
+    UP,
+    Ack,
+    AgentOnline,
+    AgentStatus,
+    Cancel,
+    CommandResult,
+    Execute,
+    GracefulShutdown,
+    Heartbeat,
+    Ready,
+)
+
+log = structlog.get_logger()
+
+_ONLINE_SECONDS = 10.0
+_CLAIM_LIMIT = 32
+# A wake-up wakes the sender at once; this is how soon it notices what no wake-up told, such as a dead token.
+_LOOK_SECONDS = 15.0
+_GARBAGE_BUDGET = 10
+_RATE, _BURST = 100.0, 200.0
+_HEARTBEAT_APART_SECONDS = 1.0
+_KNOWN = frozenset({"agent_online", "ready", "agent_status", "command_result", "heartbeat"})
+
+
+class Closing(Exception):
+    """Ends the socket with `code`."""
+
+    def __init__(self, code: Close, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class _Envelope(BaseModel):
+    """The little that every message has, to tell an unknown type from garbage."""
+
+    type: str
+    agent_id: str = ""
+
+
+class AgentSocket:
+    """A socket whose token was accepted; `serve` returns when it is closed."""
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        who: AgentView,
+        token_hash: str,
+        *,
+        db: Db,
+        listener: Listener,
+        intake: Intake,
+        replica: str,
+        stale_seconds: float,
+    ) -> None:
+        self._socket, self._who, self._token_hash, self._replica = socket, who, token_hash, replica
+        self._db, self._listener, self._intake = db, listener, intake
+        self._stale_seconds = stale_seconds
+        self._bucket = TokenBucket(_RATE, _BURST)
+        self._garbage_left = _GARBAGE_BUDGET
+        self._epoch = 0
+        self._beat_at = time.monotonic()
+        self._beat_stored_at, self._beat_status = 0.0, ""
+        self._cancelled: set[str] = set()
+
+    async def serve(self) -> None:
+        """Runs until the agent leaves, a newer socket replaces this one, or a rule is broken."""
+        closing = Closing(Close.NORMAL, "")
+        try:
+            await self._converse()
+        except WebSocketDisconnect:
+            return
+        except Closing as reason:
+            closing = reason
+        except Superseded as error:
+            closing = (
+                Closing(Close.REPLACED, "a newer socket speaks for this agent")
+                if error.replaced
+                else Closing(Close.REFUSED, "this attempt is over")
+            )
+        except DATABASE_AWAY as error:
+            log.warning("channel.database_away", agent_id=self._who.agent_id, error=type(error).__name__)
+            closing = Closing(Close.TRY_AGAIN, "try again")
+        finally:
+            await self._left()
+        log.info("channel.closed", agent_id=self._who.agent_id, epoch=self._epoch, code=int(closing.code))
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._socket.close(closing.code, closing.reason)
+        except (TimeoutError, WebSocketDisconnect, RuntimeError):
+            pass  # gone already
+
+    async def _converse(self) -> None:
+        who = self._who
+        with self._listener.subscribe((Wake.COMMANDS, who.agent_id), (Wake.CHANNEL, who.agent_id)) as news:
+            try:
+                async with asyncio.timeout(_ONLINE_SECONDS):
+                    first = await self._message()
+            except TimeoutError:
+                raise Closing(Close.GARBAGE, "agent_online must come first") from None
+            if not isinstance(first, AgentOnline):
+                raise Closing(Close.GARBAGE, "agent_online must come first")
+            if first.attempt != who.attempt:
+                raise Closing(Close.REFUSED, "the token is of another attempt")
+            opened = await self._intake.online(who, self._token_hash, self._replica, first.seq)
+            self._epoch = opened.epoch
+            log.info("channel.open", agent_id=who.agent_id, attempt=who.attempt, epoch=opened.epoch)
+            await self._send(Ack(seq=opened.last_seq))
+            self._beat_at = time.monotonic()
+            tasks = [
+                asyncio.create_task(work, name=f"channel-{name}-{who.agent_id}")
+                for name, work in (("read", self._read()), ("send", self._dispatch(news)), ("watch", self._watch()))
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for task, outcome in zip(tasks, outcomes, strict=True):
+                if task in done and isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _left(self) -> None:
+        if not self._epoch:
+            return
+        try:
+            async with asyncio.timeout(5):
+                await self._intake.offline(self._who, self._epoch)
+        except DATABASE_AWAY as error:
+            # Only a hint is lost: nothing that decides over the agent reads it.
+            log.warning("channel.not_marked", agent_id=self._who.agent_id, error=type(error).__name__)
+
+    # ---- up ----
+
+    async def _read(self) -> None:
+        while True:
+            match await self._message():
+                case Heartbeat() as beat:
+                    await self._heard(beat)
+                case Ready() | AgentStatus() | CommandResult() as message:
+                    await self._send(Ack(seq=await self._intake.take(self._who, self._epoch, message)))
+                case AgentOnline():
+                    self._spoil("agent_online came twice")
+
+    async def _message(self) -> AgentOnline | Ready | AgentStatus | CommandResult | Heartbeat:
+        """The next message that makes sense and is this agent's own."""
+        while True:
+            raw = await self._receive()
+            if not self._bucket.take():
+                raise Closing(Close.FLOOD, "too many messages")
+            if len(raw) > MAX_MESSAGE_BYTES:
+                raise Closing(Close.TOO_BIG, "message too big")
+            try:
+                message = UP.validate_json(raw)
+            except ValidationError:
+                self._unknown(raw)
+                continue
+            if message.seq > MAX_SEQ:
+                self._spoil("seq is too large")
+                continue
+            if message.agent_id != self._who.agent_id:
+                raise Closing(Close.NOT_YOURS, "the token is another agent's")
+            return message
+
+    def _unknown(self, raw: bytes) -> None:
+        try:
+            envelope = _Envelope.model_validate_json(raw)
+        except ValidationError:
+            return self._spoil("not a message")
+        if envelope.type in _KNOWN:
+            return self._spoil("malformed")
+        log.info("channel.unknown_type", agent_id=self._who.agent_id, type=envelope.type[:64])
+
+    def _spoil(self, what: str) -> None:
+        self._garbage_left -= 1
+        log.warning("channel.garbage", agent_id=self._who.agent_id, what=what)
+        if self._garbage_left < 0:
+            raise Closing(Close.GARBAGE, what)
+
+    async def _receive(self) -> bytes:
+        event = await self._socket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(event.get("code", 1005))
+        text: str | None = event.get("text")
+        return event.get("bytes") or b"" if text is None else text.encode()
+
+    async def _heard(self, beat: Heartbeat) -> None:
+        self._beat_at = time.monotonic()
+        status = beat.health.status
+        if status == self._beat_status and self._beat_at - self._beat_stored_at < _HEARTBEAT_APART_SECONDS:
+            return
+        self._beat_stored_at, self._beat_status = self._beat_at, status
+        await self._intake.heartbeat(self._who, self._epoch, beat.health)
+
+    async def _watch(self) -> None:
+        while True:
+            silent = time.monotonic() - self._beat_at
+            if silent >= self._stale_seconds:
+                await self._intake.missed(self._who, self._epoch, silent)
+                await asyncio.sleep(self._stale_seconds)
+            else:
+                await asyncio.sleep(self._stale_seconds - silent)
+
+    # ---- down ----
+
+    async def _dispatch(self, news: Subscription) -> None:
+        who = self._who
+        while True:
+            async with self._db.transaction() as session:
+                await channels.held_by(session, who, self._epoch)
+                await commands.expire(session, who.agent_id, now())
+                due = await commands.claim(session, who.agent_id, who.attempt, self._epoch, _CLAIM_LIMIT)
+                unwanted = await commands.to_cancel(session, who.agent_id, who.attempt)
+            for command in due:
+                await self._order(command)
+            for command_id in unwanted:
+                if command_id not in self._cancelled:
+                    self._cancelled.add(command_id)
+                    await self._send(Cancel(command_id=command_id))
+            self._cancelled.intersection_update(unwanted)
+            if len(due) < _CLAIM_LIMIT:
+                await news.wait(_LOOK_SECONDS)
+
+    async def _order(self, command: CommandView) -> None:
+        if command.kind == commands.EXECUTE:
+            await self._send(execute_message(command))
+            return
+        parameters = command.parameters
+        await self._send(
+            GracefulShutdown(reason=str(parameters["reason"]), within_seconds=float(parameters["withinSeconds"]))
+        )
+        async with self._db.transaction() as session:
+            await commands.told(session, command.agent_id, command.command_id, now())
+
+    async def _send(self, message: BaseModel) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._socket.send_text(message.model_dump_json(by_alias=True))
+        except TimeoutError:
+            raise Closing(Close.SLOW, "the agent does not read") from None
+
+
+def execute_message(command: CommandView) -> Execute:
+    """`command` as the agent gets it, with the time it has left."""
+    left = (command.deadline_at - now()).total_seconds()
+    return Execute(
+        command_id=command.command_id,
+        command=command.name,
+        parameters=command.parameters,
+        timeout_seconds=min(max(left, 1.0), 3600.0),
+    )

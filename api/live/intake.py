@@ -1,0 +1,142 @@
+"""What an agent's messages do: effect and message number in one transaction, guarded by the socket's epoch."""
+
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from api.live import storable
+from api.live.ports import now
+from api.live.reporter import WAITS_FOR_READY, Reporter
+from core.db.engine import Db
+from core.db.repositories import agents, channels, commands, events
+from core.db.repositories.agents import AgentView
+from core.db.repositories.channels import Opened
+from core.db.repositories.commands import CommandView
+from core.db.repositories.events import Fact
+from core.domain.events import EventKind
+from core.domain.lifecycle import AgentState
+from core.domain.wire import AgentStatus, CommandFault, CommandResult, Health, Ready
+
+log = structlog.get_logger()
+
+FAILED_CHECKS_TO_REPORT = 3
+VIEWER_ACTIVE = "viewer_active"
+# Beyond it an integer is no longer the same number on both sides of JSON.
+MAX_SEQ = 1 << 53
+
+
+class Intake:
+    """Everything here raises `channels.Superseded` for a socket that no longer speaks for its attempt."""
+
+    def __init__(self, db: Db, reporter: Reporter) -> None:
+        self._db, self._reporter = db, reporter
+
+    async def online(self, who: AgentView, token_hash: str, replica: str, next_seq: int) -> Opened:
+        async with self._db.transaction() as session:
+            opened = await channels.open_socket(session, who, token_hash, replica, next_seq, now())
+        if opened.ready:
+            # The signal may have been lost with the process that was to send it.
+            self._reporter.ready(who)
+        return opened
+
+    async def take(self, who: AgentView, epoch: int, message: Ready | AgentStatus | CommandResult) -> int:
+        """Make the effect durable once, and return the number up to which everything is."""
+        async with self._db.transaction() as session:
+            row = await channels.hold(session, who, epoch)
+            at = now()
+            row.last_seen_at = at
+            if message.seq <= row.last_seq:
+                return row.last_seq
+            row.last_seq = message.seq
+            match message:
+                case Ready():
+                    row.ready_at = row.ready_at or at
+                case AgentStatus(status=status):
+                    if status == VIEWER_ACTIVE:
+                        await agents.touch(session, who.agent_id, at)
+                case CommandResult():
+                    await conclude(session, who, message)
+        match message:
+            case Ready(seconds=seconds):
+                log.info("agent.ready", agent_id=who.agent_id, attempt=who.attempt, seconds=seconds)
+                self._reporter.ready(who)
+            case AgentStatus(status=status, detail=detail):
+                log.info("agent.status", agent_id=who.agent_id, status=status, detail=detail[:300])
+            case CommandResult(command_id=command_id, fault=fault):
+                log.info("command.ended", agent_id=who.agent_id, command_id=command_id[:300], fault=fault)
+        return message.seq
+
+    async def register(self, who: AgentView, token_hash: str) -> int:
+        async with self._db.transaction() as session:
+            return await channels.register(session, who, token_hash, now())
+
+    async def heartbeat(self, who: AgentView, epoch: int | None, health: Health) -> int:
+        """Note the agent's health; the third bad report in a row tells its workflow.
+
+        Without a socket (`epoch` None) there is no `ready` message, so the first healthy report stands for it.
+        """
+        async with self._db.transaction() as session:
+            row = await channels.hold(session, who, epoch)
+            row.last_seen_at = at = now()
+            row.health = storable.json(health.model_dump(mode="json", by_alias=True))
+            failed = row.failed_checks + 1 if health.status == "unhealthy" else 0
+            row.failed_checks = failed % FAILED_CHECKS_TO_REPORT
+            if epoch is None and row.ready_at is None and health.status == "healthy":
+                row.ready_at = at
+            ready, last_seq = row.ready_at is not None, row.last_seq
+        if failed >= FAILED_CHECKS_TO_REPORT:
+            self._reporter.unhealthy(who, storable.text(health.detail)[:500] or "the agent reports itself unhealthy")
+        elif ready and who.state in WAITS_FOR_READY:
+            self._reporter.ready(who)
+        return last_seq
+
+    async def missed(self, who: AgentView, epoch: int, silent_seconds: float) -> None:
+        """Count an overdue heartbeat of an open socket as a failed check, once the agent has been ready."""
+        async with self._db.transaction() as session:
+            row = await channels.hold(session, who, epoch)
+            if row.ready_at is None:
+                return
+            failed = row.failed_checks + 1
+            row.failed_checks = failed % FAILED_CHECKS_TO_REPORT
+        log.warning("agent.silent", agent_id=who.agent_id, attempt=who.attempt, failed_checks=failed)
+        if failed >= FAILED_CHECKS_TO_REPORT:
+            self._reporter.unhealthy(who, f"no heartbeat for {silent_seconds:.0f} s on an open channel")
+
+    async def offline(self, who: AgentView, epoch: int) -> None:
+        async with self._db.transaction() as session:
+            await channels.close_socket(session, who, epoch, now())
+
+
+async def conclude(session: AsyncSession, who: AgentView, message: CommandResult) -> CommandView | None:
+    """End a command with what the agent says and tell its user, in one transaction; None when it has ended already.
+
+    The agent's row is locked before the command's, in the same order as everywhere else.
+    """
+    row = await agents.lock(session, who.agent_id)
+    if row is None or row.attempt != who.attempt:
+        return None
+    at = now()
+    result: dict[str, Any] | None = None if message.result is None else storable.json(message.result)
+    fault = message.fault
+    if fault is None and result is None:
+        result = {}
+    ended = await commands.finish(
+        session,
+        who.agent_id,
+        storable.text(message.command_id),
+        at,
+        attempt=who.attempt,
+        result=None if fault else result,
+        fault=fault,
+        detail=storable.text(message.detail),
+    )
+    if ended is None:
+        return None
+    detail: dict[str, Any] = {"commandId": ended.command_id, "command": ended.name, "status": ended.state.value}
+    if fault is not None and fault is not CommandFault.CANCELLED:
+        detail["fault"] = fault.value
+    await events.append(
+        session, row, at, Fact(kind=EventKind.COMMAND_EXECUTED, state=AgentState(row.state), detail=detail)
+    )
+    return ended

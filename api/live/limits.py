@@ -1,0 +1,57 @@
+"""What a socket may cost: sizes, rates, waits, and the close codes that say which one was passed."""
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+from core.domain.wire import MAX_MESSAGE_BYTES
+
+SEND_SECONDS = 10.0
+# The user's sockets end by themselves, so that a token that expired or a replica that left is noticed.
+USER_SOCKET_SECONDS = 15 * 60.0
+MAX_USER_SOCKETS = 20
+
+# For whoever starts the server: the socket library itself refuses what is too large, before it is in memory.
+# Compression would cost each socket some memory and carries pictures no better.
+SERVER_OPTIONS: dict[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": MAX_MESSAGE_BYTES,
+    "ws_ping_interval": 20.0,
+    "ws_ping_timeout": 20.0,
+    "ws_per_message_deflate": False,
+}
+
+
+class Close(IntEnum):
+    """Why Berth closes a socket. 1009 (message too big) and 1013 (try again) are the protocol's own."""
+
+    NORMAL = 1000
+    TOO_BIG = 1009
+    TRY_AGAIN = 1013
+    GARBAGE = 4400
+    REFUSED = 4401
+    NOT_YOURS = 4403
+    NOT_FOUND = 4404
+    RECONNECT = 4408
+    REPLACED = 4409
+    ENDED = 4410
+    SLOW = 4413
+    FLOOD = 4429
+
+
+class TokenBucket:
+    """Lets `burst` through at once and `rate` a second after that."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left, self._at = burst, clock()
+
+    def take(self) -> bool:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

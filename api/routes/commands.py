@@ -1,0 +1,127 @@
+"""Execute a command on one's agent, look at it later, cancel it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Response, status
+from pydantic import ValidationError
+
+from api.deps import Caller, DepsOf
+from api.live.calls import Call
+from api.live.faults import error_of
+from api.live.hub import Live, live_of
+from api.live.ports import now
+from api.problems import field_problems, responses
+from api.schemas.commands import CommandBody, ExecuteAnswer, ExecuteBody
+from core.db.repositories import agents, commands
+from core.db.repositories.commands import CommandState, CommandView
+from core.domain.wire import COMMAND_PARAMETERS, CommandName
+from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, RuntimeFault, TimedOut
+from core.ids import check_id, new_command_id
+
+router = APIRouter(prefix="/api/agents/{agentId}", tags=["commands"])
+
+AgentIdPath = Annotated[str, Path(alias="agentId", max_length=256)]
+CommandIdPath = Annotated[str, Path(alias="commandId", max_length=255)]
+_NO_AGENT = NotFound("you have no such agent")
+_NO_COMMAND = NotFound("this agent has no such command")
+
+
+@router.post(
+    "/execute",
+    summary="Run one command in the agent's browser",
+    responses=responses(
+        NotFound,
+        (Conflict, "agent_not_ready"),
+        (Conflict, "busy"),
+        (InvalidRequest, "unknown_command"),
+        (InvalidRequest, "invalid_parameters"),
+        (InvalidRequest, "element_not_found"),
+        KeyReused,
+        Busy,
+        (RuntimeFault, "browser_failed"),
+        TimedOut,
+    ),
+)
+async def execute(
+    agent_id: AgentIdPath,
+    body: ExecuteBody,
+    who: Caller,
+    deps: DepsOf,
+    live: Annotated[Live, Depends(live_of)],
+    key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
+    ] = None,
+) -> ExecuteAnswer:
+    """Waits for the result. The `Idempotency-Key` is the command's id: a repeated one runs once, with one answer."""
+    name, parameters = _checked(body)
+    async with deps.acting(who):
+        pass
+    call = Call(
+        user_id=who.user_id,
+        agent_id=check_id(agent_id, "agentId"),
+        command_id=key or new_command_id(),
+        name=name,
+        parameters=parameters,
+        seconds=body.timeout_seconds,
+    )
+    command = await live.calls.execute(call)
+    if command.state is not CommandState.DONE:
+        raise error_of(command)
+    return ExecuteAnswer(command_id=command.command_id, result=command.result or {})
+
+
+@router.get("/commands/{commandId:path}", summary="A command as it stands", responses=responses(NotFound))
+async def show(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, deps: DepsOf) -> CommandBody:
+    async with deps.acting(who) as (session, user):
+        agent = await agents.get(session, check_id(agent_id, "agentId"))
+        if agent is None or agent.user_id != user.user_id:
+            raise _NO_AGENT
+        await commands.expire(session, agent.agent_id, now())
+        return CommandBody.of(_own(await commands.get(session, agent.agent_id, check_id(command_id, "commandId"))))
+
+
+@router.delete(
+    "/commands/{commandId:path}",
+    summary="Cancel a command",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=responses(NotFound)
+    | {
+        202: {"description": "The agent was asked to give it up"},
+        204: {"description": "It is over: cancelled before it was sent, or ended already"},
+    },
+    response_class=Response,
+)
+async def cancel(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, deps: DepsOf) -> Response:
+    async with deps.acting(who) as (session, user):
+        agent = await agents.get(session, check_id(agent_id, "agentId"))
+        if agent is None or agent.user_id != user.user_id:
+            raise _NO_AGENT
+        asked = _own(await commands.ask_cancel(session, agent.agent_id, check_id(command_id, "commandId"), now()))
+    return Response(status_code=status.HTTP_202_ACCEPTED if asked.open else status.HTTP_204_NO_CONTENT)
+
+
+def _own(command: CommandView | None) -> CommandView:
+    if command is None or command.kind != commands.EXECUTE:
+        raise _NO_COMMAND
+    return command
+
+
+def _checked(body: ExecuteBody) -> tuple[CommandName, dict[str, Any]]:
+    try:
+        name = CommandName(body.command)
+    except ValueError:
+        known = ", ".join(CommandName)
+        raise InvalidRequest(f"there is no such command; there are {known}", code="unknown_command") from None
+    try:
+        parameters = COMMAND_PARAMETERS[name].model_validate(body.parameters)
+    except ValidationError as error:
+        problems = [{**item, "where": f"parameters.{item['where']}"} for item in field_problems(error.errors())]
+        raise InvalidRequest(
+            f"the parameters do not fit the command {name.value}", code="invalid_parameters", errors=problems
+        ) from None
+    # Only what was said: what the agent takes for granted is its own.
+    sent = parameters.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if any("\x00" in value for value in sent.values() if isinstance(value, str)):
+        raise InvalidRequest("text must not hold NUL characters", code="invalid_parameters")
+    return name, sent

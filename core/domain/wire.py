@@ -56,6 +56,7 @@ class CommandFault(StrEnum):
     CANCELLED = "cancelled"
     TIMED_OUT = "command_timeout"
     RESULT_TOO_LARGE = "result_too_large"
+    NOT_STORED = "artefact_not_stored"
     SHUTTING_DOWN = "shutting_down"
 
 
@@ -196,7 +197,7 @@ class Ready(UpMessage):
 
 
 class AgentStatus(UpMessage):
-    """Something the workflow or the user should know: a browser lost, a page killed for memory, a task begun or over."""
+    """Something worth knowing: a browser lost, a page killed for memory, a task begun or over, a viewer at work."""
 
     type: Literal["agent_status"] = "agent_status"
     status: str = Field(max_length=64)
@@ -228,7 +229,10 @@ class Health(Wire):
 
 
 class Heartbeat(UpMessage):
-    """Every 30 s with the agent's health. Not stored one by one, so not sent again after a break."""
+    """Every 30 s with the agent's health. Not stored one by one, so not sent again after a break.
+
+    Its `seq` is, as in `agent_online`, the next number the agent will use: it takes none and needs no acknowledgement.
+    """
 
     type: Literal["heartbeat"] = "heartbeat"
     health: Health

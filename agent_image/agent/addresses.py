@@ -1,0 +1,109 @@
+"""Which addresses the browser may reach: everything public, and what the template allows by name."""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+_IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_CGNAT = ipaddress.ip_network("100.64.0.0/10")  # also where some clouds keep their metadata service
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_TEREDO = ipaddress.ip_network("2001::/32")
+_SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
+
+ALLOWED_SCHEMES = frozenset({"http", "https", "data", "blob", "about"})
+
+
+class Refused(Exception):
+    """The browser must not go there; the message is a sentence for the person who tried."""
+
+
+def is_public(address: IpAddress) -> bool:
+    """False for loopback, private, link-local, multicast, reserved, and for IPv6 forms that carry an IPv4 address."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if int(address) >> 32 == 0 or address in _TEREDO or address in _SIX_TO_FOUR:
+            return False  # IPv4-compatible and tunnels: nothing public is served there today
+        if any(address in network for network in _NAT64):
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.is_site_local:
+            return False
+    elif address in _CGNAT:
+        return False
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
+    )
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """Built from `BrowserSettings.allowed_hosts`: `host`, `host:port`, `[v6]:port` or CIDR."""
+
+    names: frozenset[tuple[str, int | None]]
+    networks: tuple[_IpNetwork, ...]
+
+    @classmethod
+    def of(cls, allowed: Iterable[str]) -> Self:
+        """Raises ValueError with one sentence for an entry that is none of the three forms."""
+        names: set[tuple[str, int | None]] = set()
+        networks: list[_IpNetwork] = []
+        for entry in allowed:
+            if "/" in entry:
+                networks.append(ipaddress.ip_network(entry, strict=False))
+                continue
+            try:
+                names.add((str(ipaddress.ip_address(entry.strip("[]"))), None))
+                continue
+            except ValueError:
+                pass
+            parts = urlsplit(f"//{entry}")
+            try:
+                port = parts.port
+            except ValueError:
+                raise ValueError(f"allowed_hosts: {entry!r} has no valid port") from None
+            if not parts.hostname or parts.username or parts.path or parts.query:
+                raise ValueError(f"allowed_hosts: {entry!r} is neither host, host:port nor CIDR")
+            names.add((normal(parts.hostname), port))
+        return cls(frozenset(names), tuple(networks))
+
+    def named(self, host: str, port: int) -> bool:
+        """The template names this host itself, so wherever the name leads is meant."""
+        host = normal(host)
+        return (host, None) in self.names or (host, port) in self.names
+
+    def permits(self, address: IpAddress, port: int) -> bool:
+        """May the browser connect to this very address?"""
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        address = mapped or address
+        return (
+            is_public(address)
+            or self.named(str(address), port)
+            or any(address.version == network.version and address in network for network in self.networks)
+        )
+
+    def choose(self, host: str, port: int, found: Iterable[IpAddress]) -> list[IpAddress]:
+        """Those of `found` (what `host` resolves to) that may be connected to; raises `Refused` when there is none."""
+        addresses = list(found)
+        if self.named(host, port):
+            return addresses
+        good = [address for address in addresses if self.permits(address, port)]
+        if not good:
+            raise Refused(f"{host}:{port} is not a public address, and this agent's template does not allow it")
+        return good
+
+
+def normal(host: str) -> str:
+    return host.rstrip(".").lower().strip("[]")
+
+
+def check_scheme(url: str) -> None:
+    """Raise `Refused` for a page that is none of the web's: file://, chrome://, view-source: and their like."""
+    scheme = url.split(":", 1)[0].strip().lower() if ":" in url else ""
+    if scheme not in ALLOWED_SCHEMES:
+        raise Refused(f"pages of kind {scheme or 'unknown'!r} are closed to this browser")
+    if scheme == "about" and url.strip().lower().split("#")[0].split("?")[0] not in {"about:blank", "about:srcdoc"}:
+        raise Refused("only about:blank is open to this browser")

@@ -1,0 +1,118 @@
+"""How much memory the agent holds, and whether the kernel killed something of it for memory."""
+
+import contextlib
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def lower_own_score() -> None:
+    """Make this process the last of the agent's to be killed for memory, where the machine allows it."""
+    with contextlib.suppress(OSError):  # only a privileged parent could; the browser's raised score keeps the order
+        Path("/proc/self/oom_score_adj").write_text("0", encoding="ascii")
+
+
+def oom_kills() -> int | None:
+    """How often the kernel killed a process of our memory cgroup; None where that cannot be read."""
+    for path, name in _counters():
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            key, _, value = line.partition(" ")
+            if key == name and value.isdigit():
+                return int(value)
+    return None
+
+
+class OomWatch:
+    """Notices kills for memory since it was made, or since it was last reset."""
+
+    def __init__(self) -> None:
+        self._seen = oom_kills()
+
+    def rose(self) -> bool:
+        now = oom_kills()
+        return now is not None and now > (self._seen or 0)
+
+    def reset(self) -> None:
+        self._seen = oom_kills()
+
+
+def _counters() -> list[tuple[Path, str]]:
+    """Where the counter may be: cgroup v2, then v1, by our own path and as a container sees it."""
+    found: list[tuple[Path, str]] = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found.append((_CGROUPS / path.lstrip("/") / "memory.events", "oom_kill"))
+        elif "memory" in controllers.split(","):
+            found.append((_CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control", "oom_kill"))
+    found.append((_CGROUPS / "memory.events", "oom_kill"))
+    found.append((_CGROUPS / "memory" / "memory.oom_control", "oom_kill"))
+    return found
+
+
+def used() -> int:
+    """Bytes held by this process and all its descendants: proportional where readable, else without shared pages."""
+    total = 0
+    for pid in [os.getpid(), *descendants()]:
+        total += _proportional(pid) or _private(pid)
+    return total
+
+
+def descendants() -> list[int]:
+    """Every process that comes from this one."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (parent := _parent(int(entry))):
+            children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    todo = [os.getpid()]
+    while todo:
+        here = children.get(todo.pop(), [])
+        found += here
+        todo += here
+    return found
+
+
+def reap_orphans(ours: set[int]) -> None:
+    """Collect ended processes that were handed to us (the browser leaves some), but none that someone waits for."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) in ours or _parent(int(entry)) != os.getpid():
+            continue
+        try:
+            os.waitpid(int(entry), os.WNOHANG)
+        except ChildProcessError:
+            continue
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return int(stat.read().rsplit(")", 1)[1].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _proportional(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+            return sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Pss:"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _private(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            fields = statm.read().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

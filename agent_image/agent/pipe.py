@@ -1,0 +1,136 @@
+"""Chromium's debugging pipe: one owner, several users, no listening port.
+
+Messages are JSON, each ended by a zero byte. Ids are ours; a second user (see `bridge`) speaks through its own browser
+session, so neither sees the other's state.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from agent_image.agent.journal import log
+
+Message = dict[str, Any]
+Handler = Callable[[Message], None]
+
+_MAX_MESSAGE_BYTES = 256 << 20  # a full-page picture of a long page; Chromium is the only sender
+
+
+class CdpError(Exception):
+    """Chromium answered with an error; the message is Chromium's."""
+
+
+class PipeClosed(CdpError):
+    """The browser, or the page that was asked, is gone."""
+
+
+class CdpPipe:
+    """Calls and events over the pipe."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._waiting: dict[int, tuple[str | None, Handler]] = {}
+        self._sessions: dict[str, Handler] = {}
+        self._root: Handler = lambda message: None
+        self._writer: asyncio.StreamWriter | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self.closed = asyncio.Event()
+
+    async def open(self, read_end: int, write_end: int) -> None:
+        """Take both descriptors over and start reading."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_MAX_MESSAGE_BYTES)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb"))
+        transport, protocol = await loop.connect_write_pipe(
+            asyncio.streams.FlowControlMixin, os.fdopen(write_end, "wb")
+        )
+        self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        self._pump = asyncio.create_task(self._read(reader), name="cdp.pipe")
+
+    def on_root(self, handler: Handler) -> None:
+        """`handler` gets every event that belongs to no session."""
+        self._root = handler
+
+    def route(self, session: str, handler: Handler) -> None:
+        """`handler` gets every event of `session` from now on."""
+        self._sessions[session] = handler
+
+    def unroute(self, session: str) -> None:
+        """Forget `session` and fail what still waits for an answer of it."""
+        self._sessions.pop(session, None)
+        self._fail(session)
+
+    async def call(
+        self, method: str, params: Message | None = None, *, session: str | None = None, timeout: float = 20
+    ) -> Message:
+        """The result of one command; raises `CdpError`, `PipeClosed` or `TimeoutError`."""
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+        def deliver(message: Message) -> None:
+            if answer.done():
+                return
+            if "error" in message:
+                gone = message["error"].get("code") == -32001  # "Session with given id not found"
+                kind = PipeClosed if gone or message["error"].get("closed") else CdpError
+                answer.set_exception(kind(f"{method}: {message['error'].get('message', '')}"))
+            else:
+                answer.set_result(message.get("result", {}))
+
+        number = self.send({"method": method, "params": params or {}}, session, deliver)
+        try:
+            async with asyncio.timeout(timeout):
+                return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    def send(self, message: Message, session: str | None, deliver: Handler) -> int:
+        """Send without waiting; `deliver` gets the answer once. Returns the number used on the pipe."""
+        self._number += 1
+        number = self._number
+        outgoing = {**message, "id": number}
+        if session is not None:
+            outgoing["sessionId"] = session
+        if self._writer is None or self.closed.is_set():
+            deliver({"error": {"message": "the browser is not there", "closed": True}})
+            return number
+        self._waiting[number] = (session, deliver)
+        self._writer.write(json.dumps(outgoing).encode() + b"\0")
+        return number
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                self._dispatch(json.loads((await reader.readuntil(b"\0"))[:-1]))
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            pass  # the browser is gone; its exit is watched elsewhere
+        finally:
+            self.closed.set()
+            self._fail(None)
+            if self._writer is not None:
+                with contextlib.suppress(OSError):
+                    self._writer.close()
+
+    def _dispatch(self, message: Message) -> None:
+        if "id" in message:
+            _, deliver = self._waiting.pop(message["id"], (None, None))
+            if deliver is not None:
+                deliver(message)
+            return
+        session = message.get("sessionId")
+        handler = self._root if session is None else self._sessions.get(session)
+        if handler is None:
+            return  # an event of a session that was just detached
+        try:
+            handler(message)
+        except Exception as error:  # owner: the pipe must go on reading, whatever one handler does with one event
+            log.error("cdp.handler_failed", method=message.get("method"), error=repr(error))
+
+    def _fail(self, session: str | None) -> None:
+        """Answer what waits for `session`, or everything, as gone."""
+        for number, (owner, deliver) in list(self._waiting.items()):
+            if session is None or owner == session:
+                del self._waiting[number]
+                deliver({"error": {"message": "the browser or its page is gone", "closed": True}})

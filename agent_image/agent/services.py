@@ -1,0 +1,193 @@
+"""Everything of an agent that needs more than the standard library: built while the browser starts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from agent_image.agent import memory
+from agent_image.agent.api import InternalApi
+from agent_image.agent.artefacts import ArtefactStore
+from agent_image.agent.bridge import Bridge
+from agent_image.agent.browser import Browser
+from agent_image.agent.channel import Channel
+from agent_image.agent.commands import CommandFailed, PageCommands
+from agent_image.agent.config import Config
+from agent_image.agent.desktop import Desktop
+from agent_image.agent.doors import Doorkeeper
+from agent_image.agent.executor import Executor
+from agent_image.agent.gateway import Gateway
+from agent_image.agent.journal import log, process_age
+from agent_image.agent.outbox import Outbox
+from agent_image.agent.pipe import CdpError
+from agent_image.agent.tabs import Tab, Tabs
+from agent_image.agent.tasks import TaskRunner
+from agent_image.agent.viewer import Viewer
+from core.domain.wire import CommandFault, Health
+
+_MEMORY_SECONDS = 5
+
+
+class PortTaken(Exception):
+    """An address the agent is to listen on is not free."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the supervisor has started, or is starting."""
+
+    config: Config
+    desktop: Desktop
+    browser: Browser
+    gateway: Gateway
+    oom: memory.OomWatch
+
+
+class Services:
+    """The agent's doors and what is behind them. `shutdown(reason, seconds)` and `refused()` go to the supervisor."""
+
+    def __init__(self, parts: Parts, shutdown: Callable[[str, float], None], refused: Callable[[], None]) -> None:
+        config = parts.config
+        self._parts = parts
+        self._usable = False
+        self._stopping = False
+        self._memory = (0.0, 0)
+        self._runners: list[web.AppRunner] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {config.token}"})
+        self.outbox = Outbox()
+        self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
+        self._pages = PageCommands(self._tabs, parts.oom)
+        self._bridge = Bridge(parts.browser.pipe)
+        self._tasks = TaskRunner(config.model, lambda: self._bridge.url, config.work)
+        self._executor = Executor(
+            self._pages,
+            self._tasks,
+            ArtefactStore(self._http, config.backend_url, config.work),
+            self._tell,
+            lambda: self._usable,
+        )
+        doors = Doorkeeper(config.token)
+        self._viewer = Viewer(doors, parts.desktop.vnc, config.novnc_web, lambda: self._tell("viewer_active"))
+        self._api = InternalApi(doors, self._executor, self.health)
+        self.channel = Channel(config, self._http, self._executor, self.outbox, self.health, shutdown, refused)
+
+    async def listen(self) -> None:
+        """Open the doors and the channel; commands are refused until `ready`."""
+        config = self._parts.config
+        for app, port, name in (
+            (self._api.app(), config.api_port, "api"),
+            (self._viewer.app(), config.novnc_port, "novnc"),
+        ):
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+            self._runners.append(runner)
+            await runner.setup()
+            try:
+                await web.TCPSite(runner, config.host, port).start()
+            except OSError as error:
+                raise PortTaken(f"the {name} port {config.host}:{port} cannot be used: {error.strerror}") from error
+            log.info("listening", what=name, address=runner.addresses[0])
+        await self._bridge.start()
+        self._run(self.channel.run())
+
+    async def ready(self) -> None:
+        """Take the started browser over, tell Berth, load what is heavy."""
+        pipe = self._parts.browser.pipe
+        await self._tabs.start()
+        downloads = self._parts.config.work / "downloads"
+        await pipe.call("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+        self._usable = True
+        age = process_age()
+        self.channel.tell("ready", seconds=round(age, 3))
+        log.info("ready", seconds=round(age, 3), browser=self._parts.browser.version)
+        if self._parts.config.browser.start_url != "about:blank":
+            self._run(self._open_start_page())
+        if self._parts.config.model is not None:
+            self._tasks.preload()
+
+    async def health(self) -> Health:
+        """The agent's own judgement, right now."""
+        parts = self._parts
+        if self._stopping:
+            status, detail = "stopping", ""
+        elif not self._usable:
+            status, detail = "starting", ""
+        else:
+            dead = [part.name for part in parts.desktop.parts() if not part.running]
+            alive = await parts.browser.alive()
+            status = "healthy" if alive and not dead else "unhealthy"
+            detail = ", ".join([*dead, *([] if alive else ["the browser does not answer"])])
+        return Health(
+            status=status,
+            uptime=round(process_age(), 3),
+            memory=await self._used(),
+            browser_active=self._usable and parts.browser.part is not None and parts.browser.part.running,
+            channel=self.channel.state,
+            task_running=self._tasks.running,
+            viewers=self._viewer.count(),
+            detail=detail,
+        )
+
+    async def stop(self, seconds: float) -> None:
+        """Refuse work, end the task, close viewers, let browser-use go. The browser itself is the supervisor's."""
+        self._stopping = True
+        self._tasks.stop(CommandFault.SHUTTING_DOWN, "the agent is stopping")
+        await self._executor.close(min(6.0, seconds / 4))
+        await self._viewer.close()
+        await self._tasks.close()
+        self._tabs.stop()
+
+    async def close(self) -> None:
+        """After the browser is gone: the last messages, then the doors."""
+        if self.channel.state == "open":
+            await self.channel.drained(2)
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._bridge.stop()
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._http.close()
+
+    def _tell(self, status: str, detail: str = "", **data: object) -> None:
+        self.channel.status(status, detail, **data)
+
+    async def _crashed(self, tab: Tab, how: str) -> None:
+        """A page died: its task would wait for ever, so end it, say why, and give the person a fresh page."""
+        oom = self._parts.oom.rose()
+        self._parts.oom.reset()
+        status = "page_oom" if oom else "page_crashed"
+        log.warning("page.crashed", status=status, how=how, url=tab.url[:200])
+        fault = CommandFault.PAGE_OUT_OF_MEMORY if oom else CommandFault.BROWSER_FAILED
+        self._tasks.stop(fault, "the page ran out of memory" if oom else "the page crashed")
+        self._tell(status, f"{tab.url[:500]} {how}".strip())
+        try:
+            await self._tabs.replace(tab)
+        except (CdpError, TimeoutError) as error:
+            log.error("page.not_replaced", error=str(error))
+
+    async def _open_start_page(self) -> None:
+        try:
+            await self._pages.go(await self._tabs.active(), self._parts.config.browser.start_url)
+        except (CommandFailed, CdpError, TimeoutError) as error:
+            log.warning("start_page.failed", error=str(error)[:300])
+            self._tell("start_page_failed", str(error))
+
+    async def _used(self) -> int:
+        now = time.monotonic()
+        if self._memory[0] == 0.0 or now - self._memory[0] > _MEMORY_SECONDS:
+            self._memory = (now, await asyncio.to_thread(memory.used))
+        return self._memory[1]
+
+    def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("service.broke", task=task.get_name(), error=repr(error))

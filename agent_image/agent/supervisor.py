@@ -1,0 +1,226 @@
+"""The agent's main process: starts its parts side by side, watches them, and stops them in order.
+
+How it ends is told by its exit code (API contract 4), so that whoever runs it knows whether Berth asked for it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_image.agent import memory
+from agent_image.agent.addresses import AddressPolicy
+from agent_image.agent.browser import Browser
+from agent_image.agent.config import BadEnvironment, Config
+from agent_image.agent.desktop import Desktop
+from agent_image.agent.gateway import Gateway
+from agent_image.agent.journal import log
+from agent_image.agent.part import Part, PartFailed
+from agent_image.agent.pipe import CdpError, CdpPipe
+from core import launch
+
+if TYPE_CHECKING:
+    from agent_image.agent.services import Services
+
+ORDERED, PART_CRASHED, PART_OUT_OF_MEMORY, CANNOT_START, TOLD_BY_HOST = 0, 75, 76, 78, 143
+_STOP_SECONDS = 25.0
+_ORPHAN_SECONDS = 5
+_PR_SET_DUMPABLE = 4
+_TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the agent ends, and how long it may take for it."""
+
+    code: int
+    reason: str
+    seconds: float = _STOP_SECONDS
+
+
+class Supervisor:
+    """One agent. `run` returns its exit code once nothing of it is left."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        try:
+            policy = AddressPolicy.of(config.browser.allowed_hosts)
+        except ValueError as error:
+            raise BadEnvironment(str(error)) from error
+        self._sockets = _folders(config)
+        self._oom = memory.OomWatch()
+        self._gateway = Gateway(policy)
+        settings = config.browser
+        self._desktop = Desktop(config.work, self._sockets, settings.width, settings.height)
+        self._browser = Browser(settings, config.profile, config.work, CdpPipe())
+        self._services: Services | None = None
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> int:
+        self._guard_process()
+        starting = asyncio.create_task(self._start(), name="start")
+        orphans = asyncio.create_task(self._reap(), name="orphans")
+        await asyncio.wait({starting, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._ending.done() and (error := starting.exception()) is not None:
+            self._end(self._failed(error))
+        ending = await self._ending
+        log.info("stopping", code=ending.code, reason=ending.reason)
+        starting.cancel()
+        orphans.cancel()
+        await asyncio.gather(starting, orphans, return_exceptions=True)
+        await self._stop(ending)
+        leave_word(self._config.work, ending.code, ending.reason)
+        log.info("stopped", code=ending.code)
+        return ending.code
+
+    # ---- start
+
+    async def _start(self) -> None:
+        loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "agent_image.agent.services"))
+        env = _environment(self._config.work)
+        await asyncio.gather(self._desktop.start(env), self._gateway.start())
+        browser = asyncio.create_task(self._browser.start(self._desktop.environment(env), self._gateway.port))
+        try:
+            self._services = await self._open_services(loading)
+            await browser
+        finally:
+            browser.cancel()
+        await self._services.ready()
+        for part in self._parts():
+            part.exited.add_done_callback(lambda done, part=part: self._part_ended(part))
+
+    async def _open_services(self, loading: "asyncio.Task[object]") -> "Services":
+        await loading
+        from agent_image.agent.services import Parts, Services
+
+        parts = Parts(self._config, self._desktop, self._browser, self._gateway, self._oom)
+        self._services = Services(parts, self._ordered, self._zombie)
+        await self._services.listen()
+        return self._services
+
+    def _guard_process(self) -> None:
+        memory.lower_own_score()
+        launch.become_subreaper()
+        # Our memory and first environment hold the token; the browser, which runs as the same user, must not read them.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, Ending(TOLD_BY_HOST, f"signal {signal.Signals(number).name}"))
+
+    def _parts(self) -> list[Part]:
+        browser = [self._browser.part] if self._browser.part is not None else []
+        return [*browser, *self._desktop.parts()]
+
+    # ---- ends
+
+    def _end(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
+
+    def _ordered(self, reason: str, seconds: float) -> None:
+        self._end(Ending(ORDERED, f"ordered: {reason}", seconds))
+
+    def _zombie(self) -> None:
+        self._end(Ending(ORDERED, "token refused: this attempt is over for Berth"))
+
+    def _part_ended(self, part: Part) -> None:
+        if self._ending.done():
+            return
+        if part.killed and self._oom.rose():
+            self._end(Ending(PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))
+        else:
+            code = part.process.returncode
+            self._end(Ending(PART_CRASHED, f"the {part.name} ended with {code}: {part.last_words()[-300:]}"))
+        if self._services is not None:
+            self._services.channel.status("part_lost", self._ending.result().reason)
+
+    def _failed(self, error: BaseException) -> Ending:
+        if isinstance(error, PartFailed):
+            if error.killed and self._oom.rose():
+                return Ending(PART_OUT_OF_MEMORY, str(error))
+            return Ending(CANNOT_START if error.permanent else PART_CRASHED, str(error))
+        if isinstance(error, (OSError, TimeoutError, CdpError)) or type(error).__name__ == "PortTaken":
+            return Ending(PART_CRASHED, f"start failed: {error}" if str(error) else f"start failed: {error!r}")
+        return Ending(CANNOT_START, f"start failed: {error!r}")
+
+    async def _stop(self, ending: Ending) -> None:
+        """Cookies first: the browser is closed as soon as nothing uses it, the rest follows."""
+        services = self._services
+        steps = [
+            ("services", services.stop(ending.seconds) if services else None, 16),
+            ("browser", self._browser.close(), 18),
+            ("desktop", self._desktop.stop(), 8),
+            ("gateway", self._gateway.stop(), 3),
+            ("doors", services.close() if services else None, 6),
+        ]
+        for name, step, seconds in steps:
+            if step is None:
+                continue
+            try:
+                async with asyncio.timeout(seconds):
+                    await step
+            except Exception as error:  # owner: the exit code is decided; whatever fails here must not keep the rest
+                log.error("stop.step_failed", step=name, error=repr(error))
+        if self._sockets != self._config.work:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(_ORPHAN_SECONDS)
+            ours = {part.pid for part in self._parts()}
+            if self._services is not None:  # before that a part may be starting whose pid is not known yet
+                memory.reap_orphans(ours)
+
+
+def _folders(config: Config) -> Path:
+    """Make the profile and a clean scratch folder; raises `BadEnvironment`."""
+    scratch = config.work / "tmp"
+    try:
+        for folder in (config.profile, config.work):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in (scratch, config.work / "downloads", config.work / "files"):
+            folder.mkdir(exist_ok=True, mode=0o700)
+        (config.profile / ".writable").touch()
+        (config.profile / ".writable").unlink()
+        os.chdir(config.work)  # browser-use reads a file .env from where it stands
+        os.environ["TMPDIR"] = str(scratch)
+        return config.socket_folder()
+    except OSError as error:
+        raise BadEnvironment(f"{error.filename}: {error.strerror}; the agent must be able to write there") from error
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """What the parts see of our environment: no tokens, and their own scratch folder."""
+    keep = {name: os.environ[name] for name in ("PATH", "LANG", "TZ", "FONTCONFIG_PATH") if name in os.environ}
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        **keep,
+        "HOME": str(work),
+        "TMPDIR": str(work / "tmp"),
+        "XDG_RUNTIME_DIR": str(work),
+        "DBUS_SESSION_BUS_ADDRESS": "/dev/null",
+    }
+
+
+def leave_word(work: Path | None, code: int, reason: str) -> None:
+    """Say in one JSON line why the agent ended: for Kubernetes in its termination log, for a host in its folder."""
+    line = json.dumps({"code": code, "reason": reason[:1000], "at": datetime.now(UTC).isoformat()}) + "\n"
+    places = [_TERMINATION_LOG] if _TERMINATION_LOG.exists() else []
+    if work is not None:
+        places.append(work / "exit.json")
+    for place in places:
+        try:
+            place.write_text(line, encoding="utf-8")
+        except OSError as error:
+            log.warning("exit.not_written", place=str(place), error=str(error))

@@ -1,0 +1,186 @@
+"""`run_task`: browser-use on our browser, with any OpenAI-compatible model. The only importer of browser_use."""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent_image.agent.commands import CommandFailed, Result
+from agent_image.agent.journal import log
+from core.domain.environment import ModelAccess
+from core.domain.wire import CommandFault, RunTask
+
+# Read by browser-use when it is imported: nothing is sent home, asked for, or downloaded.
+_SWITCHES = {
+    "ANONYMIZED_TELEMETRY": "false",
+    "BROWSER_USE_CLOUD_SYNC": "false",
+    "BROWSER_USE_VERSION_CHECK": "false",
+    "BROWSER_USE_CLOUD_HINTS": "false",
+    "BROWSER_USE_CALCULATE_COST": "false",
+    "BROWSER_USE_DISABLE_EXTENSIONS": "1",
+    "SKIP_LLM_API_KEY_VERIFICATION": "true",
+    "BROWSER_USE_LOGGING_LEVEL": "result",
+    "BROWSER_USE_SETUP_LOGGING": "false",
+}
+_ATTACH_SECONDS = 40
+_DETACH_SECONDS = 4
+
+
+class TaskRunner:
+    """Runs one task at a time. Without a model it is idle and browser-use is never loaded."""
+
+    def __init__(self, model: ModelAccess | None, cdp_url: Callable[[], str], work: Path) -> None:
+        self._model = model
+        self._cdp_url = cdp_url
+        self._work = work
+        self._session: Any = None
+        self._current: asyncio.Task[Result] | None = None
+        self._stopped: CommandFailed | None = None
+        self._loading: asyncio.Future[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._current is not None
+
+    def preload(self) -> "asyncio.Future[None]":
+        """Begin to import browser-use (2 s of CPU) beside everything else; `run` waits for it."""
+        if self._loading is not None:
+            return self._loading
+        loop = asyncio.get_running_loop()
+        loading: asyncio.Future[None] = loop.create_future()
+        self._loading = loading
+
+        def tell(error: BaseException | None) -> None:
+            if loading.done():
+                return
+            if error is None:
+                loading.set_result(None)
+            else:
+                loading.set_exception(error)
+                loading.exception()  # seen here: nobody may ever ask for a task
+                log.error("tasks.import_failed", error=repr(error))
+
+        def load() -> None:
+            failure: BaseException | None = None
+            try:
+                _import(self._work)
+            except BaseException as error:  # owner: whoever awaits `loading`
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the agent has left meanwhile
+                loop.call_soon_threadsafe(tell, failure)
+
+        # A daemon thread: an agent that is told to stop must not wait for an import.
+        threading.Thread(target=load, name="import browser_use", daemon=True).start()
+        return loading
+
+    async def run(self, parameters: RunTask) -> Result:
+        """The task's outcome `{"success", "text", "steps", "urls"}`; raises `CommandFailed`."""
+        if self._model is None:
+            raise CommandFailed(CommandFault.NO_MODEL, "this agent has no model: LLM_BASE_URL is not set")
+        if self._current is not None:
+            raise CommandFailed(CommandFault.BUSY, "a task is running already")
+        self._stopped = None
+        self._current = asyncio.create_task(self._run(parameters, self._model), name="browser-use task")
+        try:
+            return await self._current
+        except asyncio.CancelledError:
+            await self._detach()  # a run that was cut off leaves its session in the middle of something
+            if self._stopped is not None:
+                raise self._stopped from None
+            raise
+        finally:
+            if not self._current.done():
+                self._current.cancel()
+            self._current = None
+
+    def stop(self, fault: CommandFault, detail: str) -> bool:
+        """End the running task with `fault`; False when none runs."""
+        if self._current is None or self._current.done():
+            return False
+        self._stopped = CommandFailed(fault, detail)
+        self._current.cancel()
+        return True
+
+    async def close(self) -> None:
+        self.stop(CommandFault.SHUTTING_DOWN, "the agent is stopping")
+        await self._detach()
+
+    async def _run(self, parameters: RunTask, model: ModelAccess) -> Result:
+        try:
+            await asyncio.shield(self.preload())
+        except ImportError as error:
+            raise CommandFailed(CommandFault.TASK_FAILED, f"browser-use cannot be loaded: {error}") from error
+        from browser_use import Agent, ChatOpenAI
+
+        agent: Any = Agent(
+            task=parameters.task,
+            llm=ChatOpenAI(
+                model=model.model, base_url=model.base_url, api_key=model.api_key.get_secret_value(), max_retries=2
+            ),
+            browser=await self._attached(),
+            use_judge=False,
+            enable_planning=False,
+            message_compaction=False,
+            directly_open_url=False,
+            enable_signal_handler=False,
+            max_failures=3,
+            file_system_path=str(self._work / "files"),
+        )
+        try:
+            history = await agent.run(max_steps=parameters.max_steps)
+        except Exception as error:  # whatever browser-use raises is the task's failure, told to its caller
+            raise CommandFailed(CommandFault.TASK_FAILED, f"{type(error).__name__}: {error}"[:1500]) from error
+        errors = [text for text in history.errors() if text]
+        if not history.is_done():
+            why = errors[-1] if errors else f"not done after {history.number_of_steps()} steps"
+            raise CommandFailed(CommandFault.TASK_FAILED, why[:1500])
+        return {
+            "success": bool(history.is_successful()),
+            "text": (history.final_result() or "")[:100_000],
+            "steps": history.number_of_steps(),
+            "urls": [url for url in history.urls() if url][-50:],
+        }
+
+    async def _attached(self) -> Any:
+        if self._session is None:
+            from browser_use import Browser
+
+            session = Browser(
+                cdp_url=self._cdp_url(),
+                keep_alive=True,
+                headless=False,
+                no_viewport=True,
+                highlight_elements=False,
+                enable_default_extensions=False,
+                captcha_solver=False,
+                downloads_path=str(self._work / "downloads"),
+            )
+            try:
+                async with asyncio.timeout(_ATTACH_SECONDS):
+                    await session.start()
+            except TimeoutError as error:
+                raise CommandFailed(CommandFault.BROWSER_FAILED, "browser-use could not attach in time") from error
+            self._session = session
+        return self._session
+
+    async def _detach(self) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            async with asyncio.timeout(_DETACH_SECONDS):
+                await session.stop()
+        except Exception as error:  # owner: browser-use's own trouble in letting go must not keep the browser open
+            log.warning("tasks.detach_failed", error=repr(error))
+
+
+def _import(work: Path) -> None:
+    os.environ.update(_SWITCHES)
+    os.environ["BROWSER_USE_CONFIG_DIR"] = str(work / "browser-use")
+    from browser_use import Agent, Browser, ChatOpenAI  # noqa: F401  lazy names: this is what loads them
+
+    with contextlib.suppress(ImportError):
+        import anthropic  # noqa: F401  else the first task pays for it

@@ -28,6 +28,7 @@ class Wake(StrEnum):
     COMMANDS = "berth_commands"  # agent id
     RESULTS = "berth_results"  # agent id / command id
     CHANNEL = "berth_channel"  # agent id
+    QUEUE = "berth_queue"  # pool
 
 
 def result_key(agent_id: str, command_id: str) -> str:

@@ -30,7 +30,6 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     limits: TierLimits
     max_waiting: int
-    ready_deadline_seconds: float
 
 
 class Leftover(BaseModel):
@@ -41,6 +40,8 @@ class Leftover(BaseModel):
     attempt: int
     state: AgentState
     pool: str
+    template: str
+    runtime: str
 
 
 class Registered(BaseModel):
@@ -81,11 +82,11 @@ async def register(
     await clusters.lock_cluster(session, pool.cluster)
     room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
     standing = _standing(user, rows, bool(mine), rules.limits, now)
-    registered = await _carry_out(
-        session, admission.decide(standing, room), request, workflow_id, pool, standing, room, rules, now
-    )
-    assert registered.answer is not None  # noqa: S101  for the type checker; _carry_out always answers
-    await _keep_answer(session, request, registered.answer)
+    decision = admission.decide(standing, room)
+    decision = admission.decide(standing, room)
+    registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, now)
+    if registered.answer is not None:
+        await _keep_answer(session, request, registered.answer)
     return registered
 
 
@@ -95,7 +96,14 @@ async def _living(session: AsyncSession, user_id: str) -> list[Agent]:
 
 
 def _leftover(row: Agent) -> Leftover:
-    return Leftover(agent_id=row.agent_id, attempt=row.attempt, state=AgentState(row.state), pool=row.pool)
+    return Leftover(
+        agent_id=row.agent_id,
+        attempt=row.attempt,
+        state=AgentState(row.state),
+        pool=row.pool,
+        template=row.template,
+        runtime=row.runtime,
+    )
 
 
 def _standing(user: User, rows: list[Agent], same_project: bool, limits: TierLimits, now: datetime) -> Standing:

@@ -1,0 +1,214 @@
+"""Every activity as workflows see it: name, one model in, one model out. Bodies are in the neighbouring modules.
+
+All are safe to run twice. Those marked local run inside the worker that runs the workflow and only touch the database
+and Temporal; the others run where the pool's runtime can be reached (task queue `runtime/{pool}`).
+"""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+from temporalio import activity
+
+from core.domain.lifecycle import AgentState
+from core.domain.orders import StartAnswer, StartRequest
+from core.domain.timings import Timings
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Life(Message):
+    """Names one attempt of one agent, with what an activity needs to find it."""
+
+    agent_id: str
+    attempt: int
+    user_id: str
+    project_id: str
+    pool: str
+    template: str
+    runtime: str
+
+
+class Registration(Message):
+    """Ask for a new life. `predecessor` is the life that the same workflow is just ending."""
+
+    request: StartRequest
+    workflow_id: str
+    predecessor: str | None = None
+
+
+class Registered(Message):
+    """`answer` None: `leftovers` of a terminated run stand in the way, clear them and register again."""
+
+    answer: StartAnswer | None
+    life: Life | None = None
+    state: AgentState | None = None
+    timings: Timings | None = None
+    leftovers: tuple[Life, ...] = ()
+
+
+class Begin(Message):
+    """A slot was given (or a restart is due): this attempt starts now."""
+
+    life: Life
+    restarts: int
+    deadline_seconds: float
+
+
+class Restarting(Message):
+    life: Life
+    kind: str
+    detail: str
+    after_seconds: float
+    restarts: int
+
+
+class Draining(Message):
+    """`deadline_at` is when the grace ends; None for no grace."""
+
+    life: Life
+    reason: str
+    detail: str = ""
+    deadline_at: datetime | None = None
+    keepable: bool = False
+
+
+class Usage(Message):
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Final(Message):
+    """The end of a life, after the runtime said gone."""
+
+    life: Life
+    state: AgentState
+    reason: str
+    detail: str = ""
+    usage: Usage | None = None
+
+
+class Moved(Message):
+    """What the row says after a write; `applied` False when it had moved on without us."""
+
+    applied: bool
+    state: AgentState
+    attempt: int
+
+
+class Activity(Message):
+    """`ready` tells whether the agent reported ready, which heals a lost signal."""
+
+    last_activity_at: datetime
+    ready: bool
+    admitted: bool
+    state: AgentState
+    attempt: int
+
+
+class Shutdown(Message):
+    """Ask the agent to save and leave within `within_seconds` (0: do not ask), then remove all that was made for it."""
+
+    life: Life
+    reason: str
+    within_seconds: float
+
+
+class PoolRef(Message):
+    pool: str
+
+
+class Granted(Message):
+    granted: int
+    waiting: int
+    unseen: int
+
+
+class Reaped(Message):
+    """What a look found and mended, by kind."""
+
+    objects: int = 0
+    rows: int = 0
+    channels_lost: int = 0
+    subscriptions: int = 0
+    pools_woken: int = 0
+
+
+class Nothing(Message):
+    pass
+
+
+# ---- local: the agent's row ----------------------------------------------------------------------------------------
+
+
+@activity.defn(name="register")
+async def register(ask: Registration) -> Registered:
+    raise NotImplementedError
+
+
+@activity.defn(name="begin")
+async def begin(ask: Begin) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="mark_running")
+async def mark_running(life: Life) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="mark_restarting")
+async def mark_restarting(ask: Restarting) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="mark_draining")
+async def mark_draining(ask: Draining) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="mark_kept")
+async def mark_kept(life: Life) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="withdraw")
+async def withdraw(ask: Final) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="finish")
+async def finish(ask: Final) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="look")
+async def look(life: Life) -> Activity:
+    raise NotImplementedError
+
+
+@activity.defn(name="grant_slots")
+async def grant_slots(ask: PoolRef) -> Granted:
+    raise NotImplementedError
+
+
+# ---- where the runtime is ------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="create_agent")
+async def create_agent(life: Life) -> Nothing:
+    raise NotImplementedError
+
+
+@activity.defn(name="shut_down_agent")
+async def shut_down_agent(ask: Shutdown) -> Usage:
+    raise NotImplementedError
+
+
+# ---- the reaper ----------------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="reap")
+async def reap(ask: Nothing) -> Reaped:
+    raise NotImplementedError

@@ -1,0 +1,264 @@
+"""An agent's row, written for its workflow: each write is a state, its events and a NOTIFY in one transaction."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+
+from activities import contracts
+from activities.contracts import Final, Life, Moved
+from activities.ports import Signals
+from core.db.engine import Db
+from core.db.models import Agent, Channel
+from core.db.repositories import admission, agents, clusters, events, queue
+from core.db.repositories.agents import fact
+from core.domain.events import EventKind
+from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
+from core.domain.orders import StartAnswer, StartOutcome
+from core.errors import NotFound
+from core.settings import Settings
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class LifeActivities:
+    """Every method may run twice: the second finds the row where the first left it and says so."""
+
+    def __init__(self, db: Db, settings: Settings, signals: Signals) -> None:
+        self._db = db
+        self._settings = settings
+        self._signals = signals
+        self._pools = settings.all_pools()
+        self._rules = admission.Rules(limits=settings.tiers, max_waiting=settings.queue.max)
+
+    @activity.defn(name="register")
+    async def register(self, ask: contracts.Registration) -> contracts.Registered:
+        """Decide a request and write its row; a refused one leaves only an event under its user."""
+        request = ask.request
+        pool = self._pools.get(request.pool)
+        if pool is None:
+            return _refused("unknown_pool")
+        try:
+            self._settings.template(request.template)
+        except KeyError:
+            return _refused("unknown_template")
+        try:
+            async with self._db.transaction() as session:
+                done = await admission.register(
+                    session, request, ask.workflow_id, ask.predecessor, pool, self._rules, _now()
+                )
+        except NotFound as error:
+            return _refused(error.error_code)
+        if done.state is AgentState.QUEUED:
+            await self._signals.wake_pool(request.pool)
+        life = Life(
+            agent_id=request.agent_id,
+            attempt=done.attempt,
+            user_id=request.user_id,
+            project_id=request.project_id,
+            pool=request.pool,
+            template=request.template,
+            runtime=pool.runtime,
+        )
+        return contracts.Registered(
+            answer=done.answer,
+            life=life if done.state is not None else None,
+            state=done.state,
+            timings=self._settings.timings_of(request.template),
+            leftovers=tuple(
+                life.model_copy(
+                    update={
+                        "agent_id": left.agent_id,
+                        "attempt": left.attempt,
+                        "pool": left.pool,
+                        "template": left.template,
+                        "runtime": left.runtime,
+                    }
+                )
+                for left in done.leftovers
+            ),
+        )
+
+    @activity.defn(name="begin")
+    async def begin(self, ask: contracts.Begin) -> Moved:
+        """Write that this attempt starts: after a grant, or the next one of a restart."""
+        life, now = ask.life, _now()
+        async with self._db.transaction() as session:
+            row = await agents.lock(session, life.agent_id)
+            if row is None:
+                raise NotFound("no such agent")
+            state = AgentState(row.state)
+            retry = state is AgentState.RESTARTING and row.attempt == life.attempt - 1
+            granted = state is AgentState.STARTING and row.attempt == life.attempt and row.deadline_at is None
+            if not (retry or granted):
+                return Moved(applied=False, state=state, attempt=row.attempt)
+            row.state = AgentState.STARTING.value
+            row.attempt = life.attempt
+            row.admission_seen_at = row.admission_seen_at or now
+            row.started_at = now
+            row.ready_at = None
+            row.reason = None
+            row.token_hash = None
+            row.deadline_at = now + timedelta(seconds=ask.deadline_seconds)
+            await events.append(session, row, now, fact(EventKind.STARTING, AgentState.STARTING, attempt=life.attempt))
+        return Moved(applied=True, state=AgentState.STARTING, attempt=life.attempt)
+
+    @activity.defn(name="mark_running")
+    async def mark_running(self, life: Life) -> Moved:
+        now = _now()
+        ready = fact(EventKind.READY, AgentState.RUNNING, attempt=life.attempt)
+        return await self._move(
+            life, AgentState.RUNNING, now, ready, ready_at=now, deadline_at=None, last_activity_at=now, reason=None
+        )
+
+    @activity.defn(name="mark_restarting")
+    async def mark_restarting(self, ask: contracts.Restarting) -> Moved:
+        restarting = fact(
+            EventKind.RESTARTING,
+            AgentState.RESTARTING,
+            ask.kind,
+            detail=ask.detail,
+            afterSeconds=ask.after_seconds,
+            restart=ask.restarts,
+        )
+        async with self._db.transaction() as session:
+            now = _now()
+            # What was asked of the attempt that is gone cannot be answered by the next one.
+            await agents.expire_commands(session, ask.life.agent_id, now)
+            moved = await agents.move(
+                session,
+                ask.life.agent_id,
+                ask.life.attempt,
+                AgentState.RESTARTING,
+                now,
+                restarting,
+                reason=ask.kind,
+                restart_count=ask.restarts,
+                token_hash=None,
+                deadline_at=now + timedelta(seconds=ask.after_seconds),
+            )
+        return _moved(moved)
+
+    @activity.defn(name="mark_draining")
+    async def mark_draining(self, ask: contracts.Draining) -> Moved:
+        facts = [fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail, keepable=ask.keepable)]
+        if ask.deadline_at is not None:
+            warning = {"deadlineAt": ask.deadline_at.isoformat(), "keepable": ask.keepable}
+            facts.insert(0, fact(EventKind.WARNING, AgentState.DRAINING, ask.reason, **warning))
+        if ask.reason == EndReason.RESOURCE_PRESSURE:
+            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason))
+        return await self._move(
+            ask.life,
+            AgentState.DRAINING,
+            _now(),
+            *facts,
+            reason=ask.reason,
+            deadline_at=ask.deadline_at,
+            keepable=ask.keepable,
+        )
+
+    @activity.defn(name="mark_kept")
+    async def mark_kept(self, life: Life) -> Moved:
+        now = _now()
+        kept = fact(EventKind.KEPT, AgentState.RUNNING)
+        return await self._move(
+            life, AgentState.RUNNING, now, kept, reason=None, deadline_at=None, keepable=False, last_activity_at=now
+        )
+
+    @activity.defn(name="withdraw")
+    async def withdraw(self, ask: Final) -> Moved:
+        """Cancel a waiting agent. One that was granted a slot meanwhile ends by the legal way, nothing was made yet."""
+        life, now = ask.life, _now()
+        async with self._db.transaction() as session:
+            row = await agents.lock(session, life.agent_id)
+            if row is None:
+                raise NotFound("no such agent")
+            if AgentState(row.state) not in WAITING:
+                drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
+                await agents.move(
+                    session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason
+                )
+                return await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
+            cancelled = fact(EventKind.CANCELLED, AgentState.CANCELLED, ask.reason, detail=ask.detail)
+            moved = await agents.move(
+                session, life.agent_id, life.attempt, AgentState.CANCELLED, now, cancelled, reason=ask.reason
+            )
+            await queue.announce(session, life.pool)
+        return _moved(moved)
+
+    @activity.defn(name="finish")
+    async def finish(self, ask: Final) -> Moved:
+        """Write the end and give the slot back; whoever waits for room of this cluster is told."""
+        async with self._db.transaction() as session:
+            moved = await self._conclude(session, ask, _now())
+            waiting = await queue.somebody_waits(session, self._cluster(ask.life))
+        for pool in waiting:
+            await self._signals.wake_pool(pool)
+        return moved
+
+    @activity.defn(name="look")
+    async def look(self, life: Life) -> contracts.Activity:
+        query = (
+            select(Agent.state, Agent.attempt, Agent.last_activity_at, Agent.admitted_at, Channel.ready_at)
+            .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == life.attempt))
+            .where(Agent.agent_id == life.agent_id)
+        )
+        async with self._db.transaction() as session:
+            state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
+        return contracts.Activity(
+            last_activity_at=last_activity_at,
+            ready=ready_at is not None,
+            admitted=admitted_at is not None,
+            state=AgentState(state),
+            attempt=attempt,
+        )
+
+    def _cluster(self, life: Life) -> str:
+        pool = self._pools.get(life.pool)
+        return pool.cluster if pool else life.pool
+
+    async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
+        async with self._db.transaction() as session:
+            moved = await agents.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
+        return _moved(moved)
+
+    async def _conclude(self, session: AsyncSession, ask: Final, now: datetime) -> Moved:
+        """Any living state to its end by legal edges, under the cluster's lock so that no freed slot is missed."""
+        life = ask.life
+        await clusters.lock_cluster(session, self._cluster(life))
+        row = await agents.lock(session, life.agent_id)
+        if row is None:
+            raise NotFound("no such agent")
+        state = AgentState(row.state)
+        if state in FINAL or row.attempt != life.attempt:
+            return Moved(applied=False, state=state, attempt=row.attempt)
+        to = ask.state
+        if state in WAITING:
+            to = AgentState.CANCELLED
+        elif state is AgentState.DRAINING:
+            to = AgentState.TERMINATED
+        elif to is AgentState.TERMINATED:
+            drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
+            await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
+        usage = ask.usage.model_dump(exclude_none=True) if ask.usage else {}
+        if row.started_at is not None:
+            usage["seconds"] = round((now - row.started_at).total_seconds(), 3)
+            await queue.note_life(session, life.pool, usage["seconds"] / 60)
+        kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
+            to, EventKind.TERMINATED
+        )
+        end = fact(kind, to, ask.reason, detail=ask.detail, usage=usage)
+        moved = await agents.move(session, life.agent_id, life.attempt, to, now, end, reason=ask.reason, usage=usage)
+        return _moved(moved)
+
+
+def _moved(moved: agents.Moved) -> Moved:
+    return Moved(applied=moved.applied, state=moved.state, attempt=moved.attempt)
+
+
+def _refused(reason: str) -> contracts.Registered:
+    return contracts.Registered(answer=StartAnswer(outcome=StartOutcome.REJECTED, reason=reason))

@@ -1,0 +1,47 @@
+"""Slots of a pool given in order, and the winners told."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import structlog
+from temporalio import activity
+
+from activities.contracts import Granted, PoolRef
+from activities.ports import Signals
+from core.db.engine import Db
+from core.db.repositories import queue
+from core.settings import Settings
+
+log = structlog.get_logger()
+# A burst of grants must not take all of the server's attention at once.
+_AT_ONCE = 16
+
+
+class PoolActivities:
+    def __init__(self, db: Db, settings: Settings, signals: Signals) -> None:
+        self._db = db
+        self._settings = settings
+        self._signals = signals
+        self._pools = settings.all_pools()
+
+    @activity.defn(name="grant_slots")
+    async def grant_slots(self, ask: PoolRef) -> Granted:
+        """Give what is free and signal every winner not heard of yet. The row is the grant, so twice does no harm."""
+        pool = self._pools.get(ask.pool)
+        if pool is None:
+            # Removed from the configuration while agents waited in it: nothing can be given.
+            log.warning("pool.unknown", pool=ask.pool)
+            return Granted(granted=0, waiting=0, unseen=0)
+        async with self._db.transaction() as session:
+            done = await queue.grant(
+                session, ask.pool, pool, self._settings.tiers, datetime.now(UTC), self._settings.queue.max
+            )
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def tell(winner: queue.Winner) -> None:
+            async with gate:
+                if not await self._signals.admit(winner.workflow_id, winner.agent_id, winner.attempt):
+                    log.warning("grant.unclaimed", agent_id=winner.agent_id)
+
+        await asyncio.gather(*(tell(winner) for winner in done.unseen))
+        return Granted(granted=done.granted, waiting=done.waiting, unseen=len(done.unseen))

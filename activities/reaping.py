@@ -1,0 +1,184 @@
+"""The reaper's look: what exists against what is owned, both ways, and who has gone silent.
+
+It removes only what it can prove is ours and unowned: an object of our runtimes without a living row, confirmed by a
+second read; a living row whose workflow is not running, confirmed by asking Temporal for that one workflow.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+from temporalio import activity
+
+from activities.contracts import Final, Life, Nothing, Reaped
+from activities.lives import LifeActivities
+from activities.ports import Signals
+from core.db.engine import Db
+from core.db.repositories import queue, upkeep
+from core.db.repositories.upkeep import LivingRow
+from core.domain.lifecycle import WAITING, AgentState, EndReason
+from core.domain.orders import FailureReport, StopOrder
+from core.domain.recovery import FailureKind
+from core.errors import RuntimeFault
+from core.runtime.base import AgentRuntime, Observation
+from core.settings import Settings
+
+log = structlog.get_logger()
+# Younger things may belong to a step that is just under way.
+_SETTLE = timedelta(seconds=10)
+_AT_ONCE = 8
+
+
+class Look(BaseModel):
+    """What the database and Temporal's list said at the start of a look."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at: datetime
+    rows: dict[str, LivingRow]
+    owners: dict[str, str | None]
+
+
+class ReapingActivities:
+    """Two at once do no harm: every removal is idempotent and every row is written under its lock."""
+
+    def __init__(
+        self,
+        db: Db,
+        settings: Settings,
+        signals: Signals,
+        runtimes: Mapping[str, AgentRuntime],
+        lives: LifeActivities,
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._signals = signals
+        self._runtimes = runtimes
+        self._lives = lives
+
+    @activity.defn(name="reap")
+    async def reap(self, ask: Nothing) -> Reaped:
+        owners = await self._signals.owners()
+        async with self._db.transaction() as session:
+            rows = {row.agent_id: row for row in await upkeep.living(session)}
+        look = Look(at=datetime.now(UTC), rows=rows, owners=owners)
+        # Rows first: what they let go of may be an object that the second half then finds.
+        ended = await self._end_ownerless_rows(look)
+        removed = await self._remove_ownerless_objects()
+        lost = await self._report_silent()
+        expired = await self._stop_expired_subscriptions()
+        async with self._db.transaction() as session:
+            await upkeep.forget_old(session, look.at)
+            pools = await queue.pools_with_work(session)
+        for pool in pools:
+            await self._signals.wake_pool(pool)
+        found = Reaped(objects=removed, rows=ended, channels_lost=lost, subscriptions=expired, pools_woken=len(pools))
+        if removed or ended:
+            log.warning("reaper.found", objects=removed, rows=ended)
+        return found
+
+    # ---- rows without a workflow ------------------------------------------------------------------------------------
+
+    async def _end_ownerless_rows(self, look: Look) -> int:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def check(row: LivingRow) -> bool:
+            async with gate:
+                if not await self._ownerless(row, look):
+                    return False
+                log.warning("reaper.row", agent_id=row.agent_id, state=row.state.value)
+                return await self._end(row)
+
+        suspects = [row for row in look.rows.values() if look.owners.get(row.workflow_id) != row.agent_id]
+        old_enough = [row for row in suspects if look.at - row.changed_at > _SETTLE]
+        return sum(await asyncio.gather(*(check(row) for row in old_enough)))
+
+    async def _ownerless(self, row: LivingRow, look: Look) -> bool:
+        owner = await self._signals.owner(row.workflow_id)
+        if owner is None:
+            return True
+        if owner == row.agent_id:
+            return False
+        # One that waits behind its ending predecessor belongs to the workflow that still runs that one.
+        predecessor = look.rows.get(owner)
+        return not (
+            row.state in WAITING
+            and predecessor is not None
+            and predecessor.state is AgentState.DRAINING
+            and predecessor.workflow_id == row.workflow_id
+        )
+
+    async def _end(self, row: LivingRow) -> bool:
+        runtime = self._runtimes.get(row.runtime)
+        if runtime is None:
+            return False
+        try:
+            await runtime.delete(row.agent_id, row.attempt)
+        except RuntimeFault as error:
+            # The next look tries again; the slot stays taken until the runtime says gone.
+            log.warning("reaper.blocked", agent_id=row.agent_id, code=error.error_code)
+            return False
+        life = Life(
+            agent_id=row.agent_id,
+            attempt=row.attempt,
+            user_id=row.user_id,
+            project_id=row.project_id,
+            pool=row.pool,
+            template=row.template,
+            runtime=row.runtime,
+        )
+        ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+        return (await self._lives.finish(ending)).applied
+
+    # ---- objects without a row --------------------------------------------------------------------------------------
+
+    async def _remove_ownerless_objects(self) -> int:
+        removed = 0
+        for name, runtime in self._runtimes.items():
+            try:
+                for seen in await runtime.list():
+                    if await self._is_orphan(seen):
+                        log.warning("reaper.object", runtime=name, agent_id=seen.agent_id, attempt=seen.attempt)
+                        await runtime.delete(seen.agent_id, seen.attempt)
+                        removed += 1
+            except RuntimeFault as error:
+                log.warning("reaper.runtime_silent", runtime=name, code=error.error_code)
+        return removed
+
+    async def _is_orphan(self, seen: Observation) -> bool:
+        """True when no living row stands for this attempt, read after the object was seen."""
+        if seen.created_at is not None and datetime.now(UTC) - seen.created_at < _SETTLE:
+            return False
+        async with self._db.transaction() as session:
+            attempt = await upkeep.living_attempt(session, seen.agent_id)
+        return attempt is None or attempt > seen.attempt
+
+    # ---- who has gone silent, who may not stay ----------------------------------------------------------------------
+
+    async def _report_silent(self) -> int:
+        timings = self._settings.timings
+        async with self._db.transaction() as session:
+            silent = await upkeep.silent_channels(
+                session,
+                datetime.now(UTC),
+                lost_after=timedelta(seconds=timings.channel_lost_seconds),
+                reconnect=timedelta(seconds=timings.reconnect_seconds),
+            )
+        for row in silent:
+            report = FailureReport(
+                agent_id=row.agent_id,
+                attempt=row.attempt,
+                kind=FailureKind.CHANNEL_LOST,
+                detail="no word from the agent",
+            )
+            await self._signals.failed(row.workflow_id, report)
+        return len(silent)
+
+    async def _stop_expired_subscriptions(self) -> int:
+        async with self._db.transaction() as session:
+            expired = await upkeep.of_expired_subscriptions(session, datetime.now(UTC))
+        for row in expired:
+            order = StopOrder(agent_id=row.agent_id, reason=EndReason.SUBSCRIPTION_EXPIRED)
+            await self._signals.stop(row.workflow_id, order)
+        return len(expired)

@@ -1,0 +1,99 @@
+"""What the reaper asks of the database: who lives, who is silent, what is old."""
+
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import Agent, Channel, Idempotency, Replica, Ticket, User
+from core.domain.lifecycle import LIVING, AgentState
+
+_LIVING = [state.value for state in LIVING]
+KEEP_ANSWERS = timedelta(hours=24)
+# An API process that has not said so for this long is not up.
+REPLICA_GAP = timedelta(seconds=15)
+
+
+class LivingRow(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str
+    attempt: int
+    user_id: str
+    project_id: str
+    workflow_id: str
+    state: AgentState
+    pool: str
+    template: str
+    runtime: str
+    changed_at: datetime
+
+
+def _living(row: Agent) -> LivingRow:
+    moments = (row.created_at, row.admitted_at, row.started_at, row.ready_at)
+    return LivingRow(
+        agent_id=row.agent_id,
+        attempt=row.attempt,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        workflow_id=row.workflow_id,
+        state=AgentState(row.state),
+        pool=row.pool,
+        template=row.template,
+        runtime=row.runtime,
+        changed_at=max(moment for moment in moments if moment is not None),
+    )
+
+
+async def living(session: AsyncSession) -> list[LivingRow]:
+    rows = await session.scalars(select(Agent).where(Agent.state.in_(_LIVING)))
+    return [_living(row) for row in rows.all()]
+
+
+async def living_attempt(session: AsyncSession, agent_id: str) -> int | None:
+    """The attempt of an agent that is not over; None when there is none."""
+    return await session.scalar(select(Agent.attempt).where(Agent.agent_id == agent_id, Agent.state.in_(_LIVING)))
+
+
+async def silent_channels(
+    session: AsyncSession, now: datetime, *, lost_after: timedelta, reconnect: timedelta
+) -> list[LivingRow]:
+    """Running agents that were heard once and not for `lost_after`, counting only time in which we could hear.
+
+    That time begins when the API processes that are up now came up (or the database came back to them), plus the
+    window in which agents find their way back.
+    """
+    up_since = await session.scalar(select(func.min(Replica.up_since)).where(Replica.seen_at > now - REPLICA_GAP))
+    if up_since is None:
+        return []
+    heard = func.greatest(Channel.last_seen_at, up_since + reconnect)
+    query = (
+        select(Agent)
+        .join(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
+        .where(
+            Agent.state == AgentState.RUNNING.value,
+            Channel.last_seen_at.is_not(None),
+            heard < now - lost_after,
+        )
+    )
+    return [_living(row) for row in (await session.scalars(query)).all()]
+
+
+async def of_expired_subscriptions(session: AsyncSession, now: datetime) -> list[LivingRow]:
+    query = (
+        select(Agent)
+        .join(User, User.user_id == Agent.user_id)
+        .where(
+            User.subscription_active_until <= now,
+            Agent.state.in_(_LIVING),
+            Agent.state != AgentState.DRAINING.value,
+        )
+    )
+    return [_living(row) for row in (await session.scalars(query)).all()]
+
+
+async def forget_old(session: AsyncSession, now: datetime) -> None:
+    """Drop kept answers after 24 h, tickets past their minutes, and API processes that are long gone."""
+    await session.execute(delete(Idempotency).where(Idempotency.created_at < now - KEEP_ANSWERS))
+    await session.execute(delete(Ticket).where(Ticket.expires_at < now))
+    await session.execute(delete(Replica).where(Replica.seen_at < now - timedelta(hours=1)))

@@ -1,0 +1,200 @@
+"""The workflow of one user's project: what may be asked of it, and one life after the other.
+
+`workflow cancel` is a stop without grace. `workflow terminate` runs no code of ours: the reaper clears up behind it.
+"""
+
+import asyncio
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel, ConfigDict
+
+    from activities import contracts
+    from activities.contracts import Final, Registered, Registration
+    from core.domain.lifecycle import CURRENT, FINAL, WAITING, AgentState, EndReason
+    from core.domain.orders import (
+        FailureReport,
+        Grant,
+        KeepOrder,
+        ReadyReport,
+        RestartOrder,
+        StartAnswer,
+        StartOutcome,
+        StartRequest,
+        StopOrder,
+    )
+    from core.domain.recovery import FailureKind
+    from workflows.life import AgentInput, Course
+    from workflows.options import LOCAL
+    from workflows.passage import Passage, failure_of, remove, withdraw
+
+
+class KeepAnswer(BaseModel):
+    """What came of asking to keep an agent, and the state it is in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kept: bool
+    state: AgentState
+
+
+@workflow.defn(name="AgentWorkflow")
+class AgentWorkflow:
+    @workflow.init
+    def __init__(self, start: AgentInput) -> None:
+        self._start = start
+        self._passage: Passage | None = self._passage_of(start.course) if start.course else None
+        # The first decision of this run, once it is made; None in a run that was handed on.
+        self._answer: StartAnswer | None = None
+        self._successor: Course | None = None
+        self._registering = asyncio.Lock()
+        self._early_stop: StopOrder | None = None
+
+    def _passage_of(self, course: Course) -> Passage:
+        return Passage(course, self._start.history_limit)
+
+    @workflow.run
+    async def run(self, start: AgentInput) -> None:
+        whole = asyncio.create_task(self._live())
+        try:
+            onward = await asyncio.shield(whole)
+        except asyncio.CancelledError:
+            # A cancel is one more way to be told to stop: the same steps run to their end, none is torn apart.
+            self._tell_to_stop(StopOrder(reason=EndReason.CANCELLED, grace_seconds=0))
+            onward = await whole
+            if onward is None:
+                raise
+        if onward is not None:
+            workflow.continue_as_new(onward)
+
+    async def _live(self) -> AgentInput | None:
+        """Live until the end, or until this run is full; return what the next run starts from."""
+        if self._passage is None:
+            await self._register_first()
+        passage = self._passage
+        while passage is not None and not passage.over and not passage.full():
+            await passage.step()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if passage is not None and not passage.over:
+            return self._start.model_copy(update={"course": passage.course})
+        if self._successor is not None:
+            request = self._start.request.model_copy(update={"agent_id": self._successor.life.agent_id, "key": None})
+            return self._start.model_copy(update={"request": request, "course": self._successor})
+        return None
+
+    # ---- registering ------------------------------------------------------------------------------------------------
+
+    async def _register_first(self) -> None:
+        async with self._registering:
+            registered = await self._register(self._start.request, predecessor=None)
+            course = self._course_of(registered)
+            if course is not None:
+                early = self._early_stop
+                if early is not None and early.agent_id in (None, course.life.agent_id):
+                    course.inbox.stop = early
+                self._passage = self._passage_of(course)
+                self._passage.show(registered.answer.reason if registered.answer else None)
+            self._answer = registered.answer
+
+    async def _register(self, request: StartRequest, predecessor: str | None) -> Registered:
+        ask = Registration(request=request, workflow_id=workflow.info().workflow_id, predecessor=predecessor)
+        while True:
+            registered: Registered = await workflow.execute_local_activity(contracts.register, ask, **LOCAL)
+            if registered.answer is not None:
+                return registered
+            # A run of this id was terminated by hand and the reaper has not come by yet: clear up behind it first.
+            for life in registered.leftovers:
+                await remove(life, EndReason.WORKFLOW_GONE, within_seconds=0)
+                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+                await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+
+    def _course_of(self, registered: Registered) -> Course | None:
+        if registered.life is None or registered.state is None or registered.timings is None:
+            return None
+        return Course(life=registered.life, timings=registered.timings, state=registered.state, born_at=workflow.now())
+
+    # ---- what may be asked ------------------------------------------------------------------------------------------
+
+    @workflow.update
+    async def start(self, request: StartRequest) -> StartAnswer:
+        """Answer a start-agent call: with the first decision, with the living agent, or with a successor in line."""
+        await workflow.wait_condition(lambda: self._answer is not None or self._passage is not None)
+        async with self._registering:
+            passage = self._passage
+            if passage is None:
+                return self._answer or StartAnswer(outcome=StartOutcome.REJECTED)
+            if passage.course.state in CURRENT:
+                return self._answer_of(passage.course, request)
+            if self._successor is None:
+                registered = await self._register(request, predecessor=passage.course.life.agent_id)
+                self._successor = self._course_of(registered)
+                return registered.answer or StartAnswer(outcome=StartOutcome.REJECTED)
+            return self._answer_of(self._successor, request)
+
+    def _answer_of(self, course: Course, request: StartRequest) -> StartAnswer:
+        agent_id = course.life.agent_id
+        if course.state in WAITING:
+            return StartAnswer(outcome=StartOutcome.QUEUED, agent_id=agent_id)
+        outcome = StartOutcome.CREATED if request.agent_id == agent_id else StartOutcome.EXISTING
+        return StartAnswer(outcome=outcome, agent_id=agent_id)
+
+    @workflow.update
+    async def keep(self, order: KeepOrder) -> KeepAnswer:
+        """Take the warning back while its grace runs and its reason allows; says what came of it."""
+        passage = self._passage
+        if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
+            return KeepAnswer(kept=False, state=AgentState.TERMINATED)
+        drain = passage.course.drain
+        if passage.course.state is AgentState.DRAINING and drain is not None and drain.keepable:
+            passage.keep_asked = True
+            await workflow.wait_condition(lambda: not passage.keep_asked)
+        return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
+
+    @workflow.signal
+    async def stop(self, order: StopOrder) -> None:
+        """Drain this life; a successor that waits behind it is withdrawn at once."""
+        successor = self._successor
+        if successor is not None and order.agent_id == successor.life.agent_id:
+            self._successor = None
+            await withdraw(successor.life, order)
+        else:
+            self._tell_to_stop(order)
+
+    def _tell_to_stop(self, order: StopOrder) -> None:
+        if self._passage is None:
+            # Told before the first decision was made: let it be made, then stop.
+            self._early_stop = order
+        elif order.agent_id in (None, self._passage.course.life.agent_id):
+            self._passage.course.inbox.stop = order
+
+    @workflow.signal
+    def restart(self, order: RestartOrder) -> None:
+        course = self._passage.course if self._passage else None
+        if course is None or course.state is not AgentState.RUNNING:
+            return
+        if order.agent_id in (None, course.life.agent_id):
+            course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
+
+    @workflow.signal
+    def admitted(self, grant: Grant) -> None:
+        for course in (self._passage.course if self._passage else None, self._successor):
+            if course is not None and _speaks_of(course, grant.agent_id, grant.attempt):
+                course.inbox.granted = True
+
+    @workflow.signal
+    def ready(self, report: ReadyReport) -> None:
+        course = self._passage.course if self._passage else None
+        if course is not None and _speaks_of(course, report.agent_id, report.attempt):
+            course.inbox.ready = True
+
+    @workflow.signal
+    def failed(self, report: FailureReport) -> None:
+        course = self._passage.course if self._passage else None
+        if course is None or not _speaks_of(course, report.agent_id, report.attempt):
+            return
+        if course.state not in WAITING and course.state not in FINAL and course.state is not AgentState.RESTARTING:
+            course.inbox.failure = report
+
+
+def _speaks_of(course: Course, agent_id: str, attempt: int) -> bool:
+    return course.life.agent_id == agent_id and course.life.attempt == attempt

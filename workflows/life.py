@@ -1,0 +1,59 @@
+"""What a life carries from step to step and from run to run."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from activities.contracts import Life
+from core.domain.lifecycle import AgentState
+from core.domain.orders import FailureReport, StartRequest, StopOrder
+from core.domain.timings import Timings
+from workflows.options import HISTORY_LIMIT
+
+
+class Inbox(BaseModel):
+    """What was said to this life and not acted upon yet. Handlers write it, the step that acts takes it out."""
+
+    model_config = ConfigDict(extra="forbid")
+    granted: bool = False
+    ready: bool = False
+    stop: StopOrder | None = None
+    failure: FailureReport | None = None
+
+    def called_away(self) -> bool:
+        return self.stop is not None or self.failure is not None
+
+
+class Drain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    reason: str
+    detail: str = ""
+    deadline_at: datetime
+    keepable: bool
+    force: bool
+
+
+class Course(BaseModel):
+    """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet."""
+
+    model_config = ConfigDict(extra="forbid")
+    life: Life
+    timings: Timings
+    state: AgentState
+    born_at: datetime
+    begun: int = 0
+    restarts: int = 0
+    running_since: datetime | None = None
+    pause_seconds: float = 0
+    save_first: bool = False
+    drain: Drain | None = None
+    inbox: Inbox = Inbox()
+
+
+class AgentInput(BaseModel):
+    """A new life is decided from `request`; a run that was handed on brings its `course`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    request: StartRequest
+    course: Course | None = None
+    history_limit: int = HISTORY_LIMIT

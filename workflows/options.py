@@ -1,0 +1,68 @@
+"""How activities are called, one policy a kind, and the names workflows share with those who start them."""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.workflow import ActivityCancellationType
+
+CONTROL_QUEUE = "berth"
+
+
+def runtime_queue(pool: str) -> str:
+    """Where a pool's runtime can be reached; work goes to the place that can do it."""
+    return f"runtime/{pool}"
+
+
+AGENT_ID = SearchAttributeKey.for_keyword("AgentId")
+AGENT_STATE = SearchAttributeKey.for_keyword("AgentState")
+AGENT_USER = SearchAttributeKey.for_keyword("AgentUser")
+AGENT_PROJECT = SearchAttributeKey.for_keyword("AgentProject")
+AGENT_POOL = SearchAttributeKey.for_keyword("AgentPool")
+AGENT_REASON = SearchAttributeKey.for_keyword("AgentReason")
+SEARCH_ATTRIBUTES = (AGENT_ID, AGENT_STATE, AGENT_USER, AGENT_PROJECT, AGENT_POOL, AGENT_REASON)
+
+# A run is handed on long before the server's own limit: replaying costs about 0.6 ms an event.
+HISTORY_LIMIT = 2000
+
+# The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
+LOCAL: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=15),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=200), backoff_coefficient=2, maximum_interval=timedelta(seconds=5)
+    ),
+}
+
+
+def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:
+    """Tries within the start deadline. A cancel waits for the try under way: no create may end after its delete."""
+    return {
+        "task_queue": runtime_queue(pool),
+        "start_to_close_timeout": timedelta(seconds=45),
+        "schedule_to_close_timeout": timedelta(seconds=deadline_seconds),
+        "retry_policy": RetryPolicy(
+            initial_interval=timedelta(milliseconds=250),
+            backoff_coefficient=2,
+            maximum_interval=timedelta(seconds=5),
+            non_retryable_error_types=["runtime_permanent", "never_satisfiable"],
+        ),
+        "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    }
+
+
+def removal_options(pool: str, within_seconds: float) -> dict[str, Any]:
+    """Tries until the runtime says gone: a slot is never given back before."""
+    return {
+        "task_queue": runtime_queue(pool),
+        "start_to_close_timeout": timedelta(seconds=within_seconds + 60),
+        "heartbeat_timeout": timedelta(seconds=15),
+        "retry_policy": RetryPolicy(
+            initial_interval=timedelta(milliseconds=250), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+        ),
+    }
+
+
+REAP: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=60),
+    "retry_policy": RetryPolicy(maximum_attempts=2),
+}

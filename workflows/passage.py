@@ -1,0 +1,349 @@
+"""One life's way through its states: a step each, every step durable and taken up again where it was left."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from activities import contracts
+    from activities.contracts import Final, Life, Moved
+    from core.domain import recovery
+    from core.domain.lifecycle import FINAL, KEEPABLE, AgentState, EndReason
+    from core.domain.orders import FailureReport, StopOrder
+    from core.domain.recovery import FailureKind, GiveUp, Restart
+    from core.domain.timings import seconds
+    from workflows.life import Course, Drain, Inbox
+    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL, create_options, removal_options
+
+_OWN_STOPS = frozenset({EndReason.USER_REQUESTED, EndReason.USER_LEFT, EndReason.CANCELLED})
+
+
+def history_is_long(limit: int) -> bool:
+    info = workflow.info()
+    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= limit
+
+
+class Passage:
+    """Carries `course` along. Handlers write into its inbox and set `keep_asked`; only steps change its state."""
+
+    def __init__(self, course: Course, history_limit: int) -> None:
+        self.course = course
+        self.keep_asked = False
+        self._history_limit = history_limit
+
+    @property
+    def over(self) -> bool:
+        return self.course.state in FINAL
+
+    def full(self) -> bool:
+        return history_is_long(self._history_limit)
+
+    async def step(self) -> None:
+        match self.course.state:
+            case AgentState.REQUESTED | AgentState.QUEUED:
+                await self._wait_for_slot()
+            case AgentState.STARTING:
+                await self._bring_up()
+            case AgentState.RUNNING:
+                await self._keep_running()
+            case AgentState.RESTARTING:
+                await self._pause_and_retry()
+            case AgentState.DRAINING:
+                await self._drain()
+            case AgentState.TERMINATED | AgentState.CANCELLED | AgentState.FAILED:
+                return
+
+    # ---- waiting and starting ---------------------------------------------------------------------------------------
+
+    async def _wait_for_slot(self) -> None:
+        course, inbox = self.course, self.course.inbox
+        await workflow.wait_condition(lambda: inbox.granted or inbox.stop is not None or self.full())
+        if inbox.stop is not None:
+            order, inbox.stop = inbox.stop, None
+            course.state = (await withdraw(course.life, order)).state
+            self.show(order.reason)
+        elif inbox.granted:
+            inbox.granted = False
+            course.state = AgentState.STARTING
+
+    async def _bring_up(self) -> None:
+        course, inbox = self.course, self.course.inbox
+        if course.begun != course.life.attempt and not await self._begin():
+            return
+        deadline = workflow.now() + seconds(course.timings.ready_deadline_seconds)
+        await self._create()
+        if not inbox.called_away():
+            await self._await_ready(deadline - workflow.now())
+        if inbox.called_away():
+            await self._answer_call()
+        else:
+            moved = await workflow.execute_local_activity(contracts.mark_running, course.life, **LOCAL)
+            if await self._arrived(moved, AgentState.RUNNING):
+                course.running_since = workflow.now()
+        inbox.ready = False
+
+    async def _begin(self) -> bool:
+        course = self.course
+        ask = contracts.Begin(
+            life=course.life, restarts=course.restarts, deadline_seconds=course.timings.ready_deadline_seconds
+        )
+        moved = await workflow.execute_local_activity(contracts.begin, ask, **LOCAL)
+        if not await self._arrived(moved, AgentState.STARTING):
+            return False
+        course.begun = course.life.attempt
+        return True
+
+    async def _create(self) -> None:
+        """Have the attempt made. What goes wrong, and what is called in meanwhile, is in the inbox afterwards."""
+        life, inbox = self.course.life, self.course.inbox
+        create = workflow.start_activity(
+            contracts.create_agent,
+            life,
+            summary=f"attempt {life.attempt}",
+            **create_options(life.pool, self.course.timings.ready_deadline_seconds),
+        )
+        await workflow.wait_condition(lambda: create.done() or inbox.called_away())
+        if not create.done():
+            create.cancel()
+        try:
+            await create
+        except ActivityError as error:
+            if not inbox.called_away():
+                cause = error.cause
+                permanent = isinstance(cause, ApplicationError) and cause.non_retryable
+                kind = FailureKind.CANNOT_START if permanent else FailureKind.START_DEADLINE
+                inbox.failure = failure_of(life, kind, str(cause or error))
+
+    async def _await_ready(self, left: timedelta) -> None:
+        course, inbox = self.course, self.course.inbox
+        try:
+            await workflow.wait_condition(
+                lambda: inbox.ready or inbox.called_away(),
+                timeout=max(left, timedelta(0)),
+                timeout_summary="start deadline",
+            )
+        except TimeoutError:
+            # The row knows of a ready whose signal was lost.
+            seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
+            if not seen.ready:
+                detail = f"not usable within {course.timings.ready_deadline_seconds:g} s"
+                inbox.failure = failure_of(course.life, FailureKind.START_DEADLINE, detail)
+
+    # ---- running ----------------------------------------------------------------------------------------------------
+
+    async def _keep_running(self) -> None:
+        course, inbox = self.course, self.course.inbox
+        until_look = seconds(course.timings.idle_seconds)
+        while not inbox.called_away() and not self.full():
+            try:
+                await workflow.wait_condition(
+                    lambda: inbox.called_away() or self.full(),
+                    timeout=self._next_look(until_look),
+                    timeout_summary="idle?",
+                )
+            except TimeoutError:
+                until_look = await self._look_for_activity()
+        if inbox.called_away():
+            await self._answer_call()
+
+    def _next_look(self, until_look: timedelta) -> timedelta:
+        longest = self.course.timings.max_life_seconds
+        if not longest:
+            return until_look
+        left = self.course.born_at + seconds(longest) - workflow.now()
+        return max(min(until_look, left), timedelta(0))
+
+    async def _look_for_activity(self) -> timedelta:
+        """Pull the last activity; order a stop when there was none for too long, else say when to look again."""
+        course, now = self.course, workflow.now()
+        if course.timings.max_life_seconds and now - course.born_at >= seconds(course.timings.max_life_seconds):
+            course.inbox.stop = StopOrder(reason=EndReason.MAX_LIFE)
+            return timedelta(0)
+        seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
+        if seen.state in FINAL:
+            # The row was ended without us: nothing is left to do but to clear up.
+            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+            return timedelta(0)
+        left: timedelta = seen.last_activity_at + seconds(course.timings.idle_seconds) - now
+        if left > timedelta(0):
+            return left
+        course.inbox.stop = StopOrder(reason=EndReason.INACTIVITY)
+        return timedelta(0)
+
+    # ---- failing ----------------------------------------------------------------------------------------------------
+
+    async def _answer_call(self) -> None:
+        """A stop goes before a failure: who is told to go need not be mended first."""
+        inbox = self.course.inbox
+        if inbox.stop is not None:
+            order, inbox.stop = inbox.stop, None
+            await self._enter_drain(order)
+        elif inbox.failure is not None:
+            failure, inbox.failure = inbox.failure, None
+            await self._recover(failure)
+
+    async def _recover(self, failure: FailureReport) -> None:
+        course, since = self.course, self.course.running_since
+        if since is not None and workflow.now() - since >= seconds(course.timings.healthy_seconds):
+            course.restarts = 0
+        match recovery.decide(failure.kind, course.restarts, course.timings.restart_backoff_seconds):
+            case Restart(after_seconds=after):
+                asked_for = failure.kind is FailureKind.USER_RESTART
+                restarts = course.restarts + (0 if asked_for else 1)
+                ask = contracts.Restarting(
+                    life=course.life,
+                    kind=failure.kind,
+                    detail=failure.detail,
+                    after_seconds=after,
+                    restarts=restarts,
+                )
+                moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
+                if await self._arrived(moved, AgentState.RESTARTING, failure.kind):
+                    course.restarts = restarts
+                    course.pause_seconds = after
+                    course.save_first = asked_for
+                    course.running_since = None
+            case GiveUp(reason=reason):
+                await self._end(AgentState.FAILED, reason, failure.detail, within_seconds=0)
+
+    async def _pause_and_retry(self) -> None:
+        course = self.course
+        within = course.timings.shutdown_seconds if course.save_first else 0
+        await remove(course.life, "restart", within_seconds=within)
+        try:
+            await workflow.wait_condition(
+                lambda: course.inbox.stop is not None,
+                timeout=seconds(course.pause_seconds),
+                timeout_summary="pause before the restart",
+            )
+        except TimeoutError:
+            course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
+            course.inbox = Inbox()
+            course.state = AgentState.STARTING
+        else:
+            await self._answer_call()
+
+    # ---- draining and ending ----------------------------------------------------------------------------------------
+
+    async def _enter_drain(self, order: StopOrder) -> None:
+        course = self.course
+        grace = 0.0 if order.force else self._grace(order)
+        drain = Drain(
+            reason=order.reason,
+            detail=order.detail,
+            deadline_at=workflow.now() + seconds(grace),
+            keepable=grace > 0 and (order.reason in KEEPABLE or order.grace_seconds is not None),
+            force=order.force,
+        )
+        ask = contracts.Draining(
+            life=course.life,
+            reason=order.reason,
+            detail=order.detail,
+            deadline_at=drain.deadline_at if grace > 0 else None,
+            keepable=drain.keepable,
+        )
+        moved = await workflow.execute_local_activity(contracts.mark_draining, ask, **LOCAL)
+        self.keep_asked = False
+        if await self._arrived(moved, AgentState.DRAINING, order.reason):
+            course.drain = drain
+
+    def _grace(self, order: StopOrder) -> float:
+        if order.grace_seconds is not None:
+            return order.grace_seconds
+        # Nothing to save before the agent was usable, and the user's own stop needs no warning to the user.
+        if self.course.state is not AgentState.RUNNING or order.reason in _OWN_STOPS:
+            return 0
+        return self.course.timings.grace_seconds
+
+    async def _drain(self) -> None:
+        course, inbox = self.course, self.course.inbox
+        drain = course.drain or Drain(
+            reason=EndReason.OPERATOR, deadline_at=workflow.now(), keepable=False, force=False
+        )
+        while inbox.failure is None and (left := drain.deadline_at - workflow.now()) > timedelta(0):
+            try:
+                await workflow.wait_condition(
+                    lambda: self.keep_asked or inbox.called_away(), timeout=left, timeout_summary="grace"
+                )
+            except TimeoutError:
+                break
+            if inbox.stop is not None:
+                order, inbox.stop = inbox.stop, None
+                drain = course.drain = self._hastened(drain, order)
+            elif await self._keep():
+                return
+            self.keep_asked = False
+        # What broke while it was told to go has nothing left to save.
+        broken = inbox.failure is not None
+        inbox.failure, self.keep_asked = None, False
+        within = 0.0 if drain.force or broken else course.timings.shutdown_seconds
+        await self._end(AgentState.TERMINATED, drain.reason, drain.detail, within_seconds=within)
+
+    def _hastened(self, drain: Drain, order: StopOrder) -> Drain:
+        """Told to stop once more, by whoever: a grace is only ever made shorter."""
+        sooner = workflow.now() + seconds(order.grace_seconds or 0)
+        return drain.model_copy(
+            update={"deadline_at": min(drain.deadline_at, sooner), "force": drain.force or order.force}
+        )
+
+    async def _keep(self) -> bool:
+        """Back to running when the warning may be taken back."""
+        if self.course.drain is None or not self.course.drain.keepable:
+            return False
+        moved = await workflow.execute_local_activity(contracts.mark_kept, self.course.life, **LOCAL)
+        kept = await self._arrived(moved, AgentState.RUNNING)
+        self.course.drain, self.keep_asked = None, False
+        return kept
+
+    async def _end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
+        """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
+        course = self.course
+        usage = await remove(course.life, reason, within_seconds=within_seconds)
+        ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
+        moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+        course.state = moved.state if moved.state in FINAL else state
+        self.show(reason)
+
+    async def _arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
+        """Take the row's word for where we are; False when someone ended this life without us."""
+        course = self.course
+        arrived = moved.applied or moved.state is to
+        course.state = to if arrived else moved.state
+        if moved.state in FINAL:
+            await remove(course.life, EndReason.WORKFLOW_GONE, within_seconds=0)
+        self.show(reason)
+        return arrived
+
+    def show(self, reason: str | None = None) -> None:
+        """Tell the story where operators look: search attributes for lists, details for the page of one life."""
+        course = self.course
+        workflow.upsert_search_attributes(
+            [
+                AGENT_ID.value_set(course.life.agent_id),
+                AGENT_STATE.value_set(course.state.value),
+                AGENT_REASON.value_set(reason) if reason else AGENT_REASON.value_unset(),
+            ]
+        )
+        because = f": {reason}" if reason else ""
+        workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
+
+
+def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
+    return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
+
+
+async def withdraw(life: Life, order: StopOrder) -> Moved:
+    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
+    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
+    return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
+
+
+async def remove(life: Life, reason: str, *, within_seconds: float) -> contracts.Usage:
+    """Have everything of an attempt removed; returns when the runtime says gone."""
+    return await workflow.execute_activity(
+        contracts.shut_down_agent,
+        contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
+        summary=reason,
+        **removal_options(life.pool, within_seconds),
+    )

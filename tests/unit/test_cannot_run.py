@@ -7,8 +7,8 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+from tests.cannot_run import Inability
 from tests.capabilities import PROBES, ROOT
-from tests.conftest import Inability
 
 SUITE = '''
 """Three tests: one runs, one lacks something, one is skipped by hand."""
@@ -41,7 +41,7 @@ def run(folder: Path, suite: str, listed: str = "", *, ci: bool) -> subprocess.C
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = needs\n")
     environment = {key: value for key, value in os.environ.items() if key not in {"CI", "PYTEST_ADDOPTS"}}
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | ({"CI": "true"} if ci else {})
-    argv = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "--color=no", "tests"]
+    argv = [sys.executable, "-m", "pytest", "-p", "tests.cannot_run", "-p", "no:cacheprovider", "--color=no", "tests"]
     return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 

@@ -19,8 +19,10 @@ from core import launch
 from core.errors import RuntimePermanent
 from core.runtime.base import AgentRuntime
 from core.runtime.host.address import host_folder, listen, withdraw
+from core.runtime.host.orphans import Orphans
 from core.runtime.host.server import build_app
 from core.runtime.memory import MemoryRuntime
+from core.runtime.process import ProcessRuntime
 from core.settings import Settings
 
 _log = structlog.get_logger()
@@ -78,6 +80,7 @@ async def serve_host(settings: Settings, *, on_ready: Callable[[], None], stop: 
                 await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
                 _log.info("host.stopping")
+                # While it still answers: nobody is left to wonder, and watchers see the stream end.
                 for runtime in runtimes.values():
                     await runtime.close()
             finally:
@@ -88,8 +91,16 @@ async def serve_host(settings: Settings, *, on_ready: Callable[[], None], stop: 
 
 @contextlib.asynccontextmanager
 async def _runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRuntime]]:
-    memory = MemoryRuntime(settings.memory)
-    yield {memory.name: memory}
+    memory, process = MemoryRuntime(settings.memory), ProcessRuntime(settings)
+    await process.start()
+    orphans = Orphans(process.mains)
+    orphans.start()
+    try:
+        yield {memory.name: memory, process.name: process}
+    finally:
+        for runtime in (memory, process):
+            await runtime.close()
+        orphans.stop()
 
 
 class _Server(uvicorn.Server):

@@ -1,0 +1,92 @@
+"""The folders of local agents: profiles that outlive them, scratch folders that do not."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from core.launch import Account
+
+# Unix sockets are made in a scratch folder, Chromium's in a folder below it, and their paths have 107 bytes at most.
+_MAX_WORK_PATH = 56
+_WORK_PREFIX = "berth-work-"
+_SHARED = ("/tmp", "/tmp/.X11-unix", "/var/tmp", "/dev/shm")  # noqa: S108  looked through, never written
+
+
+class Folders:
+    def __init__(self, host: Path) -> None:
+        self.host = host
+        self.profiles = host / "profiles"
+        self.works = host / "work"
+        self.logs = host / "logs"
+        self.records = host / "attempts"
+        self.programs = host / "program"
+
+    def make(self) -> None:
+        """Agents pass through the first three, each to what is its own; nobody can list them."""
+        for folder in (self.host, self.profiles, self.works):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            folder.chmod(0o711)
+        for folder in (self.logs, self.records):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    @staticmethod
+    def owner(user_id: str, project_id: str) -> str:
+        """The name of a user's project: ids may hold any character, and a pair must not read as another pair."""
+        parts = (user_id.encode(), project_id.encode())
+        return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).hexdigest()[:40]
+
+    def profile(self, owner: str, account: Account | None) -> Path:
+        """The profile folder, made if need be, closed to all but `account`."""
+        path = self.profiles / owner
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if account is not None and path.stat().st_uid != account.uid:
+            _give(path, account)
+        return path
+
+    def forget_profile(self, owner: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.profiles / owner)
+
+    def work(self, name: str, account: Account | None) -> Path:
+        """A fresh scratch folder; in the machine's temporary folder when the usual place has too long a path."""
+        path = self.works / name
+        if len(os.fsencode(path)) > _MAX_WORK_PATH:
+            path = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX))
+        else:
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir(mode=0o700)
+        (path / "tmp").mkdir(mode=0o700)
+        if account is not None:
+            _give(path, account)
+        return path
+
+    def remove_work(self, path: Path) -> None:
+        if path.parent == self.works or path.name.startswith(_WORK_PREFIX):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+
+    @staticmethod
+    def sweep(uid: int) -> None:
+        """Remove what a killed agent's account left in the folders all accounts share, an X server's lock say."""
+        for folder in _SHARED:
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        if entry.stat(follow_symlinks=False).st_uid != uid or entry.name.startswith(_WORK_PREFIX):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            shutil.rmtree(entry.path)
+                        else:
+                            os.unlink(entry.path)
+
+
+def _give(folder: Path, account: Account) -> None:
+    os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.chown(os.path.join(root, name), account.uid, account.gid, follow_symlinks=False)

@@ -1,0 +1,80 @@
+"""What this machine has, what is in use, and how many more agents it would take."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from core.domain.templates import MIB, Resources
+from core.errors import NeverSatisfiable
+from core.runtime import cgroup
+from core.runtime.base import ClusterCapacity
+
+# For the system and Berth itself.
+RESERVE = 0.10
+_MIN_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a living agent asked for and what it holds now (bytes; None where nobody counts it)."""
+
+    resources: Resources
+    held: int | None
+
+
+class Machine:
+    def __init__(self, disk: Path) -> None:
+        self._disk = disk
+        self._cores = len(psutil.Process().cpu_affinity())
+        self._memory = min(psutil.virtual_memory().total, cgroup.memory_limit() or 1 << 62)
+        psutil.cpu_percent(interval=None)
+        self._looked = time.monotonic()
+        self._cpu: float | None = None
+
+    def check(self, wanted: Resources) -> None:
+        """Raises `NeverSatisfiable` when not even the empty machine would do."""
+        if wanted.memory_mib * MIB > self._memory * (1 - RESERVE):
+            raise NeverSatisfiable(
+                f"a template asks for {wanted.memory_mib} MiB of memory, this machine has {self._memory // MIB} MiB"
+            )
+        if wanted.cpu > self._cores:
+            raise NeverSatisfiable(f"a template asks for {wanted.cpu} cores, this machine has {self._cores}")
+
+    def capacity(self, claims: Iterable[Claim]) -> ClusterCapacity:
+        living = list(claims)
+        memory = psutil.virtual_memory()
+        return ClusterCapacity(
+            fits=fits(
+                Resources(),
+                living,
+                cores=self._cores,
+                memory=self._memory,
+                available=min(memory.available, self._memory),
+            ),
+            agents=len(living),
+            cpu_percent=self._cpu_percent(),
+            memory_percent=memory.percent,
+            disk_percent=psutil.disk_usage(str(self._disk)).percent,
+        )
+
+    def _cpu_percent(self) -> float | None:
+        """The mean since the last look; a look that comes too soon after it gets the same answer."""
+        now = time.monotonic()
+        if now - self._looked >= _MIN_LOOK_SECONDS:
+            self._cpu = psutil.cpu_percent(interval=None)
+            self._looked = now
+        return self._cpu
+
+
+def fits(wanted: Resources, living: list[Claim], *, cores: int, memory: int, available: int) -> int:
+    """How many more agents like `wanted` find place. What the living asked for and do not hold yet is theirs.
+
+    By cores: requests may add up to all of them. By memory: a tenth of the machine stays free.
+    """
+    by_cpu = (cores - sum(claim.resources.cpu for claim in living)) / wanted.cpu
+    unclaimed = sum(max(0, claim.resources.memory_mib * MIB - claim.held) for claim in living if claim.held is not None)
+    by_memory = (available - memory * RESERVE - unclaimed) / (wanted.memory_mib * MIB)
+    return max(0, int(min(by_cpu, by_memory) + 1e-9))

@@ -1,0 +1,418 @@
+"""Runtime `process`: a real agent as a group of processes on this machine.
+
+When started as root every user's project has a numeric account of its own, and the agent runs under it. An attempt is
+EXITED only after its last process has ended, whatever the first one did; that makes its profile free for the next.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from core import launch
+from core.domain.recovery import FailureKind
+from core.domain.templates import MIB, Resources
+from core.errors import RuntimePermanent, RuntimeRetryable
+from core.runtime.accounts import Accounts
+from core.runtime.attempts import Record, Records
+from core.runtime.base import AgentSpec, ClusterCapacity, Created, Handle, Observation, Phase, Reach, Usage
+from core.runtime.cgroup import Cgroups, Group
+from core.runtime.changes import Changes
+from core.runtime.crew import Crew, StillThere
+from core.runtime.exits import exit_code_of, failure_of
+from core.runtime.folders import Folders
+from core.runtime.host.address import host_folder
+from core.runtime.journals import Journal, Journals
+from core.runtime.machine import Claim, Machine
+from core.runtime.program import Program, find
+from core.settings import Settings
+from core.tokens import hash_token
+
+NAME = "process"
+_PROCESSES = 512
+# What SIGKILL and cleaning up may take before a delete is told to try again.
+_KILL_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_YOUNG_SECONDS = 10.0
+_AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_log = structlog.get_logger()
+
+Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt. `over` is set once its last process has ended; only then may its profile have another writer."""
+
+    record: Record
+    owner: str
+    group: Group = field(default_factory=lambda: Group([]))
+    resources: Resources = field(default_factory=Resources)
+    reach: Reach | None = None
+    journal: Journal | None = None
+    pidfd: int | None = None
+    told: bool = False
+    leaving: bool = False
+    host_stops: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    removing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def key(self) -> Key:
+        return self.record.agent_id, self.record.attempt
+
+    def crew(self) -> Crew:
+        record = self.record
+        main = (record.pid, record.started) if record.pid is not None and record.started is not None else None
+        return Crew(record.agent_id, record.attempt, self.group, record.uid, main)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.group.kill()
+
+    def usage(self) -> Usage:
+        return Usage(cpu_seconds=self.record.cpu_seconds, peak_memory_bytes=self.record.peak_memory_bytes)
+
+
+class ProcessRuntime:
+    """Guarantees of `AgentRuntime`. Its agents die with this process. One event loop, in a thread that stays.
+
+    Call `start` first. The caller makes sure that no other process works on the same data folder.
+    """
+
+    name = NAME
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folders = Folders(host_folder(settings.data_dir))
+        self._loop = asyncio.get_running_loop()
+        self._attempts: dict[Key, _Attempt] = {}
+        self._writers: dict[str, _Attempt] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._changes = Changes()
+        self._program: Program | None = None
+
+    async def start(self) -> None:
+        """End and clear away what an earlier process left, and know its attempts again. Raises `RuntimeRetryable`."""
+        self._folders.make()
+        self._machine = Machine(self._folders.host)
+        self._accounts = Accounts(self._folders.host / "accounts.json", self._settings.host.uid_base)
+        self._records = Records(self._folders.records)
+        self._journals = Journals(self._folders.logs)
+        self._cgroups = Cgroups(f"berth-{hashlib.sha256(os.fsencode(self._folders.host)).hexdigest()[:12]}")
+        for record in self._records.load():
+            await self._recover(record)
+        for stale in self._folders.works.iterdir():
+            self._folders.remove_work(stale)
+        try:
+            self._program = find(self._folders.programs, self._settings.host.agent_python)
+        except RuntimePermanent as missing:
+            _log.warning("agent.not_installed", detail=missing.detail)
+
+    async def _recover(self, record: Record) -> None:
+        owner = self._folders.owner(record.user_id, record.project_id)
+        attempt = _Attempt(record=record, owner=owner)
+        try:
+            await attempt.crew().end(_KILL_SECONDS)
+        except StillThere as still:
+            raise RuntimeRetryable(f"agent {record.agent_id} of an earlier host: {still}") from still
+        if record.uid is not None:
+            self._folders.sweep(record.uid)
+        self._folders.remove_work(record.work)
+        if not record.exited:
+            _log.info("agent.lost_with_host", agent_id=record.agent_id, attempt=record.attempt)
+            lost = {"exited": True, "failure": FailureKind.HOST_LOST, "detail": "the host supervisor ended"}
+            attempt.record = record.model_copy(update=lost)
+            self._records.save(attempt.record)
+        attempt.over.set()
+        self._attempts[attempt.key] = attempt
+
+    async def create(self, spec: AgentSpec) -> Created:
+        attempt = self._attempts.get((spec.agent_id, spec.attempt))
+        if attempt is None:
+            self._machine.check(spec.template.resources)
+            try:
+                attempt = self._make(spec)
+            except launch.CannotConfine as error:
+                raise RuntimePermanent(str(error)) from error
+            except OSError as error:
+                raise RuntimeRetryable(f"this machine could not start the agent: {error}") from error
+        return Created(handle=_handle(attempt), token_hash=attempt.record.token_hash)
+
+    def _make(self, spec: AgentSpec) -> _Attempt:
+        """All of it without a pause, so that nothing else of this runtime happens in between."""
+        if not _AGENT_ID.fullmatch(spec.agent_id):
+            raise RuntimePermanent("an agent id has 1 to 63 letters, digits, '-' or '_'")
+        owner = self._folders.owner(spec.user_id, spec.project_id)
+        writer = self._writers.get(owner)
+        if writer is not None and not writer.over.is_set():
+            raise RuntimeRetryable(f"agent {writer.key[0]} (attempt {writer.key[1]}) still uses this profile")
+        if self._program is None:
+            self._program = find(self._folders.programs, self._settings.host.agent_python)
+        name = hashlib.sha256(f"{spec.agent_id}-{spec.attempt}".encode()).hexdigest()[:12]
+        account = self._accounts.of(owner)
+        record = Record(
+            agent_id=spec.agent_id,
+            attempt=spec.attempt,
+            user_id=spec.user_id,
+            project_id=spec.project_id,
+            token_hash=hash_token(spec.token.get_secret_value()),
+            created_at=datetime.now(UTC),
+            work=self._folders.work(name, account),
+            group=name,
+            uid=account.uid if account else None,
+        )
+        attempt = _Attempt(record=record, owner=owner, resources=spec.template.resources)
+        try:
+            # Noted before it is begun: if we die in between, the next supervisor knows what to look for.
+            self._records.save(record)
+            self._begin(attempt, spec, self._program, account)
+        except BaseException:
+            self._undo(attempt)
+            raise
+        self._attempts[attempt.key] = self._writers[owner] = attempt
+        self._changes.publish(_look(attempt))
+        return attempt
+
+    def _begin(self, attempt: _Attempt, spec: AgentSpec, program: Program, account: launch.Account | None) -> None:
+        record = attempt.record
+        profile = self._folders.profile(attempt.owner, account)
+        attempt.group = self._cgroups.make(
+            record.group, memory_bytes=spec.template.resources.memory_limit_mib * MIB, processes=_PROCESSES
+        )
+        api_port, novnc_port = _free_ports(2)
+        environment = program.environment(
+            spec, profile=profile, work=record.work, api_port=api_port, novnc_port=novnc_port
+        )
+        reach = [profile, record.work, *program.reach()]
+        command = attempt.group.enter(launch.command(program.argv, account=account, reach=reach))
+        journal = attempt.journal = self._journals.begin(spec.agent_id)
+        journal.note(f"{record.created_at.isoformat()} attempt {spec.attempt} begins")
+        process = subprocess.Popen(
+            command,
+            cwd=record.work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=journal.writer,
+            stderr=journal.writer,
+            start_new_session=True,
+        )
+        journal.started()
+        attempt.pidfd = os.pidfd_open(process.pid)
+        attempt.reach = Reach(
+            api_url=f"http://127.0.0.1:{api_port}", desktop_url=f"http://127.0.0.1:{novnc_port}", token=spec.token
+        )
+        attempt.record = record.model_copy(update={"pid": process.pid, "started": launch.start_time(process.pid)})
+        self._loop.add_reader(attempt.pidfd, self._main_ended, attempt, process)
+        self._records.save(attempt.record)
+        _log.info("agent.begun", agent_id=spec.agent_id, attempt=spec.attempt, pid=process.pid, uid=record.uid)
+
+    def _undo(self, attempt: _Attempt) -> None:
+        attempt.kill()
+        if attempt.journal is not None:
+            attempt.journal.close()
+        attempt.group.remove()
+        self._folders.remove_work(attempt.record.work)
+        self._records.remove(*attempt.key)
+
+    def _main_ended(self, attempt: _Attempt, process: "subprocess.Popen[bytes]") -> None:
+        assert attempt.pidfd is not None  # noqa: S101  its readability is why we are here
+        self._loop.remove_reader(attempt.pidfd)
+        os.close(attempt.pidfd)
+        attempt.pidfd = None
+        _, status, used = os.wait4(process.pid, 0)
+        code = process.returncode = exit_code_of(status)
+        usage = Usage(cpu_seconds=used.ru_utime + used.ru_stime, peak_memory_bytes=used.ru_maxrss * 1024)
+        task = self._loop.create_task(self._finish(attempt, code, usage))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def _finish(self, attempt: _Attempt, code: int, usage: Usage) -> None:
+        """The main process ended: end the others, then say so."""
+        while True:
+            try:
+                await attempt.crew().end(_KILL_SECONDS)
+                break
+            except StillThere as still:
+                _log.error("agent.will_not_end", agent_id=attempt.key[0], attempt=attempt.key[1], detail=str(still))
+        group, record = attempt.group, attempt.record
+        if attempt.journal is not None:
+            attempt.journal.close()
+        if record.uid is not None:
+            await asyncio.to_thread(self._folders.sweep, record.uid)
+        failure = failure_of(code, killed_for_memory=group.oom_kills() > 0)
+        if attempt.leaving:
+            failure = None
+        elif attempt.host_stops:
+            failure = FailureKind.HOST_LOST
+        last = attempt.journal.last_words() if failure is not None and attempt.journal is not None else ""
+        cpu, peak = group.cpu_seconds(), group.peak_memory_bytes()
+        attempt.record = record.model_copy(
+            update={
+                "exited": True,
+                "exit_code": code,
+                "failure": failure,
+                "detail": last,
+                "cpu_seconds": usage.cpu_seconds if cpu is None else cpu,
+                "peak_memory_bytes": usage.peak_memory_bytes if peak is None else peak,
+            }
+        )
+        try:
+            self._records.save(attempt.record)
+        except OSError as error:
+            _log.error("attempt.not_saved", agent_id=record.agent_id, attempt=record.attempt, error=str(error))
+        attempt.over.set()
+        _log.info("agent.ended", agent_id=record.agent_id, attempt=record.attempt, exit_code=code, failure=failure)
+        if not attempt.leaving:
+            self._changes.publish(_look(attempt))
+
+    async def observe(self, agent_id: str, attempt: int) -> Observation:
+        found = self._attempts.get((agent_id, attempt))
+        if found is None:
+            return Observation(agent_id=agent_id, attempt=attempt, phase=Phase.GONE)
+        return _look(found)
+
+    async def delete(self, agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        found = self._attempts.get((agent_id, attempt))
+        if found is None:
+            return Usage()
+        found.leaving = True
+        await self._stop(found, grace_seconds)
+        async with found.removing:
+            if self._attempts.get(found.key) is found:
+                await self._remove(found)
+        return found.usage()
+
+    async def _stop(self, attempt: _Attempt, grace_seconds: float) -> None:
+        if attempt.over.is_set():
+            return
+        if grace_seconds > 0 and not attempt.told:
+            attempt.told = True
+            attempt.signal(signal.SIGTERM)
+        timer = self._loop.call_later(grace_seconds, attempt.kill)
+        try:
+            async with asyncio.timeout(grace_seconds + _KILL_SECONDS):
+                await attempt.over.wait()
+        except TimeoutError:
+            raise RuntimeRetryable(f"agent {attempt.key[0]} (attempt {attempt.key[1]}) does not end") from None
+        finally:
+            timer.cancel()
+
+    async def _remove(self, attempt: _Attempt) -> None:
+        record = attempt.record
+        try:
+            await asyncio.to_thread(self._folders.remove_work, record.work)
+            self._records.remove(*attempt.key)
+        except OSError as error:
+            raise RuntimeRetryable(f"what agent {record.agent_id} left cannot be removed: {error}") from error
+        attempt.group.remove()
+        del self._attempts[attempt.key]
+        if self._writers.get(attempt.owner) is attempt:
+            del self._writers[attempt.owner]
+        self._changes.publish(_look(attempt).model_copy(update={"phase": Phase.GONE}))
+
+    async def list(self) -> list[Observation]:
+        return [_look(attempt) for attempt in self._attempts.values()]
+
+    async def capacity(self) -> ClusterCapacity:
+        return self._machine.capacity([_claim(a) for a in self._attempts.values() if not a.over.is_set()])
+
+    def watch(self) -> AsyncIterator[Observation]:
+        return self._changes.subscribe()
+
+    async def reach(self, agent_id: str, attempt: int) -> Reach:
+        found = self._attempts.get((agent_id, attempt))
+        if found is None or found.reach is None or found.pidfd is None:
+            raise RuntimePermanent(f"agent {agent_id} (attempt {attempt}) does not run here")
+        return found.reach
+
+    def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        if not _AGENT_ID.fullmatch(agent_id):
+            raise RuntimePermanent("an agent id has 1 to 63 letters, digits, '-' or '_'")
+        return self._journals.read(agent_id, follow=follow)
+
+    async def delete_profile(self, user_id: str, project_id: str) -> None:
+        owner = self._folders.owner(user_id, project_id)
+        writer = self._writers.get(owner)
+        if writer is not None and not writer.over.is_set():
+            raise RuntimeRetryable(f"agent {writer.key[0]} uses this profile")
+        try:
+            self._folders.forget_profile(owner)
+        except OSError as error:
+            raise RuntimeRetryable(f"the profile cannot be removed: {error}") from error
+        self._accounts.forget(owner)
+
+    async def close(self) -> None:
+        """Stop all agents in order, at most 10 s and then by force. They stay known as lost with their host."""
+        living = [attempt for attempt in self._attempts.values() if not attempt.over.is_set()]
+        for attempt in living:
+            attempt.host_stops = True
+        grace = min(_STOP_SECONDS, self._settings.timings.shutdown_seconds)
+        ended = await asyncio.gather(*(self._stop(a, grace) for a in living), return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                _log.error("agent.not_stopped", error=str(failure))
+        for attempt in self._attempts.values():
+            attempt.group.remove()
+        self._cgroups.close()
+        self._changes.close()
+
+    def mains(self) -> set[int]:
+        """The pids of agents' main processes that this runtime waits for."""
+        return {a.record.pid for a in self._attempts.values() if a.pidfd is not None and a.record.pid is not None}
+
+
+def _look(attempt: _Attempt) -> Observation:
+    record = attempt.record
+    return Observation(
+        agent_id=record.agent_id,
+        attempt=record.attempt,
+        phase=Phase.EXITED if attempt.over.is_set() else Phase.STARTED,
+        exit_code=record.exit_code,
+        failure=record.failure,
+        detail=record.detail,
+        created_at=record.created_at,
+        user_id=record.user_id,
+        project_id=record.project_id,
+        handle=_handle(attempt),
+    )
+
+
+def _handle(attempt: _Attempt) -> Handle:
+    agent_id, number = attempt.key
+    return Handle(runtime=NAME, agent_id=agent_id, attempt=number, native={"pid": attempt.record.pid})
+
+
+def _claim(attempt: _Attempt) -> Claim:
+    held = attempt.group.memory_bytes()
+    if held is None:
+        # Nobody counts it. Once it has had time to take its memory the machine's own figure holds it.
+        age = (datetime.now(UTC) - attempt.record.created_at).total_seconds()
+        held = 0 if age < _YOUNG_SECONDS else None
+    return Claim(attempt.resources, held)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody has now. An agent whose port is taken in between ends, and is begun again."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

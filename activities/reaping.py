@@ -180,5 +180,5 @@ class ReapingActivities:
             expired = await upkeep.of_expired_subscriptions(session, datetime.now(UTC))
         for row in expired:
             order = StopOrder(agent_id=row.agent_id, reason=EndReason.SUBSCRIPTION_EXPIRED)
-            await self._signals.stop(row.workflow_id, order)
+            await self._signals.order_stop(row.workflow_id, order)
         return len(expired)

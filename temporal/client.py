@@ -1,0 +1,51 @@
+"""The one way to Temporal: pydantic payloads, a bounded wait, errors as ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError, RPCStatusCode
+
+from core.errors import Unavailable
+from core.settings import Settings
+
+_AWAY = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.ABORTED,
+        RPCStatusCode.INTERNAL,
+        RPCStatusCode.UNKNOWN,
+    }
+)
+
+
+async def connect(settings: Settings) -> Client:
+    """A client that connects at its first call, so that a part of ours can start before Temporal does."""
+    if settings.temporal.address is None:
+        raise ValueError("set BERTH_TEMPORAL__ADDRESS, or start everything with `berth up`")
+    return await Client.connect(
+        settings.temporal.address,
+        namespace=settings.temporal.namespace,
+        data_converter=pydantic_data_converter,
+        lazy=True,
+    )
+
+
+def is_away(error: RPCError) -> bool:
+    """Whether the server could not answer now, as against said no."""
+    return error.status in _AWAY
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn an absent server into `Unavailable`; what the server refuses stays an RPCError."""
+    try:
+        yield
+    except RPCError as error:
+        if is_away(error):
+            raise Unavailable("Temporal does not answer", code="temporal_unavailable") from error
+        raise

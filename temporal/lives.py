@@ -1,0 +1,216 @@
+"""Lives as the API and the activities address them: start, stop, keep, report, and who owns what."""
+
+import asyncio
+import hashlib
+from datetime import timedelta
+
+import structlog
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from core.db.repositories.agents import AgentView
+from core.domain.orders import (
+    FailureReport,
+    Grant,
+    KeepOrder,
+    ReadyReport,
+    RestartOrder,
+    StartAnswer,
+    StartRequest,
+    StopOrder,
+)
+from core.errors import Unavailable
+from core.ids import agent_workflow_id, keyword, pool_workflow_id
+from temporal.client import is_away, translated
+from workflows.agent import AgentWorkflow, KeepAnswer
+from workflows.life import AgentInput
+from workflows.options import (
+    AGENT_ID,
+    AGENT_POOL,
+    AGENT_PROJECT,
+    AGENT_STATE,
+    AGENT_USER,
+    CONTROL_QUEUE,
+)
+from workflows.pool_queue import PoolQueue, PoolQueueInput
+
+log = structlog.get_logger()
+ANSWER_SECONDS = 5.0
+_SIGNAL_TIMEOUT = timedelta(seconds=10)
+
+
+class Lives:
+    """Every call is bounded and may be repeated. Raises `Unavailable` when Temporal or its workers do not answer."""
+
+    def __init__(self, client: Client, tick_seconds: float = 30) -> None:
+        self._client = client
+        self._tick_seconds = tick_seconds
+
+    # ---- asked by users ---------------------------------------------------------------------------------------------
+
+    async def start(self, request: StartRequest) -> StartAnswer:
+        """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
+        try:
+            with translated():
+                return await self._update_with_start(request)
+        except WorkflowUpdateRPCTimeoutOrCancelledError as silent:
+            raise Unavailable("no worker has answered yet", code="worker_silent") from silent
+        except WorkflowUpdateFailedError as failed:
+            # The run completed before it took the update (a life that ended this moment): the caller asks again.
+            raise Unavailable("the previous life was just ending", code="worker_silent") from failed
+
+    async def _update_with_start(self, request: StartRequest) -> StartAnswer:
+        workflow_id = agent_workflow_id(request.user_id, request.project_id)
+        operation = WithStartWorkflowOperation(
+            AgentWorkflow.run,
+            AgentInput(request=request),
+            id=workflow_id,
+            task_queue=CONTROL_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            static_summary=f"agent of {request.user_id} in {request.project_id}"[:190],
+            search_attributes=TypedSearchAttributes(
+                [
+                    SearchAttributePair(AGENT_ID, request.agent_id),
+                    SearchAttributePair(AGENT_USER, keyword(request.user_id)),
+                    SearchAttributePair(AGENT_PROJECT, keyword(request.project_id)),
+                    SearchAttributePair(AGENT_POOL, keyword(request.pool)),
+                    SearchAttributePair(AGENT_STATE, "requested"),
+                ]
+            ),
+        )
+        try:
+            return await self._client.execute_update_with_start_workflow(
+                AgentWorkflow.start,
+                request,
+                start_workflow_operation=operation,
+                id=_update_id(request),
+                rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
+            )
+        finally:
+            await _consume(operation)
+
+    async def stop(self, agent: AgentView, order: StopOrder) -> bool:
+        """Tell a life to drain; False when no workflow runs for it (the reaper will end its row)."""
+        return await self.order_stop(agent.workflow_id, order.model_copy(update={"agent_id": agent.agent_id}))
+
+    async def keep(self, agent: AgentView) -> bool:
+        """Take a warning back; True when the agent runs on."""
+        handle = self._handle(agent.workflow_id)
+        try:
+            with translated():
+                answer: KeepAnswer = await handle.execute_update(
+                    AgentWorkflow.keep,
+                    KeepOrder(agent_id=agent.agent_id),
+                    rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
+                )
+        except WorkflowUpdateRPCTimeoutOrCancelledError as silent:
+            raise Unavailable("no worker has answered yet", code="worker_silent") from silent
+        except WorkflowUpdateFailedError:
+            return False
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return answer.kept
+
+    async def restart(self, agent: AgentView) -> bool:
+        return await self._signal(agent.workflow_id, "restart", RestartOrder(agent_id=agent.agent_id))
+
+    async def capacity_changed(self, pool: str) -> None:
+        await self.wake_pool(pool)
+
+    # ---- reported by channels and runtimes --------------------------------------------------------------------------
+
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
+        return await self._signal(workflow_id, "ready", ReadyReport(agent_id=agent_id, attempt=attempt))
+
+    async def failed(self, workflow_id: str, report: FailureReport) -> bool:
+        return await self._signal(workflow_id, "failed", report)
+
+    # ---- the port of the activities ---------------------------------------------------------------------------------
+
+    async def admit(self, workflow_id: str, agent_id: str, attempt: int) -> bool:
+        return await self._signal(workflow_id, "admitted", Grant(agent_id=agent_id, attempt=attempt))
+
+    async def wake_pool(self, pool: str) -> bool:
+        """Have a pool look at its queue, starting its workflow when there is none."""
+        with translated():
+            await self._client.start_workflow(
+                PoolQueue.run,
+                PoolQueueInput(pool=pool, tick_seconds=self._tick_seconds),
+                id=pool_workflow_id(pool),
+                task_queue=CONTROL_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="capacity_changed",
+                static_summary=f"queue of pool {pool}"[:190],
+                rpc_timeout=_SIGNAL_TIMEOUT,
+            )
+        return True
+
+    async def order_stop(self, workflow_id: str, order: StopOrder) -> bool:
+        return await self._signal(workflow_id, "stop", order)
+
+    async def owners(self) -> dict[str, str | None]:
+        with translated():
+            return {
+                run.id: run.typed_search_attributes.get(AGENT_ID)
+                async for run in self._client.list_workflows(
+                    "WorkflowType='AgentWorkflow' AND ExecutionStatus='Running'",
+                    page_size=500,
+                    rpc_timeout=_SIGNAL_TIMEOUT,
+                )
+            }
+
+    async def owner(self, workflow_id: str) -> str | None:
+        try:
+            with translated():
+                run = await self._handle(workflow_id).describe(rpc_timeout=_SIGNAL_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None
+            raise
+        if run.status is not WorkflowExecutionStatus.RUNNING:
+            return None
+        return run.typed_search_attributes.get(AGENT_ID)
+
+    # ---- below ------------------------------------------------------------------------------------------------------
+
+    def _handle(self, workflow_id: str) -> WorkflowHandle[AgentWorkflow, None]:
+        return self._client.get_workflow_handle_for(AgentWorkflow.run, workflow_id)
+
+    async def _signal(self, workflow_id: str, name: str, payload: object) -> bool:
+        try:
+            with translated():
+                await self._handle(workflow_id).signal(name, payload, rpc_timeout=_SIGNAL_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+
+def _update_id(request: StartRequest) -> str:
+    """The same key is the same update; without a key every call is its own."""
+    if request.key is None:
+        return request.agent_id
+    return hashlib.sha256(f"{request.key}\n{request.body_hash}".encode()).hexdigest()
+
+
+async def _consume(operation: WithStartWorkflowOperation[AgentWorkflow, None]) -> None:
+    """Take the start's own outcome, or asyncio complains of a failure that nobody looked at."""
+    future = asyncio.ensure_future(operation.workflow_handle())
+    done, _ = await asyncio.wait({future}, timeout=0.01)
+    if not done:
+        future.cancel()
+        return
+    error = future.exception()
+    if isinstance(error, RPCError) and not is_away(error):
+        log.warning("start.refused", status=error.status.name)

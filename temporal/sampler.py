@@ -1,0 +1,70 @@
+"""Measures how much room each cluster has, often enough that a decision never rests on an old look."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from core.db.engine import Db
+from core.db.repositories import clusters, queue
+from core.domain.templates import Pool
+from core.errors import RuntimeFault, Unavailable
+from core.runtime.base import AgentRuntime, ClusterCapacity
+from core.settings import Settings, Thresholds
+from temporal.lives import Lives
+
+log = structlog.get_logger()
+
+
+class Sampler:
+    """Looks at every cluster, stores what it saw, and wakes the pools when there may be more room than before."""
+
+    def __init__(self, settings: Settings, runtimes: Mapping[str, AgentRuntime], db: Db, lives: Lives) -> None:
+        self._settings = settings
+        self._runtimes = runtimes
+        self._db = db
+        self._lives = lives
+
+    async def run(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(self._settings.timings.snapshot_seconds)
+
+    async def look(self) -> None:
+        """Once over all clusters; one that cannot be measured keeps its last look until that is too old to be used."""
+        seen: set[tuple[str, str]] = set()
+        for pool in self._settings.all_pools().values():
+            if (pool.cluster, pool.runtime) in seen:
+                continue
+            seen.add((pool.cluster, pool.runtime))
+            try:
+                await self._measure(pool)
+            except (RuntimeFault, Unavailable, DBAPIError, OperationalError, OSError, TimeoutError) as error:
+                log.warning("sample.failed", cluster=pool.cluster, error=type(error).__name__)
+
+    async def _measure(self, pool: Pool) -> None:
+        capacity = await self._runtimes[pool.runtime].capacity()
+        async with self._db.transaction() as session:
+            grew = await clusters.record_look(
+                session,
+                pool.cluster,
+                datetime.now(UTC),
+                total=None if capacity.fits is None else capacity.fits + capacity.agents,
+                choked=choked(capacity, self._settings.thresholds),
+                detail=capacity.model_dump(exclude={"fits"}),
+            )
+            waiting = await queue.somebody_waits(session, pool.cluster) if grew else []
+        for name in waiting:
+            await self._lives.wake_pool(name)
+
+
+def choked(capacity: ClusterCapacity, thresholds: Thresholds) -> bool:
+    """Over a threshold, or no node to place anything on. What is not measured does not count."""
+    over = (
+        (capacity.cpu_percent, thresholds.cpu_percent),
+        (capacity.memory_percent, thresholds.memory_percent),
+        (capacity.disk_percent, thresholds.disk_percent),
+    )
+    return capacity.schedulable_nodes == 0 or any(is_ is not None and is_ > limit for is_, limit in over)

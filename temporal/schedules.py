@@ -1,0 +1,67 @@
+"""What must stand in a Temporal namespace before work begins: search attributes, and the reaper's schedule."""
+
+from datetime import timedelta
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from workflows.options import CONTROL_QUEUE, SEARCH_ATTRIBUTES
+from workflows.reaper import Reaper
+
+REAPER_SCHEDULE = "berth-reaper"
+
+
+async def ensure(client: Client, *, reap_seconds: float) -> None:
+    """Idempotent; a changed interval is taken over."""
+    await _ensure_search_attributes(client)
+    await _ensure_reaper(client, timedelta(seconds=reap_seconds))
+
+
+async def _ensure_search_attributes(client: Client) -> None:
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace), timeout=timedelta(seconds=10)
+    )
+    missing = [key.name for key in SEARCH_ATTRIBUTES if key.name not in known.custom_attributes]
+    if missing:
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=client.namespace,
+                search_attributes=dict.fromkeys(missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD),
+            ),
+            timeout=timedelta(seconds=10),
+        )
+
+
+async def _ensure_reaper(client: Client, every: timedelta) -> None:
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(
+            Reaper.run,
+            id="reaper",
+            task_queue=CONTROL_QUEUE,
+            execution_timeout=timedelta(minutes=5),
+            static_summary="what exists against what is owned",
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
+        # A look that takes longer than the interval is enough; missed ones need no catching up.
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
+    )
+    try:
+        await client.create_schedule(REAPER_SCHEDULE, schedule)
+    except ScheduleAlreadyRunningError:
+
+        async def renew(_: ScheduleUpdateInput) -> ScheduleUpdate:
+            return ScheduleUpdate(schedule=schedule)
+
+        await client.get_schedule_handle(REAPER_SCHEDULE).update(renew)

@@ -1,0 +1,159 @@
+"""The worker's composition root: builds every part it needs, runs them, and lets go in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from activities.lives import LifeActivities
+from activities.pools import PoolActivities
+from activities.reaping import ReapingActivities
+from activities.runtime import RuntimeActivities
+from core.db.engine import Db
+from core.runtime.base import AgentRuntime
+from core.runtime.registry import open_runtime
+from core.settings import Settings
+from temporal import schedules
+from temporal.client import connect
+from temporal.lives import Lives
+from temporal.sampler import Sampler
+from temporal.watcher import Watcher
+from workflows.agent import AgentWorkflow
+from workflows.options import CONTROL_QUEUE, runtime_queue
+from workflows.pool_queue import PoolQueue
+from workflows.reaper import Reaper
+
+log = structlog.get_logger()
+# A worker that was killed holds its workflows' sticky queue this long (server default 10 s) before another takes over.
+_STICKY = timedelta(seconds=2)
+_DRAIN = timedelta(seconds=10)
+
+
+async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> int:
+    """Work until SIGTERM or SIGINT. Returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    url = settings.database.url
+    if url is None:
+        raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
+    async with (
+        Db.open(url.get_secret_value(), application="worker", pool_size=settings.database.pool_size) as db,
+        open_runtimes(settings) as runtimes,
+    ):
+        client = await connect(settings)
+        lives = Lives(client, settings.timings.grant_tick_seconds)
+        await _when_there(client, settings)
+        sampler = Sampler(settings, runtimes, db, lives)
+        await sampler.look()
+        async with contextlib.AsyncExitStack() as stack:
+            for worker in workers(client, settings, db, runtimes, lives):
+                await stack.enter_async_context(worker)
+            background = [asyncio.create_task(sampler.run(), name="sampler")]
+            for name, runtime in runtimes.items():
+                background.append(asyncio.create_task(Watcher(name, runtime, db, lives).run(), name=f"watch {name}"))
+            if ready_file is not None:
+                await asyncio.to_thread(_announce, ready_file)
+            log.info("worker.ready", pools=sorted(settings.all_pools()), runtimes=sorted(runtimes))
+            code = await _until(stop, background)
+            if ready_file is not None:
+                await asyncio.to_thread(ready_file.unlink, missing_ok=True)
+        return code
+
+
+def workers(
+    client: Client, settings: Settings, db: Db, runtimes: Mapping[str, AgentRuntime], lives: Lives
+) -> list[Worker]:
+    """One for decisions, and one for each pool whose runtime can be reached from here."""
+    life = LifeActivities(db, settings, lives)
+    pool = PoolActivities(db, settings, lives)
+    reaping = ReapingActivities(db, settings, lives, runtimes, life)
+    at_runtime = RuntimeActivities(db, settings, runtimes)
+    control = Worker(
+        client,
+        task_queue=CONTROL_QUEUE,
+        workflows=[AgentWorkflow, PoolQueue, Reaper],
+        activities=[
+            life.register,
+            life.begin,
+            life.mark_running,
+            life.mark_restarting,
+            life.mark_draining,
+            life.mark_kept,
+            life.withdraw,
+            life.finish,
+            life.look,
+            pool.grant_slots,
+            reaping.reap,
+        ],
+        max_cached_workflows=2000,
+        max_concurrent_local_activities=settings.database.pool_size,
+        sticky_queue_schedule_to_start_timeout=_STICKY,
+        graceful_shutdown_timeout=_DRAIN,
+    )
+    per_pool = [
+        Worker(
+            client,
+            task_queue=runtime_queue(name),
+            activities=[at_runtime.create_agent, at_runtime.shut_down_agent],
+            # An agent that takes its 30 s to leave occupies one of these.
+            max_concurrent_activities=500,
+            graceful_shutdown_timeout=_DRAIN,
+        )
+        for name, of_pool in settings.all_pools().items()
+        if of_pool.runtime in runtimes
+    ]
+    return [control, *per_pool]
+
+
+@contextlib.asynccontextmanager
+async def open_runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRuntime]]:
+    """The runtimes of all pools by name, closed at the end."""
+    names = sorted({pool.runtime for pool in settings.all_pools().values()})
+    runtimes = {name: open_runtime(name, settings) for name in names}
+    try:
+        yield runtimes
+    finally:
+        for runtime in runtimes.values():
+            await runtime.close()
+
+
+async def _when_there(client: Client, settings: Settings) -> None:
+    """Prepare the namespace as soon as the server answers; it may be just starting."""
+    for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
+        try:
+            await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+        except (RPCError, RuntimeError) as error:
+            log.info("temporal.waited_for", error=type(error).__name__)
+            await asyncio.sleep(pause)
+        else:
+            return
+    await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+
+
+async def _until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> int:
+    """Until told to stop, or until a part that should never end did: then the whole worker goes, to be started anew."""
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    for task in done - {stopped}:
+        log.error("worker.part_ended", part=task.get_name(), exc_info=task.exception())
+        code = 1
+    for task in (stopped, *background):
+        task.cancel()
+    await asyncio.gather(stopped, *background, return_exceptions=True)
+    return code
+
+
+def _announce(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(os.getpid()))

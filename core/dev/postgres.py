@@ -7,6 +7,7 @@ import pwd
 import secrets
 import shutil
 import signal
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Postgres:
         if maker is not None:
             os.chown(phrase, maker.uid, maker.gid)
         try:
-            words = "-U postgres --auth=scram-sha-256 -E UTF8 --locale-provider=builtin --locale=C.UTF-8 --no-sync"
+            words = "-U postgres --auth=scram-sha-256 -E UTF8 --locale-provider=builtin --locale=C.UTF-8"
             argv = ["initdb", "-D", str(fresh), f"--pwfile={phrase}", *words.split()]
             await self._run(argv, maker, [fresh, phrase])
         finally:
@@ -76,18 +77,17 @@ class Postgres:
             for folder, _, files in os.walk(fresh):
                 for path in [folder, *(os.path.join(folder, name) for name in files)]:
                     os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
-        os.sync()  # instead of initdb's own, which comes before half of what must last
         fresh.rename(self.data)
 
     def part(self) -> Part:
-        """The server as a part of a stack; `make` must have been called."""
+        """The server as a part of a stack, which makes its data folder before the first start."""
         options = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
         return Part(
             name="postgres",
             argv=[str(_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port), *options],
             env=_environment(),
             ready=self._is_ready,
-            prepare=self._clear_stale_lock,
+            prepare=self._prepare,
             account=self.account,
             reach=[*_libraries(), self.data],
             cwd=self.data,
@@ -95,6 +95,10 @@ class Postgres:
             # Backends of a killed server notice within moments; until then the new one refuses, and is asked again.
             attempts=20,
         )
+
+    async def _prepare(self) -> None:
+        await self.make()
+        await self._clear_stale_lock()
 
     async def _is_ready(self, pid: int) -> bool:
         # The server's own word, which pg_ctl goes by too: line 1 is its pid, line 8 its state.
@@ -127,9 +131,8 @@ class Postgres:
                 await asyncio.sleep(0.01)
 
     async def _run(self, argv: list[str], account: launch.Account | None, reach: list[Path], said: str = "") -> None:
-        wrapped = launch.command(
-            [str(_binaries() / argv[0]), *argv[1:]], account=account, reach=[*_libraries(), *reach]
-        )
+        program = str(_binaries() / argv[0])
+        wrapped = launch.command([program, *argv[1:]], account=account, reach=[*_libraries(), *reach])
         process = await asyncio.create_subprocess_exec(
             *wrapped,
             env=_environment(),
@@ -142,31 +145,27 @@ class Postgres:
             async with asyncio.timeout(_MAKE_SECONDS):
                 output, _ = await process.communicate(said.encode())
         except TimeoutError:
-            process.kill()
             raise CannotStart(f"{argv[0]} did not finish within {_MAKE_SECONDS} s.") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode != 0:
-            lines = [
-                line for line in output.decode(errors="replace").splitlines() if "error:" in line or "FATAL" in line
-            ]
-            raise CannotStart(
-                f"PostgreSQL's data folder could not be made: {(lines or ['no reason given'])[0].strip()}"
-            )
+            lines = output.decode(errors="replace").splitlines()
+            why = next((line.strip() for line in lines if "error:" in line or "FATAL" in line), "no reason given")
+            raise CannotStart(f"PostgreSQL's data folder could not be made: {why}")
 
 
 def _maker(account: launch.Account | None) -> launch.Account | None:
     """Who runs initdb. It demands a name for its uid, which a numeric account lacks; the server itself does not."""
     if account is None:
         return None
-    try:
+    with suppress(KeyError):
         pwd.getpwuid(account.uid)
-    except KeyError:
-        try:
-            return launch.Account(pwd.getpwnam("nobody").pw_uid, account.gid)
-        except KeyError:
-            raise CannotStart(
-                "PostgreSQL needs an account with a name to be set up, and there is no `nobody`."
-            ) from None
-    return account
+        return account
+    with suppress(KeyError):
+        return launch.Account(pwd.getpwnam("nobody").pw_uid, account.gid)
+    raise CannotStart("PostgreSQL needs an account with a name to be set up, and there is no `nobody`.")
 
 
 def _works_in(pid: int, folder: Path) -> bool:

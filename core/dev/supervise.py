@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,10 @@ class Part:
 
 
 class Supervised:
-    """A part with its process. `changed` hears the new pid, or None, whenever it begins or ends."""
+    """A part with its process; `ready` says whether that one serves.
+
+    `changed` hears the new pid, or None, whenever a process begins or ends.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Supervised:
     ) -> None:
         self.part = part
         self.pid: int | None = None
+        self.ready = False
         self._log = log
         self._announce = announce
         self._changed = changed
@@ -64,7 +68,10 @@ class Supervised:
         """
         pause = _FIRST_PAUSE
         for attempt in range(1, self.part.attempts + 1):
-            process = await self._spawn()
+            try:
+                process = await self._spawn()
+            except (OSError, launch.CannotConfine) as error:
+                raise CannotStart(f"{self.part.name} did not start: {error}") from error
             if await self._becomes_ready(process):
                 if self.part.ready is not None:
                     self._keeper = asyncio.create_task(self._keep(process), name=f"keep {self.part.name}")
@@ -127,7 +134,7 @@ class Supervised:
             )
         finally:
             os.close(output)
-        self._process, self.pid = process, process.pid
+        self._process, self.pid, self.ready = process, process.pid, False
         self._changed(part.name, process.pid)
         return process
 
@@ -147,6 +154,7 @@ class Supervised:
         finally:
             if not ok or self.part.ready is None:
                 await self._end(process, signal.SIGKILL, 0)
+        self.ready = ok
         return ok
 
     async def _end(self, process: asyncio.subprocess.Process, first: signal.Signals, seconds: float) -> None:
@@ -164,8 +172,19 @@ class Supervised:
 
     def _gone(self) -> None:
         if self.pid is not None:
-            self.pid = None
+            self.pid, self.ready = None, False
             self._changed(self.part.name, None)
+
+
+@asynccontextmanager
+async def running(part: Part, log: Path, announce: Callable[[str], None] = lambda _: None) -> AsyncIterator[Supervised]:
+    """`part` alone, ready, for the length of a block. Raises `CannotStart`."""
+    supervised = Supervised(part, LogFile(log), announce, lambda _name, _pid: None)
+    try:
+        await supervised.start()
+        yield supervised
+    finally:
+        await supervised.stop()
 
 
 def _cause(code: int) -> str:

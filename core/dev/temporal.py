@@ -1,5 +1,6 @@
 """A Temporal server of our own, with its Web UI, its state in one SQLite file."""
 
+import asyncio
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from core import launch
 from core.dev.failure import CannotStart
 from core.dev.probe import http_status
 from core.dev.supervise import Part
+
+_ADD_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Temporal:
     def ui_url(self) -> str:
         return f"http://127.0.0.1:{self.ui_port}"
 
-    def make(self) -> None:
+    async def make(self) -> None:
         """Make the folder of its state if there is none."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         if self.account is not None:
             os.chown(self.folder, self.account.uid, self.account.gid)
 
     def part(self) -> Part:
-        """The server as a part of a stack; `make` must have been called."""
+        """The server as a part of a stack, which makes its folder before the first start."""
         program = _program()
         argv = [str(program), "server", "start-dev", "--db-filename", str(self.folder / "temporal.db")]
         argv += ["--ip", "127.0.0.1", "--port", str(self.port), "--http-port", str(self.http_port)]
@@ -56,9 +59,9 @@ class Temporal:
         return Part(
             name="temporal",
             argv=argv,
-            # USER: the server refuses to start when it can find no name for its uid.
-            env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), "USER": "temporal", "TZ": "UTC"},
+            env=self._environment(),
             ready=self._is_ready,
+            prepare=self.make,
             account=self.account,
             reach=[self.folder],
             cwd=self.folder,
@@ -69,7 +72,36 @@ class Temporal:
         # attributes are registered.
         query = " OR ".join(f"{name} IS NULL" for name in self.search_attributes) or "WorkflowType = 'none'"
         where = f"http://127.0.0.1:{self.http_port}/api/v1/namespaces/{quote(self.namespace)}"
-        return await http_status(f"{where}/workflow-count?query={quote(query)}") == 200
+        status = await http_status(f"{where}/workflow-count?query={quote(query)}")
+        if status == 400:
+            await self._add_search_attributes()
+        return status == 200
+
+    async def _add_search_attributes(self) -> None:
+        """Add what is missing: `start-dev` heeds `--search-attribute` only when it makes the namespace."""
+        named = [word for name, kind in self.search_attributes.items() for word in ("--name", name, "--type", kind)]
+        argv = [str(_program()), "operator", "search-attribute", "create", *named]
+        process = await asyncio.create_subprocess_exec(
+            *launch.command([*argv, "--address", self.address, "--namespace", self.namespace]),
+            env=self._environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            # Whether it worked shows when the server is asked again.
+            async with asyncio.timeout(_ADD_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        # USER: the server refuses to start when it can find no name for its uid.
+        return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), "USER": "temporal", "TZ": "UTC"}
 
 
 def _program() -> Path:

@@ -13,7 +13,8 @@ import pytest
 from core import launch
 
 OTHER = launch.Account(uid=23917, gid=23917)
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: starts processes under another account")
+as_root = pytest.mark.needs("root")
+as_root_with_mounts = pytest.mark.needs("root", "mount_namespace")
 both_accounts = pytest.mark.parametrize("account", [None, pytest.param(OTHER, marks=as_root)], ids=["own", "other"])
 
 

@@ -1,0 +1,127 @@
+"""Stands in for Temporal: orders are carried out on the real database at once, and counted."""
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+
+from core.db.engine import Db
+from core.db.repositories import admission, agents, clusters
+from core.db.repositories.admission import Rules
+from core.db.repositories.agents import AgentView, fact
+from core.domain.events import EventKind
+from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
+from core.domain.orders import FailureReport, StartAnswer, StartOutcome, StartRequest, StopOrder
+from core.errors import Unavailable
+from core.ids import agent_workflow_id
+from core.settings import Settings
+
+_DRAINABLE = {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}
+
+
+class SimulatedLives:
+    """One worker's view of all lives. `away` makes every order fail so; `gate` holds starts until it is set."""
+
+    def __init__(self, db: Db, settings: Settings) -> None:
+        self.db = db
+        self.settings = settings
+        self.orders: Counter[str] = Counter()
+        self.stops: list[StopOrder] = []
+        self.pools: list[str] = []
+        self.away: Unavailable | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.most_at_once = 0
+        self._at_once = 0
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def look(self, total: int) -> None:
+        """Measure the cluster: room for `total` agents."""
+        async with self.db.transaction() as session:
+            await clusters.record_look(session, "local", _now(), total=total, choked=False, detail={})
+
+    async def start(self, request: StartRequest) -> StartAnswer:
+        self._count("start")
+        workflow_id = agent_workflow_id(request.user_id, request.project_id)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            self.entered.set()
+            await self.gate.wait()
+            # A workflow takes one thing at a time, wherever its callers are.
+            async with self._turns.setdefault(workflow_id, asyncio.Lock()):
+                return await self._register(request, workflow_id)
+        finally:
+            self._at_once -= 1
+
+    async def _register(self, request: StartRequest, workflow_id: str) -> StartAnswer:
+        rules = Rules(
+            limits=self.settings.tiers,
+            max_waiting=self.settings.queue.max,
+        )
+        pool = self.settings.all_pools()[request.pool]
+        async with self.db.transaction() as session:
+            found = await agents.current(session, request.user_id, request.project_id)
+            if found is not None and found.state is not AgentState.DRAINING:
+                return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=found.agent_id)
+            before = found.agent_id if found else None
+            made = await admission.register(session, request, workflow_id, before, pool, rules, _now())
+        assert made.answer is not None
+        return made.answer
+
+    async def stop(self, view: AgentView, order: StopOrder) -> None:
+        self._count("stop")
+        self.stops.append(order)
+        if view.state in WAITING:
+            await self.move(view.agent_id, AgentState.CANCELLED, EventKind.CANCELLED)
+        elif view.state in _DRAINABLE:
+            keepable = order.reason in KEEPABLE and bool(order.grace_seconds)
+            await self.move(view.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, keepable=keepable)
+
+    async def keep(self, view: AgentView) -> None:
+        self._count("keep")
+        await self.move(view.agent_id, AgentState.RUNNING, EventKind.KEPT, keepable=False)
+
+    async def restart(self, view: AgentView) -> None:
+        self._count("restart")
+        await self.move(view.agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
+
+    async def capacity_changed(self, pool: str) -> None:
+        self._count("capacity_changed")
+        self.pools.append(pool)
+
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> None:
+        self._count("ready")
+
+    async def failed(self, workflow_id: str, report: FailureReport) -> None:
+        self._count("failed")
+
+    async def move(
+        self, agent_id: str, to: AgentState, kind: EventKind, reason: str | None = None, **changes: object
+    ) -> None:
+        """Move an agent on as its workflow would."""
+        async with self.db.transaction() as session:
+            moved = await agents.move(
+                session, agent_id, 1, to, _now(), fact(kind, to, reason), reason=reason, **changes
+            )
+        assert moved.applied, moved
+
+    async def run(self, agent_id: str) -> None:
+        await self.move(agent_id, AgentState.RUNNING, EventKind.READY)
+
+    async def end(self, agent_id: str) -> None:
+        """Drain it and be done."""
+        async with self.db.transaction() as session:
+            view = await agents.get(session, agent_id)
+        if view is not None and view.state is not AgentState.DRAINING:
+            await self.move(agent_id, AgentState.DRAINING, EventKind.DRAINING)
+        await self.move(agent_id, AgentState.TERMINATED, EventKind.TERMINATED)
+
+    def _count(self, order: str) -> None:
+        self.orders[order] += 1
+        if self.away is not None:
+            raise self.away
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,31 @@
+"""As much of a runtime as the API itself talks to: logs and profiles, from a shelf."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from core.errors import RuntimeRetryable
+
+
+class ShelfRuntime:
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[bytes]] = {}
+        self.more = asyncio.Event()
+        self.forgotten: list[tuple[str, str]] = []
+        self.in_use = False
+        self.fails: Exception | None = None
+
+    async def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
+        if self.fails:
+            raise self.fails
+        for line in self.lines.get(agent_id, []):
+            yield line
+        if follow:
+            await self.more.wait()
+            yield b"and more\n"
+
+    async def delete_profile(self, user_id: str, project_id: str) -> None:
+        if self.in_use:
+            raise RuntimeRetryable("in use")
+        self.forgotten.append((user_id, project_id))

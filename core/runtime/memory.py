@@ -199,12 +199,12 @@ class MemoryRuntime:
 
     def _ring(self) -> None:
         self._alarm = None
-        # A timer may ring a clock tick early; the moment it was set for is what the agent is looked at.
-        now = self._loop.time() + 0.001
+        # Never before its moment, though a timer may ring a clock tick early: who is told and looks must see the same.
+        now = self._loop.time()
         while self._timers and self._timers[0][0] <= now:
-            moment, _, agent = heapq.heappop(self._timers)
+            _, _, agent = heapq.heappop(self._timers)
             if not agent.gone.is_set():
-                self._changes.publish(self._look(agent, max(now, moment)))
+                self._changes.publish(self._look(agent, now))
         if self._timers:
             self._alarm = self._loop.call_at(self._timers[0][0], self._ring)
 

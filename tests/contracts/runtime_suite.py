@@ -1,0 +1,167 @@
+"""What the contract suite needs to know of a runtime beyond its interface, and how to get each one."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from core.domain.environment import BrowserSettings
+from core.domain.recovery import FailureKind
+from core.domain.templates import Simulation, Template
+from core.errors import RuntimeRetryable
+from core.runtime.base import AgentRuntime, AgentSpec, Handle, Observation, Phase
+from core.runtime.memory import MemoryRuntime
+from core.runtime.process import ProcessRuntime
+from core.runtime.registry import open_runtime
+from core.settings import Memory, Settings
+from tests.contracts.runtime_suite_host import HostProcess
+
+WAIT = 30.0
+_numbers = count(1)
+
+
+@dataclass
+class Rig:
+    """A runtime under test. `remains` names what is left of an attempt outside the runtime's own books."""
+
+    runtime: AgentRuntime
+    failing: Callable[[AgentSpec], AgentSpec]
+    fail: Callable[[Handle], None]
+    fails_with: FailureKind
+    remains: Callable[[str], list[str]]
+    stubborn: Callable[[AgentSpec], AgentSpec]
+    has_address: bool
+
+    def spec(self, **changes: Any) -> AgentSpec:
+        """An agent of its own user and project."""
+        number = next(_numbers)
+        base = AgentSpec(
+            agent_id=f"ag-{os.getpid()}-{number}",
+            attempt=1,
+            user_id=f"user/{number}",
+            project_id=f"project {number} ü",
+            pool="default",
+            template=Template(browser=BrowserSettings(width=800, height=600)),
+            backend_url="http://127.0.0.1:9",
+            token=SecretStr(f"token-{number}"),
+        )
+        return base.model_copy(update=changes)
+
+
+class Watch:
+    """A watch that runs beside a test and keeps what it saw."""
+
+    def __init__(self, runtime: AgentRuntime) -> None:
+        self.seen: list[Observation] = []
+        self.broken = False
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run(runtime))
+
+    async def _run(self, runtime: AgentRuntime) -> None:
+        try:
+            async for seen in runtime.watch():
+                self.seen.append(seen)
+                self._changed.set()
+        except RuntimeRetryable:
+            self.broken = True
+            self._changed.set()
+
+    async def sees(self, agent_id: str, phase: Phase, attempt: int = 1) -> Observation:
+        async with asyncio.timeout(WAIT):
+            while True:
+                for seen in self.seen:
+                    if (seen.agent_id, seen.attempt, seen.phase) == (agent_id, attempt, phase):
+                        return seen
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def breaks(self) -> None:
+        async with asyncio.timeout(WAIT):
+            while not self.broken:
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@asynccontextmanager
+async def watching(runtime: AgentRuntime) -> AsyncIterator[Watch]:
+    watch = Watch(runtime)
+    try:
+        yield watch
+    finally:
+        await watch.stop()
+
+
+@asynccontextmanager
+async def rig(name: str, folder: Path) -> AsyncIterator[Rig]:
+    """The runtime `memory` or `process`, directly or (`... through host`) as the control plane has it."""
+    settings = Settings(data_dir=folder, memory=Memory(start_seconds=0.05, stop_seconds=0.05))
+    kind, _, through_host = name.partition(" ")
+    if through_host:
+        async with HostProcess(folder) as host:
+            await host.ready()
+            runtime = open_runtime(kind, settings)
+            yield _rig(kind, runtime)
+            await runtime.close()
+        return
+    local: MemoryRuntime | ProcessRuntime
+    if kind == "memory":
+        local = MemoryRuntime(settings.memory)
+    else:
+        local = ProcessRuntime(settings)
+        await local.start()
+    yield _rig(kind, local)
+    await local.close()
+
+
+def _rig(kind: str, runtime: AgentRuntime) -> Rig:
+    def simulated(**plan: Any) -> Callable[[AgentSpec], AgentSpec]:
+        def change(spec: AgentSpec) -> AgentSpec:
+            return spec.model_copy(update={"template": Template(simulation=Simulation(**plan))})
+
+        return change
+
+    if kind == "memory":
+        return Rig(
+            runtime=runtime,
+            failing=simulated(exit_after_seconds=0.1, exit_code=76),
+            fail=lambda handle: None,
+            fails_with=FailureKind.OUT_OF_MEMORY,
+            remains=lambda agent_id: [],
+            stubborn=simulated(ignores_shutdown=True),
+            has_address=False,
+        )
+    return Rig(
+        runtime=runtime,
+        failing=lambda spec: spec,
+        fail=lambda handle: os.kill(handle.native["pid"], signal.SIGKILL),
+        fails_with=FailureKind.CRASH,
+        remains=processes_of,
+        stubborn=lambda spec: spec,
+        has_address=True,
+    )
+
+
+def processes_of(agent_id: str) -> list[str]:
+    """The living processes that were started with this agent's environment."""
+    mark = f"AGENT_ID={agent_id}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()[:80]!r}")
+        except OSError:
+            continue
+    return found

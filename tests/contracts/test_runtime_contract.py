@@ -1,0 +1,262 @@
+"""What every runtime promises, shown on each of them: simulated and real, directly and through the host supervisor."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+
+from core.errors import RuntimePermanent, RuntimeRetryable
+from core.runtime.base import AgentSpec, Handle, Phase
+from core.tokens import hash_token
+from tests.contracts.runtime_suite import WAIT, Rig, watching
+from tests.contracts.runtime_suite import rig as open_rig
+
+_AGENT = pytest.mark.needs("agent")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        "memory",
+        "memory through host",
+        pytest.param("process", marks=_AGENT),
+        pytest.param("process through host", marks=_AGENT),
+    ],
+)
+async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    async with open_rig(request.param, tmp_path_factory.mktemp("runtime") / "data") as made:
+        yield made
+
+
+async def made(rig: Rig, spec: AgentSpec) -> Handle:
+    return (await rig.runtime.create(spec)).handle
+
+
+async def usable(rig: Rig, spec: AgentSpec) -> None:
+    """Return when a real agent answers where `reach` says; a simulated one has nothing to answer with."""
+    if not rig.has_address:
+        return
+    reach = await rig.runtime.reach(spec.agent_id, spec.attempt)
+    assert reach.token == spec.token
+    async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(WAIT):
+        while True:
+            try:
+                if (await client.get(f"{reach.api_url}/health")).status_code == 200:
+                    return
+            except httpx2.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+async def made_deaf(rig: Rig) -> AgentSpec:
+    """An agent that hears nothing but SIGKILL: told to be so, or stopped once it would have listened."""
+    spec = rig.stubborn(rig.spec())
+    handle = await made(rig, spec)
+    await usable(rig, spec)
+    if rig.has_address:
+        os.kill(handle.native["pid"], signal.SIGSTOP)
+    return spec
+
+
+async def listed(rig: Rig, agent_id: str) -> list[tuple[int, Phase]]:
+    return [(seen.attempt, seen.phase) for seen in await rig.runtime.list() if seen.agent_id == agent_id]
+
+
+async def test_created_twice_is_one_agent_with_its_first_token(rig: Rig) -> None:
+    spec = rig.spec(token=SecretStr("first"))
+    answers = [
+        await rig.runtime.create(spec) for spec in (spec, spec.model_copy(update={"token": SecretStr("second")}))
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0].token_hash == hash_token("first")
+    assert len(await listed(rig, spec.agent_id)) == 1
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
+async def test_created_many_times_at_once_is_one_agent(rig: Rig) -> None:
+    spec = rig.spec()
+    answers = await asyncio.gather(*(rig.runtime.create(spec) for _ in range(20)))
+    assert len({answer.model_dump_json() for answer in answers}) == 1
+    assert len(await listed(rig, spec.agent_id)) == 1
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
+async def test_agent_that_never_was_is_gone_and_deleting_it_is_success(rig: Rig) -> None:
+    assert (await rig.runtime.observe("ag-never", 1)).phase is Phase.GONE
+    await rig.runtime.delete("ag-never", 1)
+    await rig.runtime.delete("ag-never", 1, 5)
+    assert (await rig.runtime.observe("ag-never", 1)).phase is Phase.GONE
+
+
+async def test_observation_says_whose_agent_it_is(rig: Rig) -> None:
+    spec = rig.spec()
+    handle = await made(rig, spec)
+    seen = await rig.runtime.observe(spec.agent_id, 1)
+    assert (seen.user_id, seen.project_id, seen.handle) == (spec.user_id, spec.project_id, handle)
+    assert seen.phase in {Phase.STARTING, Phase.STARTED, Phase.READY}
+    assert seen.created_at is not None
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
+@pytest.mark.parametrize("grace", [0, 10])
+async def test_delete_returns_when_nothing_is_left(rig: Rig, grace: float) -> None:
+    spec = rig.spec()
+    await made(rig, spec)
+    async with watching(rig.runtime) as watch:
+        await rig.runtime.delete(spec.agent_id, 1, grace)
+        assert rig.remains(spec.agent_id) == []
+        assert (await rig.runtime.observe(spec.agent_id, 1)).phase is Phase.GONE
+        assert await listed(rig, spec.agent_id) == []
+        gone = await watch.sees(spec.agent_id, Phase.GONE)
+        assert (gone.user_id, gone.project_id) == (spec.user_id, spec.project_id)
+    await rig.runtime.delete(spec.agent_id, 1, grace)
+
+
+async def test_agent_that_will_not_go_is_killed_after_its_grace(rig: Rig) -> None:
+    spec = await made_deaf(rig)
+    began = asyncio.get_running_loop().time()
+    await rig.runtime.delete(spec.agent_id, 1, 0.5)
+    assert 0.45 <= asyncio.get_running_loop().time() - began < 5
+    assert rig.remains(spec.agent_id) == []
+
+
+async def test_impatient_delete_overtakes_a_patient_one(rig: Rig) -> None:
+    spec = await made_deaf(rig)
+    patient = asyncio.create_task(rig.runtime.delete(spec.agent_id, 1, 300))
+    await asyncio.sleep(0)  # the patient one is asked first
+    async with asyncio.timeout(WAIT):
+        await rig.runtime.delete(spec.agent_id, 1, 0)
+        await patient
+    assert (await rig.runtime.observe(spec.agent_id, 1)).phase is Phase.GONE
+
+
+async def test_agent_that_fails_is_seen_with_its_reason(rig: Rig) -> None:
+    spec = rig.failing(rig.spec())
+    async with watching(rig.runtime) as watch:
+        handle = await made(rig, spec)
+        rig.fail(handle)
+        seen = await watch.sees(spec.agent_id, Phase.EXITED)
+    assert seen.failure is rig.fails_with
+    assert seen.exit_code not in {None, 0}
+    assert rig.remains(spec.agent_id) == []
+    later = await rig.runtime.observe(spec.agent_id, 1)
+    assert (later.phase, later.failure) == (Phase.EXITED, rig.fails_with)
+    assert (await rig.runtime.create(spec)).handle == handle
+    await rig.runtime.delete(spec.agent_id, 1)
+    assert await listed(rig, spec.agent_id) == []
+
+
+async def test_profile_has_one_writer_and_the_next_attempt_may_follow(rig: Rig) -> None:
+    first = rig.failing(rig.spec())
+    second = first.model_copy(update={"attempt": 2, "template": rig.spec().template})
+    async with watching(rig.runtime) as watch:
+        handle = await made(rig, first)
+        with pytest.raises(RuntimeRetryable):
+            await rig.runtime.create(second)
+        rig.fail(handle)
+        await watch.sees(first.agent_id, Phase.EXITED)
+        await made(rig, second)
+    # Taking the first away must not touch the second, which has the same profile and account.
+    await rig.runtime.delete(first.agent_id, 1)
+    assert [number for number, _ in await listed(rig, first.agent_id)] == [2]
+    assert (await rig.runtime.observe(first.agent_id, 2)).phase is not Phase.EXITED
+    with pytest.raises(RuntimeRetryable):
+        await rig.runtime.delete_profile(first.user_id, first.project_id)
+    await rig.runtime.delete(first.agent_id, 2)
+    await rig.runtime.delete_profile(first.user_id, first.project_id)
+    await rig.runtime.delete_profile(first.user_id, first.project_id)
+
+
+async def test_other_life_of_the_same_project_waits_for_the_profile(rig: Rig) -> None:
+    first = rig.spec()
+    other = rig.spec(user_id=first.user_id, project_id=first.project_id)
+    await made(rig, first)
+    with pytest.raises(RuntimeRetryable):
+        await rig.runtime.create(other)
+    await rig.runtime.delete(first.agent_id, 1)
+    await made(rig, other)
+    await rig.runtime.delete(other.agent_id, 1)
+
+
+async def test_what_changes_between_list_and_watch_is_not_lost(rig: Rig) -> None:
+    async with watching(rig.runtime):
+        pass  # a watch that broke
+    before, between = rig.spec(), rig.spec()
+    await made(rig, before)
+    assert await listed(rig, before.agent_id) != []
+    await made(rig, between)
+    async with watching(rig.runtime) as watch:
+        await watch.sees(between.agent_id, (await rig.runtime.observe(between.agent_id, 1)).phase)
+    for spec in (before, between):
+        await rig.runtime.delete(spec.agent_id, 1)
+
+
+async def test_two_watchers_see_the_same(rig: Rig) -> None:
+    spec = rig.spec()
+    async with watching(rig.runtime) as one, watching(rig.runtime) as other:
+        await made(rig, spec)
+        await rig.runtime.delete(spec.agent_id, 1)
+        await one.sees(spec.agent_id, Phase.GONE)
+        await other.sees(spec.agent_id, Phase.GONE)
+
+
+async def test_each_agent_takes_one_place(rig: Rig) -> None:
+    empty = await rig.runtime.capacity()
+    assert empty.fits is not None
+    specs = [rig.spec(), rig.spec()]
+    for number, spec in enumerate(specs, start=1):
+        await made(rig, spec)
+        now = await rig.runtime.capacity()
+        assert (now.fits, now.agents) == (empty.fits - number, empty.agents + number)
+    for spec in specs:
+        await rig.runtime.delete(spec.agent_id, 1)
+    after = await rig.runtime.capacity()
+    assert (after.fits, after.agents) == (empty.fits, empty.agents)
+
+
+async def test_agent_becomes_usable(rig: Rig) -> None:
+    """The runtime says READY itself, or the agent answers where `reach` says."""
+    spec = rig.spec()
+    async with watching(rig.runtime) as watch:
+        await made(rig, spec)
+        if not rig.has_address:
+            await watch.sees(spec.agent_id, Phase.READY)
+            assert (await rig.runtime.observe(spec.agent_id, 1)).phase is Phase.READY
+    await usable(rig, spec)
+    await rig.runtime.delete(spec.agent_id, 1, 10)
+
+
+async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:
+    with pytest.raises(RuntimePermanent):
+        await rig.runtime.reach("ag-never", 1)
+    spec = rig.spec()
+    await made(rig, spec)
+    await rig.runtime.delete(spec.agent_id, 1)
+    with pytest.raises(RuntimePermanent):
+        await rig.runtime.reach(spec.agent_id, 1)
+
+
+async def test_log_is_there_and_following_it_ends_with_the_agent(rig: Rig) -> None:
+    assert [chunk async for chunk in rig.runtime.logs("ag-never")] == []
+    spec = rig.spec()
+    await made(rig, spec)
+    begun = asyncio.Event()
+
+    async def follow() -> bytes:
+        text = b""
+        async for chunk in rig.runtime.logs(spec.agent_id, follow=True):
+            text += chunk
+            begun.set()
+        return text
+
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(WAIT):
+        await begun.wait()
+        now = b"".join([chunk async for chunk in rig.runtime.logs(spec.agent_id)])
+        assert b"attempt 1" in now
+        await rig.runtime.delete(spec.agent_id, 1)
+        assert (await following).startswith(now[:20])

@@ -21,6 +21,8 @@ from core.dev.temporal import Temporal
 
 _MIGRATIONS = Path(__file__).parents[1] / "db" / "migrations"
 _HOSTED = frozenset({"process", "memory"})
+# Makes Berth's own parts from the environment they are to have.
+OwnParts = Callable[[Mapping[str, str]], Sequence[Part]]
 _HOST_STOP_SECONDS = 45  # an agent has 30 s to end in order
 
 
@@ -52,9 +54,9 @@ class Stack:
         self,
         options: StackOptions,
         announce: Callable[[str], None],
-        own_parts: Callable[[Mapping[str, str]], Sequence[Part]] | None = None,
+        own_parts: OwnParts | None = None,
     ) -> None:
-        """`own_parts` makes Berth's own parts from their environment; tests put others in their place."""
+        """`own_parts` puts others in the place of Berth's own parts."""
         self._options = options
         self._announce = announce
         self._own_parts = own_parts or self._berth
@@ -219,14 +221,14 @@ class _Schema:
         return digest.hexdigest()
 
 
-async def run_stack(options: StackOptions, announce: Callable[[str], None]) -> int:
-    """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal ends everything at once.
+async def run_stack(options: StackOptions, announce: Callable[[str], None], own_parts: OwnParts | None = None) -> int:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal ends everything at once. For the main thread only.
 
     `announce` gets lines for a person; the one that begins with `ready` has the addresses. Returns 0 after an orderly
     stop. Raises `CannotStart` or `launch.CannotConfine` with one sentence when it cannot start; nothing runs then.
     """
     began = time.monotonic()
-    stack = Stack(options, announce)
+    stack = Stack(options, announce, own_parts)
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 

@@ -1,17 +1,12 @@
-"""A program of its own that runs a stack with a stand-in for Berth's parts, for tests to kill.
-
-Takes the data folder; prints `{"pids": ..., ...addresses}` once all is ready, then stops on SIGTERM.
-"""
+"""A program that runs a stack with a stand-in for Berth's own parts, for tests to kill. Argument: the data folder."""
 
 import asyncio
-import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.dev.stack import Stack, StackOptions
+from core.dev.stack import StackOptions, run_stack
 from core.dev.supervise import Part
 
 _PORTS = ("api_port", "database_port", "temporal_port", "temporal_ui_port", "temporal_http_port")
@@ -31,17 +26,5 @@ def stand_in(env: Mapping[str, str]) -> Sequence[Part]:
     return [Part("worker", ["sleep", "600"], env, ready, after=["postgres", "temporal"])]
 
 
-async def main() -> None:
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    stack = Stack(options_for(Path(sys.argv[1])), lambda line: print(line, file=sys.stderr, flush=True), stand_in)  # noqa: T201
-    try:
-        await stack.start()
-        print(json.dumps({**stack.addresses, "pids": stack.pids}), flush=True)  # noqa: T201
-        await stop.wait()
-    finally:
-        await stack.stop()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(run_stack(options_for(Path(sys.argv[1])), lambda line: print(line, flush=True), stand_in)))  # noqa: T201

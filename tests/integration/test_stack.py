@@ -30,13 +30,15 @@ Running = tuple[asyncio.subprocess.Process, dict[str, Any]]
 
 @asynccontextmanager
 async def started(data: Path) -> AsyncIterator[Running]:
-    """A stack in a process of its own, ready, and what it said."""
+    """A stack in a process of its own, ready, and its description."""
     argv = [sys.executable, "-m", "tests.integration.stack_program", str(data)]
     process = await asyncio.create_subprocess_exec(*launch.command(argv), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
-            yield process, json.loads(await process.stdout.readline())
+            while not (line := await process.stdout.readline()).startswith(b"ready  http://127.0.0.1:"):
+                assert line, "the stack ended before it was ready"
+            yield process, json.loads((data / "stack.json").read_text())
     finally:
         if process.returncode is None:
             process.terminate()

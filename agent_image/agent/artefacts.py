@@ -15,6 +15,7 @@ from agent_image.agent.commands import CommandFailed, Document
 from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact, CommandFault
 
 _ATTEMPTS = 4
+_FIRST_WAIT = 0.2
 _BLOCK = 1 << 18
 
 
@@ -43,7 +44,7 @@ class ArtefactStore:
         why = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
-                await asyncio.sleep(0.3 * 2**attempt)
+                await asyncio.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
             file.seek(0)
             try:
                 async with self._http.put(

@@ -133,7 +133,14 @@ class PageCommands:
 
     async def _after_action(self, tab: Tab) -> Result:
         """Where the page is once the action's own consequence (a form sent, a link followed) has arrived."""
-        await self._where(tab)  # a round trip through the page, so that a navigation it causes has been announced
+        # Through the page's own task queue and back: a navigation that the action causes has then been announced.
+        settle = "new Promise(done => setTimeout(() => setTimeout(done)))"
+        try:
+            await tab.call("Runtime.evaluate", {"expression": settle, "awaitPromise": True}, timeout=5)
+        except PageCrashed:
+            raise
+        except (CdpError, TimeoutError):
+            pass  # the page left in the middle of the question, or its own timers do not run
         if tab.navigating:
             await tab.wait_loaded(None, _LOAD_SECONDS)
         return await self._where(tab)
@@ -209,11 +216,13 @@ class PageCommands:
     async def _state(self, tab: Tab) -> Result:
         world = await self._world(tab)
         listed = await self._js(tab, world, "limit => berth.list(limit)", {"value": _MAX_ELEMENTS})
+        here = await self._where(tab)
+        tab.url, tab.title = here["url"], here["title"]
         tabs = [
             {"id": each.target_id, "url": each.url[:2000], "title": each.title[:500], "active": each is tab}
             for each in self._tabs.all()[:100]
         ]
-        return {**await self._where(tab), "tabs": tabs, **listed}
+        return {**here, "tabs": tabs, **listed}
 
     # ---- pictures
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from agent_image.agent.addresses import AddressPolicy, IpAddress, Refused, check_scheme
+from agent_image.agent.addresses import AddressPolicy, IpAddress, Refused, check_scheme, normal
 from agent_image.agent.journal import log
 
 _HEAD_BYTES = 64 << 10
@@ -69,9 +69,11 @@ class Gateway:
 
         Raises `Refused` when all are closed to it, OSError when the name has none.
         """
-        loop = asyncio.get_running_loop()
+        name = normal(host)
+        if name == "localhost" or name.endswith(".localhost"):
+            name = "127.0.0.1"  # RFC 6761: always this machine, whatever the resolver makes of it
         async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys(ipaddress.ip_address(info[4][0].split("%")[0]) for info in found))
         return self._policy.choose(host, port, addresses)
 

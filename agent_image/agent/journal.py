@@ -4,6 +4,7 @@ The control plane logs through structlog, which the agent's environment does not
 """
 
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -14,9 +15,7 @@ def process_age() -> float:
     """Seconds since this process was started, also counting the time before Python ran."""
     try:
         with open("/proc/self/stat", encoding="ascii") as stat:
-            started = (
-                int(stat.read().rsplit(")", 1)[1].split()[19]) / 100
-            )  # USER_HZ is 100 on every Linux port we run on
+            started = int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, ValueError, IndexError):
         return time.process_time()

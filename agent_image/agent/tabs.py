@@ -52,7 +52,8 @@ class Tab:
             raise
 
     def committed(self, loader: str) -> None:
-        self._commits.append(loader)
+        if not self._commits or self._commits[-1] != loader:
+            self._commits.append(loader)
         self.navigating = False
         self.touch()
 
@@ -217,6 +218,8 @@ class Tabs:
                 if "sameDocument" not in params.get("navigationType", ""):
                     tab.navigating = True
                 self._leave_closed_page(tab, params["url"])
+            case "Page.frameRequestedNavigation" if params["frameId"] == tab.target_id:
+                tab.navigating = tab.navigating or params.get("disposition") == "currentTab"
             case "Page.frameNavigated" if params["frame"]["id"] == tab.target_id:
                 tab.committed(params["frame"]["loaderId"])
                 # A page that a closed address shows must not be reached by its error page's name either.
@@ -225,8 +228,11 @@ class Tabs:
             case "Page.frameStoppedLoading" if params["frameId"] == tab.target_id:
                 tab.navigating = False  # also a navigation that became a download or was given up
                 tab.touch()
-            case "Page.lifecycleEvent" if params["frameId"] == tab.target_id and params["name"] == "load":
-                tab.loaded(params["loaderId"])
+            case "Page.lifecycleEvent" if params["frameId"] == tab.target_id:
+                if params["name"] == "commit":  # a fresh page's first document says this, but not frameNavigated
+                    tab.committed(params["loaderId"])
+                elif params["name"] == "load":
+                    tab.loaded(params["loaderId"])
             case "Page.javascriptDialogOpening":
                 self._dialog(tab, params)
             case "Page.javascriptDialogClosed":

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import os
 import threading
 from collections.abc import Callable
@@ -180,6 +181,7 @@ class TaskRunner:
 def _import(work: Path) -> None:
     os.environ.update(_SWITCHES)
     os.environ["BROWSER_USE_CONFIG_DIR"] = str(work / "browser-use")
+    importlib.import_module("browser_use.tools.service")
     from browser_use import Agent, Browser, ChatOpenAI  # noqa: F401  lazy names: this is what loads them
 
     with contextlib.suppress(ImportError):

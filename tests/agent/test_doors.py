@@ -1,0 +1,82 @@
+"""Who comes in: the agent's token and nothing else, and what a viewer may do."""
+
+import asyncio
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from core.dev.demo.shop import Shop
+from tests.agent.running import TOKEN, Agent
+from tests.agent.vnc import TAB, viewing
+
+pytestmark = pytest.mark.needs("agent")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"X-Agent-Token": "wrong"}, 401),
+        ({"X-Agent-Token": ""}, 401),
+        ({"Authorization": f"Basic {TOKEN}"}, 401),
+        ({"Authorization": "Bearer wrong", "X-Agent-Token": TOKEN}, 401),
+        ({"X-Agent-Token": TOKEN, "Origin": "http://127.0.0.1"}, 403),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "null"}, 403),
+    ],
+)
+async def test_wrong_token_or_a_web_page_is_refused_at_every_door(
+    agent: Agent, headers: dict[str, str], status: int
+) -> None:
+    answer = await agent.http.post(f"{agent.api}/execute", json={"command": "state"}, headers=headers)
+    assert answer.status_code == status
+    url = f"ws://127.0.0.1:{agent.desktop_port}/websockify?mode=control"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, additional_headers=headers, subprotocols=["binary"], proxy=None)
+    assert refused.value.response.status_code == status
+
+
+async def test_bearer_token_is_as_good_as_the_header(agent: Agent) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    answer = await agent.http.post(f"{agent.api}/execute", json={"command": "state"}, headers=headers)
+    assert answer.status_code == 200
+
+
+async def test_control_types_and_view_does_not(agent: Agent, shop: Shop) -> None:
+    page = "data:text/html,<title>x</title><input autofocus id=a oninput='document.title=this.value'>"
+    await agent.execute("navigate", url=page)
+    await agent.execute("click", selector="#a")
+    async with viewing(agent, "view") as viewer:
+        await viewer.click(400, 400)
+        await viewer.type("hidden")
+        await viewer.press(TAB)
+        await viewer.settle()
+        assert (await agent.execute("state"))["title"] == "x"
+    async with viewing(agent, "control") as viewer:
+        await viewer.type("seen")
+        await viewer.settle()
+        async with asyncio.timeout(10):
+            while (await agent.execute("state"))["title"] != "seen":
+                await asyncio.sleep(0.05)
+    await agent.backend.status("viewer_active")
+
+
+async def test_viewer_that_says_something_unknown_is_put_out(agent: Agent) -> None:
+    async with viewing(agent, "view") as viewer:
+        await viewer.socket.send(b"\x63" + b"\0" * 7)
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(10):
+                while True:
+                    await viewer.socket.recv()
+        assert viewer.socket.close_code == 1008
+
+
+async def test_desktop_page_and_its_scripts_are_served_without_secrets(agent: Agent) -> None:
+    base = f"http://127.0.0.1:{agent.desktop_port}"
+    page = await agent.http.get(f"{base}/")
+    assert page.status_code == 200
+    assert TOKEN not in page.text
+    for path in ("page/desktop.js", "page/desktop.css", "core/rfb.js"):
+        assert (await agent.http.get(f"{base}/{path}")).status_code == 200, path
+    for path in ("core/../../package.json", "core/%2e%2e/%2e%2e/package.json", "page/..%2f..%2fagent/config.py"):
+        assert (await agent.http.get(f"{base}/{path}")).status_code in {403, 404}, path

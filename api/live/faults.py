@@ -20,6 +20,7 @@ _KINDS: dict[CommandFault, type[BerthError]] = {
     CommandFault.BROWSER_FAILED: RuntimeFault,
     CommandFault.PAGE_OUT_OF_MEMORY: RuntimeFault,
     CommandFault.TASK_FAILED: RuntimeFault,
+    CommandFault.NOT_STORED: RuntimeFault,
     CommandFault.TIMED_OUT: TimedOut,
 }
 

@@ -2,45 +2,58 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import structlog
 from starlette.requests import HTTPConnection
 
 from api.deps import Deps
 from api.live.calls import Calls
+from api.live.desktop import Desktops
 from api.live.intake import Intake
+from api.live.limits import USER_SOCKET_SECONDS
+from api.live.positions import Positions
+from api.live.presence import stay_present
 from api.live.reporter import Reporter
+from api.live.seats import Seats
+from api.live.upload import Intray
 from core.db.notify import Listener
 from core.errors import RuntimePermanent
 from core.ids import new_uuid7
 from core.runtime.base import Reach
 
-log = structlog.get_logger()
+_REACH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """`replica` names this process. `listener` is its one ear to the database."""
+    """`replica` names this process, `listener` is its one ear to the database."""
 
     replica: str
     deps: Deps
     listener: Listener
     intake: Intake
     calls: Calls
-
-    async def reach(self, runtime: str, agent_id: str, attempt: int) -> Reach:
-        return await _reach(self.deps, runtime, agent_id, attempt)
+    desktops: Desktops
+    positions: Positions
+    seats: Seats = field(default_factory=Seats)
+    intray: Intray = field(default_factory=Intray)
+    user_socket_seconds: float = USER_SOCKET_SECONDS
 
 
 @asynccontextmanager
-async def open_live(deps: Deps, database_url: str) -> AsyncIterator[Live]:
-    """The live part at work. The app keeps it in `app.state.live`."""
+async def open_live(
+    deps: Deps, database_url: str, *, user_socket_seconds: float = USER_SOCKET_SECONDS
+) -> AsyncIterator[Live]:
+    """The live part at work; whoever opens the app keeps it in `app.state.live` for as long as the app serves."""
 
     async def reach(runtime: str, agent_id: str, attempt: int) -> Reach:
-        return await _reach(deps, runtime, agent_id, attempt)
+        if runtime not in deps.runtimes:
+            raise RuntimePermanent(f"this API has no way to agents of the runtime {runtime!r}")
+        async with asyncio.timeout(_REACH_SECONDS):
+            return await deps.runtimes[runtime].reach(agent_id, attempt)
 
     replica = f"api-{new_uuid7().hex}"
     async with contextlib.AsyncExitStack() as stack:
@@ -49,15 +62,29 @@ async def open_live(deps: Deps, database_url: str) -> AsyncIterator[Live]:
         stack.push_async_callback(reporter.close)
         calls = Calls(deps.db, listener, reach)
         stack.push_async_callback(calls.close)
-        live = Live(replica=replica, deps=deps, listener=listener, intake=Intake(deps.db, reporter), calls=calls)
-        yield live
+        positions = Positions(deps.db, listener, deps.settings)
+        await stack.enter_async_context(_running(positions.run(), "positions"))
+        await stack.enter_async_context(_running(stay_present(deps.db, replica), "presence"))
+        yield Live(
+            replica=replica,
+            deps=deps,
+            listener=listener,
+            intake=Intake(deps.db, reporter),
+            calls=calls,
+            desktops=Desktops(deps.db, listener, reach),
+            positions=positions,
+            user_socket_seconds=user_socket_seconds,
+        )
 
 
-async def _reach(deps: Deps, runtime: str, agent_id: str, attempt: int) -> Reach:
-    if runtime not in deps.runtimes:
-        raise RuntimePermanent(f"this API has no way to agents of the runtime {runtime!r}")
-    async with asyncio.timeout(10):
-        return await deps.runtimes[runtime].reach(agent_id, attempt)
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def live_of(connection: HTTPConnection) -> Live:

@@ -15,7 +15,6 @@ from core.domain.wire import CommandFault
 from core.errors import Busy, KeyReused
 
 EXECUTE = "execute"
-GRACEFUL_SHUTDOWN = "graceful_shutdown"
 MAX_OPEN = 32
 
 
@@ -96,26 +95,6 @@ async def submit(session: AsyncSession, asked: Asked, at: datetime) -> CommandVi
     if known is None or (known.kind, known.name, known.parameters) != (EXECUTE, asked.name, asked.parameters):
         raise KeyReused("this Idempotency-Key was used for another command of this agent")
     return known
-
-
-async def order_shutdown(
-    session: AsyncSession, agent_id: str, attempt: int, reason: str, within_seconds: float, deadline_at: datetime
-) -> None:
-    """Tell the attempt to save and leave; asking again changes nothing."""
-    await session.execute(
-        insert(Command)
-        .values(
-            agent_id=agent_id,
-            command_id=f"{GRACEFUL_SHUTDOWN}-{attempt}",
-            attempt=attempt,
-            kind=GRACEFUL_SHUTDOWN,
-            name=GRACEFUL_SHUTDOWN,
-            parameters={"reason": reason, "withinSeconds": within_seconds},
-            deadline_at=deadline_at,
-        )
-        .on_conflict_do_nothing()
-    )
-    await notify(session, Wake.COMMANDS, agent_id)
 
 
 async def get(session: AsyncSession, agent_id: str, command_id: str) -> CommandView | None:

@@ -1,0 +1,156 @@
+"""A desktop session: the viewer's socket and the agent's, joined for as long as the viewer may look."""
+
+import asyncio
+import time
+from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from api.live.limits import SEND_SECONDS, Close
+from api.live.ports import DATABASE_AWAY, Reacher, now
+from core.db.engine import Db
+from core.db.notify import Listener, Wake
+from core.db.repositories import agents, tickets
+from core.db.repositories.agents import AgentView
+from core.db.repositories.tickets import TicketGrant, TicketKind
+from core.domain.lifecycle import AgentState
+from core.errors import RuntimeFault
+
+log = structlog.get_logger()
+
+TICKET_LIFETIME = timedelta(minutes=2)
+# While it drains the user may still save by hand.
+VIEWABLE = frozenset({AgentState.RUNNING, AgentState.DRAINING})
+_OPEN_SECONDS = 10.0
+_LOOK_SECONDS = 15.0
+_TOUCH_SECONDS = 15.0
+# A screen comes in pieces of some hundred kilobytes; whatever is larger is no picture.
+_MAX_FRAME = 8 << 20
+_MAX_QUEUE = 16
+# First byte of RFB messages that a person causes: KeyEvent, PointerEvent, ClientCutText, QEMU's extended key.
+_INPUT = frozenset({4, 5, 6, 255})
+
+
+class Ended(Exception):
+    def __init__(self, code: Close, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Desktops:
+    """Admits viewers by ticket and carries their sockets."""
+
+    def __init__(self, db: Db, listener: Listener, reach: Reacher) -> None:
+        self._db, self._listener, self._reach = db, listener, reach
+
+    async def admit(self, ticket: str) -> tuple[TicketGrant, AgentView]:
+        """Use a ticket up, and check again all that it stood for. Raises `Ended`."""
+        async with self._db.transaction() as session:
+            grant = await tickets.consume(session, ticket, TicketKind.DESKTOP, now())
+            view = None if grant is None or grant.agent_id is None else await agents.get(session, grant.agent_id)
+        if grant is None or view is None:
+            raise Ended(Close.REFUSED, "the ticket is unknown, used or expired")
+        if not _may_look(view, grant):
+            raise Ended(Close.REFUSED, "the ticket is of an agent that is over")
+        return grant, view
+
+    async def carry(self, viewer: WebSocket, grant: TicketGrant, view: AgentView) -> None:
+        """Join the accepted socket to the agent's screen until one side leaves or access ends. Raises `Ended`."""
+        try:
+            reach = await self._reach(view.runtime, view.agent_id, view.attempt)
+            async with connect(
+                _screen_url(reach.desktop_url, grant.mode or "view"),
+                additional_headers={"X-Agent-Token": reach.token.get_secret_value()},
+                open_timeout=_OPEN_SECONDS,
+                close_timeout=2,
+                max_size=_MAX_FRAME,
+                max_queue=_MAX_QUEUE,
+                compression=None,
+                proxy=None,
+            ) as screen:
+                log.info("desktop.open", agent_id=view.agent_id, user_id=grant.user_id, mode=grant.mode)
+                await self._join(viewer, screen, grant)
+        except (RuntimeFault, InvalidHandshake, OSError) as error:
+            log.warning("desktop.not_reached", agent_id=view.agent_id, error=type(error).__name__)
+            raise Ended(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None
+
+    async def _join(self, viewer: WebSocket, screen: ClientConnection, grant: TicketGrant) -> None:
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant))
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if task in done and isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _up(self, viewer: WebSocket, screen: ClientConnection, grant: TicketGrant) -> None:
+        touched = float("-inf")
+        while True:
+            event = await viewer.receive()
+            if event["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(event.get("code", 1005))
+            data = event.get("bytes")
+            if not data:
+                raise Ended(Close.GARBAGE, "only binary messages")
+            if grant.mode == "control" and data[0] in _INPUT and time.monotonic() - touched > _TOUCH_SECONDS:
+                touched = time.monotonic()
+                await self._touch(grant)
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await screen.send(data)
+            except ConnectionClosed:
+                raise Ended(Close.ENDED, "the agent closed its screen") from None
+
+    async def _touch(self, grant: TicketGrant) -> None:
+        try:
+            async with self._db.transaction() as session:
+                await agents.touch(session, grant.agent_id or "", now())
+        except DATABASE_AWAY as error:
+            log.warning("desktop.not_touched", error=type(error).__name__)
+
+    async def _watch(self, grant: TicketGrant) -> None:
+        """Raise when the viewer may look no longer."""
+        agent_id = grant.agent_id or ""
+        with self._listener.subscribe((Wake.CHANNEL, agent_id), (Wake.EVENTS, grant.user_id)) as news:
+            while True:
+                try:
+                    async with self._db.transaction() as session:
+                        view = await agents.get(session, agent_id)
+                except DATABASE_AWAY as error:
+                    log.warning("desktop.not_checked", error=type(error).__name__)
+                else:
+                    if view is None or not _may_look(view, grant):
+                        raise Ended(Close.ENDED, "the agent has ended")
+                await news.wait(_LOOK_SECONDS)
+
+
+async def _down(viewer: WebSocket, screen: ClientConnection) -> None:
+    try:
+        async for data in screen:
+            async with asyncio.timeout(SEND_SECONDS):
+                await viewer.send_bytes(data if isinstance(data, bytes) else data.encode())
+    except ConnectionClosed:
+        pass
+    except TimeoutError:
+        raise Ended(Close.SLOW, "too slow") from None
+    raise Ended(Close.ENDED, "the agent closed its screen")
+
+
+def _may_look(view: AgentView, grant: TicketGrant) -> bool:
+    return view.user_id == grant.user_id and view.attempt == grant.attempt and view.state in VIEWABLE
+
+
+def _screen_url(desktop_url: str, mode: str) -> str:
+    parts = urlsplit(desktop_url)
+    scheme = "wss" if parts.scheme in {"https", "wss"} else "ws"
+    return urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/websockify", f"mode={mode}", ""))

@@ -1,0 +1,27 @@
+"""How many sockets each user holds in this process."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+from api.live.limits import MAX_USER_SOCKETS
+from core.errors import Busy
+
+
+class Seats:
+    def __init__(self, most: int = MAX_USER_SOCKETS) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def take(self, user_id: str) -> Iterator[None]:
+        """One seat for the time of the block. Raises `Busy`."""
+        if self._taken[user_id] >= self._most:
+            raise Busy(f"at most {self._most} sockets at a time; close one")
+        self._taken[user_id] += 1
+        try:
+            yield
+        finally:
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]

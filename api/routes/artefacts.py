@@ -1,0 +1,116 @@
+"""Artefacts: agents store pictures and documents here, their users fetch them."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+
+from api.deps import Caller, Deps, DepsOf
+from api.live.hub import Live, live_of
+from api.problems import problems, responses
+from api.routes.channel import Speaker
+from api.schemas.artefacts import ENDINGS, ContentType, artefact_body
+from core.db.repositories import artefacts, commands
+from core.db.repositories.artefacts import CHUNK_BYTES, ArtefactView
+from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact
+from core.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
+from core.ids import check_id
+
+router = APIRouter()
+
+_KINDS = {kind.value: {"schema": {"type": "string", "format": "binary"}} for kind in ContentType}
+
+
+@router.put(
+    "/agent-artefacts/{commandId:path}",
+    tags=["agents' side"],
+    summary="An agent stores what a command made",
+    # Ours is the limit that is met first, and it says what is too large.
+    max_body_size=2 * MAX_ARTEFACT_BYTES,
+    openapi_extra={"requestBody": {"required": True, "content": _KINDS}},
+    responses=problems(
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        (Conflict, "command_over"),
+        (TooLarge, "artefact_too_large"),
+        (InvalidRequest, "unsupported_content_type"),
+        Unavailable,
+    ),
+)
+async def store(
+    command_id: Annotated[str, Path(alias="commandId", max_length=255)],
+    request: Request,
+    speaking: Speaker,
+    live: Annotated[Live, Depends(live_of)],
+) -> Artefact:
+    """One artefact a command; the same again answers with the one that is there."""
+    who, _ = speaking
+    check_id(command_id, "commandId")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _KINDS:
+        raise InvalidRequest(f"an artefact is one of {', '.join(_KINDS)}", code="unsupported_content_type")
+    if _announced(request) > MAX_ARTEFACT_BYTES:
+        raise TooLarge(f"an artefact may have {MAX_ARTEFACT_BYTES} bytes", code="artefact_too_large")
+    async with live.deps.db.transaction() as session:
+        known = await artefacts.of_command(session, who.agent_id, command_id)
+        command = await commands.get(session, who.agent_id, command_id)
+    if known is None:
+        if command is None or command.attempt != who.attempt or command.kind != commands.EXECUTE:
+            raise NotFound("this agent has no such command")
+        if not command.open:
+            raise Conflict("the command is over", code="command_over")
+    try:
+        async with live.intray.receive(aiter(request.stream()), MAX_ARTEFACT_BYTES) as upload:
+            if known is None:
+                async with live.deps.db.transaction() as session:
+                    pieces = upload.chunks(CHUNK_BYTES)
+                    known = await artefacts.add(session, who, command_id, kind, upload.size, pieces)
+    except ClientDisconnect:
+        raise InvalidRequest("the body ended early", code="upload_stalled") from None
+    return artefact_body(known)
+
+
+def _announced(request: Request) -> int:
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
+@router.get(
+    "/api/artefacts/{artefactId}",
+    tags=["commands"],
+    summary="Fetch what a command made",
+    response_class=StreamingResponse,
+    responses=responses(NotFound) | {200: {"description": "the bytes", "content": _KINDS}},
+)
+async def fetch(
+    artefact_id: Annotated[str, Path(alias="artefactId", max_length=256)], who: Caller, deps: DepsOf
+) -> StreamingResponse:
+    async with deps.acting(who) as (session, user):
+        view = await artefacts.get(session, check_id(artefact_id, "artefactId"), user.user_id)
+    if view is None:
+        raise NotFound("you have no such artefact")
+    name = f"{view.artefact_id}.{ENDINGS[ContentType(view.content_type)]}"
+    headers = {
+        "Content-Length": str(view.bytes),
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        # What an agent brought home must never act in our name, whatever it calls itself.
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cache-Control": "private, no-store",
+    }
+    return StreamingResponse(_bytes(deps, view), media_type=view.content_type, headers=headers)
+
+
+async def _bytes(deps: Deps, view: ArtefactView) -> AsyncIterator[bytes]:
+    """Chunk by chunk, each in its own transaction: a slow reader holds no connection."""
+    number = 0
+    while True:
+        async with deps.db.transaction() as session:
+            data = await artefacts.chunk(session, view.artefact_id, number)
+        if data is None:
+            return
+        yield data
+        number += 1

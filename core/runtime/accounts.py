@@ -9,6 +9,7 @@ import structlog
 
 from core.errors import RuntimePermanent
 from core.launch import Account
+from core.runtime import crew, private
 
 _log = structlog.get_logger()
 _BLOCK = 10_000
@@ -47,10 +48,14 @@ class Accounts:
     def _give(self, owner: str) -> int:
         if self._block < 0:
             self._block = self._choose_block()
-        if self._next >= _BLOCK:
-            raise RuntimePermanent(f"all {_BLOCK} accounts of {self._file} are given away")
-        uid = self._first + self._block * _BLOCK + self._next
-        self._next += 1
+        while True:
+            if self._next >= _BLOCK:
+                raise RuntimePermanent(f"all {_BLOCK} accounts of {self._file} are given away")
+            uid = self._first + self._block * _BLOCK + self._next
+            self._next += 1
+            # Somebody else's container may have been given our block. What runs there is not ours to end.
+            if not any(crew.of_account(uid)):
+                break
         self._given[owner] = uid
         self._save()
         return uid
@@ -73,9 +78,7 @@ class Accounts:
             _log.error("accounts.unreadable", file=str(self._file))
 
     def _save(self) -> None:
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps({"block": self._block, "next": self._next, "given": self._given}))
-        fresh.replace(self._file)
+        private.write(self._file, json.dumps({"block": self._block, "next": self._next, "given": self._given}))
 
 
 def _highest_uid() -> int:

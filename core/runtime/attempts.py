@@ -1,6 +1,5 @@
 """What a supervisor notes about each attempt, so that the one after it knows what to clear away and to report."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.domain.recovery import FailureKind
+from core.runtime import private
 
 _log = structlog.get_logger()
 
@@ -43,11 +43,7 @@ class Records:
         self._folder = folder
 
     def save(self, record: Record) -> None:
-        path = self._path(record.agent_id, record.attempt)
-        fresh = path.with_suffix(".new")
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(record.model_dump_json())
-        fresh.replace(path)
+        private.write(self._path(record.agent_id, record.attempt), record.model_dump_json())
 
     def remove(self, agent_id: str, attempt: int) -> None:
         self._path(agent_id, attempt).unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +19,18 @@ class StillThere(Exception):
 
 @dataclass(frozen=True)
 class Crew:
-    """How the processes of an attempt are known: by group, by account, or by descent and environment."""
+    """How the processes of an attempt are known: by group, by account, else by descent, environment and folder.
+
+    `adopted` are processes that fell to us because their parents died, whichever agent they are of.
+    """
 
     agent_id: str
     attempt: int
     group: Group
     uid: int | None
+    work: Path
     main: tuple[int, int] | None = None
+    adopted: Callable[[], set[int]] = set
 
     async def end(self, seconds: float) -> None:
         """Kill all of them and return when none is left. Raises `StillThere`."""
@@ -45,25 +50,21 @@ class Crew:
         """Pid and start time of each; zombies do not count."""
         found = self.group.pids() - {0, os.getpid()}
         if self.uid is not None:
-            found.update(_of_account(self.uid))
+            found.update(of_account(self.uid))
         else:
             found.update(self._of_ours())
-        named = [(pid, started) for pid in sorted(found) if (started := launch.start_time(pid)) is not None]
-        return named
+        return [(pid, started) for pid in sorted(found) if (started := launch.start_time(pid)) is not None]
 
     def _of_ours(self) -> set[int]:
-        """Without an account of its own, an agent's processes are its descendants and those with its environment."""
-        marks = (f"AGENT_ID={self.agent_id}".encode(), f"AGENT_ATTEMPT={self.attempt}".encode())
+        """Without an account of its own, an agent is what descends from it, bears its name, or sits in its folder."""
         children: dict[int, list[int]] = {}
-        found: set[int] = set()
+        found = self.adopted()
         for pid in _pids():
             with contextlib.suppress(OSError, IndexError, ValueError):
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(pid)
-            with contextlib.suppress(OSError):
-                environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                if all(mark in environment for mark in marks):
-                    found.add(pid)
+            if self._is_marked(pid):
+                found.add(pid)
         if self.main is not None and launch.is_same_process(*self.main):
             found.add(self.main[0])
         waiting = list(found)
@@ -73,8 +74,21 @@ class Crew:
             found.update(born)
         return found - {os.getpid()}
 
+    def _is_marked(self, pid: int) -> bool:
+        # What belongs to others, or may not be looked into, is not ours to end.
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(self.work):
+                return True
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            return (
+                f"AGENT_ID={self.agent_id}".encode() in environment
+                and f"AGENT_ATTEMPT={self.attempt}".encode() in environment
+            )
+        return False
 
-def _of_account(uid: int) -> Iterator[int]:
+
+def of_account(uid: int) -> Iterator[int]:
+    """Pids of all that runs under an account, in whichever of its four ids."""
     # Not by the owner of /proc/PID: that is root for a process that may not be dumped, as Chromium's are.
     for pid in _pids():
         with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reader, self.writer = os.pipe()
+        self._handed_over = False
         os.set_blocking(self._reader, False)
         self._file = path.open("ab", buffering=0)
         self._last: deque[bytes] = deque(maxlen=_LAST_LINES)
@@ -32,6 +33,7 @@ class Journal:
     def started(self) -> None:
         """The agent has its end of the pipe."""
         os.close(self.writer)
+        self._handed_over = True
 
     def note(self, line: str) -> None:
         """Write a line of our own."""
@@ -46,6 +48,8 @@ class Journal:
         """Take what is left in the pipe, then end the followers."""
         if self.closed:
             return
+        if not self._handed_over:
+            self.started()
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._reader, _CHUNK):
                 self._keep(chunk)

@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -70,10 +70,10 @@ class _Attempt:
     def key(self) -> Key:
         return self.record.agent_id, self.record.attempt
 
-    def crew(self) -> Crew:
+    def crew(self, adopted: Callable[[], set[int]] = set) -> Crew:
         record = self.record
         main = (record.pid, record.started) if record.pid is not None and record.started is not None else None
-        return Crew(record.agent_id, record.attempt, self.group, record.uid, main)
+        return Crew(record.agent_id, record.attempt, self.group, record.uid, record.work, main, adopted)
 
     def signal(self, number: signal.Signals) -> None:
         if self.pidfd is not None:
@@ -105,6 +105,7 @@ class ProcessRuntime:
         self._finishing: set[asyncio.Task[None]] = set()
         self._changes = Changes()
         self._program: Program | None = None
+        self._adopted: Callable[[], set[int]] = set
 
     async def start(self) -> None:
         """End and clear away what an earlier process left, and know its attempts again. Raises `RuntimeRetryable`."""
@@ -149,6 +150,8 @@ class ProcessRuntime:
                 attempt = self._make(spec)
             except launch.CannotConfine as error:
                 raise RuntimePermanent(str(error)) from error
+            except ValueError as error:
+                raise RuntimePermanent(f"the agent's environment is not one a process can have: {error}") from error
             except OSError as error:
                 raise RuntimeRetryable(f"this machine could not start the agent: {error}") from error
         return Created(handle=_handle(attempt), token_hash=attempt.record.token_hash)
@@ -218,8 +221,15 @@ class ProcessRuntime:
         )
         attempt.record = record.model_copy(update={"pid": process.pid, "started": launch.start_time(process.pid)})
         self._loop.add_reader(attempt.pidfd, self._main_ended, attempt, process)
-        self._records.save(attempt.record)
+        self._note(attempt)
         _log.info("agent.begun", agent_id=spec.agent_id, attempt=spec.attempt, pid=process.pid, uid=record.uid)
+
+    def _note(self, attempt: _Attempt) -> None:
+        """Keep the record of an attempt that has begun. A full disk must not end what runs, or hide what ended."""
+        try:
+            self._records.save(attempt.record)
+        except OSError as error:
+            _log.error("attempt.not_saved", agent_id=attempt.key[0], attempt=attempt.key[1], error=str(error))
 
     def _undo(self, attempt: _Attempt) -> None:
         attempt.kill()
@@ -245,7 +255,7 @@ class ProcessRuntime:
         """The main process ended: end the others, then say so."""
         while True:
             try:
-                await attempt.crew().end(_KILL_SECONDS)
+                await attempt.crew(self._adopted).end(_KILL_SECONDS)
                 break
             except StillThere as still:
                 _log.error("agent.will_not_end", agent_id=attempt.key[0], attempt=attempt.key[1], detail=str(still))
@@ -271,10 +281,7 @@ class ProcessRuntime:
                 "peak_memory_bytes": usage.peak_memory_bytes if peak is None else peak,
             }
         )
-        try:
-            self._records.save(attempt.record)
-        except OSError as error:
-            _log.error("attempt.not_saved", agent_id=record.agent_id, attempt=record.attempt, error=str(error))
+        self._note(attempt)
         attempt.over.set()
         _log.info("agent.ended", agent_id=record.agent_id, attempt=record.attempt, exit_code=code, failure=failure)
         if not attempt.leaving:
@@ -370,6 +377,10 @@ class ProcessRuntime:
             attempt.group.remove()
         self._cgroups.close()
         self._changes.close()
+
+    def adopt(self, adopted: Callable[[], set[int]]) -> None:
+        """Name what this process has adopted: all of that belongs to dead agents and is ended with the next."""
+        self._adopted = adopted
 
     def mains(self) -> set[int]:
         """The pids of agents' main processes that this runtime waits for."""

@@ -1,6 +1,7 @@
 """What the contract suite needs to know of a runtime beyond its interface, and how to get each one."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation, Template
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentRuntime, AgentSpec, Handle, Observation, Phase
+from core.runtime.folders import Folders
 from core.runtime.memory import MemoryRuntime
 from core.runtime.process import ProcessRuntime
 from core.runtime.registry import open_runtime
@@ -27,6 +29,22 @@ WAIT = 30.0
 _numbers = count(1)
 
 
+def new_spec(**changes: Any) -> AgentSpec:
+    """An agent of its own user and project."""
+    number = next(_numbers)
+    base = AgentSpec(
+        agent_id=f"ag-{os.getpid()}-{number}",
+        attempt=1,
+        user_id=f"user/{number}",
+        project_id=f"project {number} ü",
+        pool="default",
+        template=Template(browser=BrowserSettings(width=800, height=600)),
+        backend_url="http://127.0.0.1:9",
+        token=SecretStr(f"token-{number}"),
+    )
+    return base.model_copy(update=changes)
+
+
 @dataclass
 class Rig:
     """A runtime under test. `remains` names what is left of an attempt outside the runtime's own books."""
@@ -35,24 +53,9 @@ class Rig:
     failing: Callable[[AgentSpec], AgentSpec]
     fail: Callable[[Handle], None]
     fails_with: FailureKind
-    remains: Callable[[str], list[str]]
+    remains: Callable[[AgentSpec], list[str]]
     stubborn: Callable[[AgentSpec], AgentSpec]
     has_address: bool
-
-    def spec(self, **changes: Any) -> AgentSpec:
-        """An agent of its own user and project."""
-        number = next(_numbers)
-        base = AgentSpec(
-            agent_id=f"ag-{os.getpid()}-{number}",
-            attempt=1,
-            user_id=f"user/{number}",
-            project_id=f"project {number} ü",
-            pool="default",
-            template=Template(browser=BrowserSettings(width=800, height=600)),
-            backend_url="http://127.0.0.1:9",
-            token=SecretStr(f"token-{number}"),
-        )
-        return base.model_copy(update=changes)
 
 
 class Watch:
@@ -111,7 +114,7 @@ async def rig(name: str, folder: Path) -> AsyncIterator[Rig]:
         async with HostProcess(folder) as host:
             await host.ready()
             runtime = open_runtime(kind, settings)
-            yield _rig(kind, runtime)
+            yield _rig(kind, runtime, folder)
             await runtime.close()
         return
     local: MemoryRuntime | ProcessRuntime
@@ -120,11 +123,11 @@ async def rig(name: str, folder: Path) -> AsyncIterator[Rig]:
     else:
         local = ProcessRuntime(settings)
         await local.start()
-    yield _rig(kind, local)
+    yield _rig(kind, local, folder)
     await local.close()
 
 
-def _rig(kind: str, runtime: AgentRuntime) -> Rig:
+def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
     def simulated(**plan: Any) -> Callable[[AgentSpec], AgentSpec]:
         def change(spec: AgentSpec) -> AgentSpec:
             return spec.model_copy(update={"template": Template(simulation=Simulation(**plan))})
@@ -137,7 +140,7 @@ def _rig(kind: str, runtime: AgentRuntime) -> Rig:
             failing=simulated(exit_after_seconds=0.1, exit_code=76),
             fail=lambda handle: None,
             fails_with=FailureKind.OUT_OF_MEMORY,
-            remains=lambda agent_id: [],
+            remains=lambda spec: [],
             stubborn=simulated(ignores_shutdown=True),
             has_address=False,
         )
@@ -146,22 +149,28 @@ def _rig(kind: str, runtime: AgentRuntime) -> Rig:
         failing=lambda spec: spec,
         fail=lambda handle: os.kill(handle.native["pid"], signal.SIGKILL),
         fails_with=FailureKind.CRASH,
-        remains=processes_of,
+        remains=lambda spec: processes_of(spec, folder),
         stubborn=lambda spec: spec,
         has_address=True,
     )
 
 
-def processes_of(agent_id: str) -> list[str]:
-    """The living processes that were started with this agent's environment."""
-    mark = f"AGENT_ID={agent_id}".encode()
+def processes_of(spec: AgentSpec, folder: Path) -> list[str]:
+    """The living processes of an agent of the data folder: those of its account, else those in its scratch folder."""
+    accounts = folder / "host" / "accounts.json"
+    owner = Folders.owner(spec.user_id, spec.project_id)
+    uid = json.loads(accounts.read_text())["given"].get(owner) if accounts.exists() else None
+    work = str(folder / "host" / "work")
     found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
         try:
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()[:80]!r}")
+            status = (entry / "status").read_text()
+            if "\nState:\tZ" in status:
+                continue
+            ids = status.partition("\nUid:")[2].partition("\n")[0].split()
+            theirs = str(uid) in ids if uid is not None else os.readlink(entry / "cwd").startswith(work)
         except OSError:
             continue
+        if theirs:
+            found.append(f"{entry.name} {status.split()[1]}")
     return found

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Handle, Phase
 from core.tokens import hash_token
-from tests.contracts.runtime_suite import WAIT, Rig, watching
+from tests.contracts.runtime_suite import WAIT, Rig, new_spec, watching
 from tests.contracts.runtime_suite import rig as open_rig
 
 _AGENT = pytest.mark.needs("agent")
@@ -54,7 +54,7 @@ async def usable(rig: Rig, spec: AgentSpec) -> None:
 
 async def made_deaf(rig: Rig) -> AgentSpec:
     """An agent that hears nothing but SIGKILL: told to be so, or stopped once it would have listened."""
-    spec = rig.stubborn(rig.spec())
+    spec = rig.stubborn(new_spec())
     handle = await made(rig, spec)
     await usable(rig, spec)
     if rig.has_address:
@@ -67,7 +67,7 @@ async def listed(rig: Rig, agent_id: str) -> list[tuple[int, Phase]]:
 
 
 async def test_created_twice_is_one_agent_with_its_first_token(rig: Rig) -> None:
-    spec = rig.spec(token=SecretStr("first"))
+    spec = new_spec(token=SecretStr("first"))
     answers = [
         await rig.runtime.create(spec) for spec in (spec, spec.model_copy(update={"token": SecretStr("second")}))
     ]
@@ -78,7 +78,7 @@ async def test_created_twice_is_one_agent_with_its_first_token(rig: Rig) -> None
 
 
 async def test_created_many_times_at_once_is_one_agent(rig: Rig) -> None:
-    spec = rig.spec()
+    spec = new_spec()
     answers = await asyncio.gather(*(rig.runtime.create(spec) for _ in range(20)))
     assert len({answer.model_dump_json() for answer in answers}) == 1
     assert len(await listed(rig, spec.agent_id)) == 1
@@ -93,7 +93,7 @@ async def test_agent_that_never_was_is_gone_and_deleting_it_is_success(rig: Rig)
 
 
 async def test_observation_says_whose_agent_it_is(rig: Rig) -> None:
-    spec = rig.spec()
+    spec = new_spec()
     handle = await made(rig, spec)
     seen = await rig.runtime.observe(spec.agent_id, 1)
     assert (seen.user_id, seen.project_id, seen.handle) == (spec.user_id, spec.project_id, handle)
@@ -104,11 +104,13 @@ async def test_observation_says_whose_agent_it_is(rig: Rig) -> None:
 
 @pytest.mark.parametrize("grace", [0, 10])
 async def test_delete_returns_when_nothing_is_left(rig: Rig, grace: float) -> None:
-    spec = rig.spec()
+    spec = new_spec()
     await made(rig, spec)
+    await usable(rig, spec)
+    assert rig.remains(spec) != [] or not rig.has_address
     async with watching(rig.runtime) as watch:
         await rig.runtime.delete(spec.agent_id, 1, grace)
-        assert rig.remains(spec.agent_id) == []
+        assert rig.remains(spec) == []
         assert (await rig.runtime.observe(spec.agent_id, 1)).phase is Phase.GONE
         assert await listed(rig, spec.agent_id) == []
         gone = await watch.sees(spec.agent_id, Phase.GONE)
@@ -121,7 +123,7 @@ async def test_agent_that_will_not_go_is_killed_after_its_grace(rig: Rig) -> Non
     began = asyncio.get_running_loop().time()
     await rig.runtime.delete(spec.agent_id, 1, 0.5)
     assert 0.45 <= asyncio.get_running_loop().time() - began < 5
-    assert rig.remains(spec.agent_id) == []
+    assert rig.remains(spec) == []
 
 
 async def test_impatient_delete_overtakes_a_patient_one(rig: Rig) -> None:
@@ -135,14 +137,14 @@ async def test_impatient_delete_overtakes_a_patient_one(rig: Rig) -> None:
 
 
 async def test_agent_that_fails_is_seen_with_its_reason(rig: Rig) -> None:
-    spec = rig.failing(rig.spec())
+    spec = rig.failing(new_spec())
     async with watching(rig.runtime) as watch:
         handle = await made(rig, spec)
         rig.fail(handle)
         seen = await watch.sees(spec.agent_id, Phase.EXITED)
     assert seen.failure is rig.fails_with
     assert seen.exit_code not in {None, 0}
-    assert rig.remains(spec.agent_id) == []
+    assert rig.remains(spec) == []
     later = await rig.runtime.observe(spec.agent_id, 1)
     assert (later.phase, later.failure) == (Phase.EXITED, rig.fails_with)
     assert (await rig.runtime.create(spec)).handle == handle
@@ -151,8 +153,8 @@ async def test_agent_that_fails_is_seen_with_its_reason(rig: Rig) -> None:
 
 
 async def test_profile_has_one_writer_and_the_next_attempt_may_follow(rig: Rig) -> None:
-    first = rig.failing(rig.spec())
-    second = first.model_copy(update={"attempt": 2, "template": rig.spec().template})
+    first = rig.failing(new_spec())
+    second = first.model_copy(update={"attempt": 2, "template": new_spec().template})
     async with watching(rig.runtime) as watch:
         handle = await made(rig, first)
         with pytest.raises(RuntimeRetryable):
@@ -172,8 +174,8 @@ async def test_profile_has_one_writer_and_the_next_attempt_may_follow(rig: Rig) 
 
 
 async def test_other_life_of_the_same_project_waits_for_the_profile(rig: Rig) -> None:
-    first = rig.spec()
-    other = rig.spec(user_id=first.user_id, project_id=first.project_id)
+    first = new_spec()
+    other = new_spec(user_id=first.user_id, project_id=first.project_id)
     await made(rig, first)
     with pytest.raises(RuntimeRetryable):
         await rig.runtime.create(other)
@@ -185,7 +187,7 @@ async def test_other_life_of_the_same_project_waits_for_the_profile(rig: Rig) ->
 async def test_what_changes_between_list_and_watch_is_not_lost(rig: Rig) -> None:
     async with watching(rig.runtime):
         pass  # a watch that broke
-    before, between = rig.spec(), rig.spec()
+    before, between = new_spec(), new_spec()
     await made(rig, before)
     assert await listed(rig, before.agent_id) != []
     await made(rig, between)
@@ -196,7 +198,7 @@ async def test_what_changes_between_list_and_watch_is_not_lost(rig: Rig) -> None
 
 
 async def test_two_watchers_see_the_same(rig: Rig) -> None:
-    spec = rig.spec()
+    spec = new_spec()
     async with watching(rig.runtime) as one, watching(rig.runtime) as other:
         await made(rig, spec)
         await rig.runtime.delete(spec.agent_id, 1)
@@ -207,7 +209,7 @@ async def test_two_watchers_see_the_same(rig: Rig) -> None:
 async def test_each_agent_takes_one_place(rig: Rig) -> None:
     empty = await rig.runtime.capacity()
     assert empty.fits is not None
-    specs = [rig.spec(), rig.spec()]
+    specs = [new_spec(), new_spec()]
     for number, spec in enumerate(specs, start=1):
         await made(rig, spec)
         now = await rig.runtime.capacity()
@@ -220,7 +222,7 @@ async def test_each_agent_takes_one_place(rig: Rig) -> None:
 
 async def test_agent_becomes_usable(rig: Rig) -> None:
     """The runtime says READY itself, or the agent answers where `reach` says."""
-    spec = rig.spec()
+    spec = new_spec()
     async with watching(rig.runtime) as watch:
         await made(rig, spec)
         if not rig.has_address:
@@ -233,7 +235,7 @@ async def test_agent_becomes_usable(rig: Rig) -> None:
 async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:
     with pytest.raises(RuntimePermanent):
         await rig.runtime.reach("ag-never", 1)
-    spec = rig.spec()
+    spec = new_spec()
     await made(rig, spec)
     await rig.runtime.delete(spec.agent_id, 1)
     with pytest.raises(RuntimePermanent):
@@ -242,7 +244,7 @@ async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:
 
 async def test_log_is_there_and_following_it_ends_with_the_agent(rig: Rig) -> None:
     assert [chunk async for chunk in rig.runtime.logs("ag-never")] == []
-    spec = rig.spec()
+    spec = new_spec()
     await made(rig, spec)
     begun = asyncio.Event()
 

@@ -30,6 +30,10 @@ class Orphans:
         if self._due is not None:
             self._due.cancel()
 
+    def adopted(self) -> set[int]:
+        """Our children that nobody waits for."""
+        return _children() - self._mains()
+
     def _notice(self) -> None:
         # A dying agent sends many of these; one look serves them all.
         if self._due is None:
@@ -37,7 +41,7 @@ class Orphans:
 
     def _look(self) -> None:
         self._due = None
-        for pid in _children() - self._mains():
+        for pid in self.adopted():
             with contextlib.suppress(ChildProcessError, ProcessLookupError):
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
                     os.kill(pid, signal.SIGKILL)

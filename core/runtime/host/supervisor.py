@@ -95,6 +95,7 @@ async def _runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRuntime]
     await process.start()
     orphans = Orphans(process.mains)
     orphans.start()
+    process.adopt(orphans.adopted)
     try:
         yield {memory.name: memory, process.name: process}
     finally:

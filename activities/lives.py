@@ -86,26 +86,11 @@ class LifeActivities:
     @activity.defn(name="begin")
     async def begin(self, ask: contracts.Begin) -> Moved:
         """Write that this attempt starts: after a grant, or the next one of a restart."""
-        life, now = ask.life, _now()
+        now = _now()
+        deadline = now + timedelta(seconds=ask.deadline_seconds)
         async with self._db.transaction() as session:
-            row = await agents.lock(session, life.agent_id)
-            if row is None:
-                raise NotFound("no such agent")
-            state = AgentState(row.state)
-            retry = state is AgentState.RESTARTING and row.attempt == life.attempt - 1
-            granted = state is AgentState.STARTING and row.attempt == life.attempt and row.deadline_at is None
-            if not (retry or granted):
-                return Moved(applied=False, state=state, attempt=row.attempt)
-            row.state = AgentState.STARTING.value
-            row.attempt = life.attempt
-            row.admission_seen_at = row.admission_seen_at or now
-            row.started_at = now
-            row.ready_at = None
-            row.reason = None
-            row.token_hash = None
-            row.deadline_at = now + timedelta(seconds=ask.deadline_seconds)
-            await events.append(session, row, now, fact(EventKind.STARTING, AgentState.STARTING, attempt=life.attempt))
-        return Moved(applied=True, state=AgentState.STARTING, attempt=life.attempt)
+            moved = await agents.begin(session, ask.life.agent_id, ask.life.attempt, now, deadline)
+        return _moved(moved)
 
     @activity.defn(name="mark_running")
     async def mark_running(self, life: Life) -> Moved:

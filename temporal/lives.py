@@ -30,8 +30,8 @@ from core.domain.orders import (
 from core.errors import Unavailable
 from core.ids import agent_workflow_id, keyword, pool_workflow_id
 from temporal.client import is_away, translated
-from workflows.agent import AgentWorkflow, KeepAnswer
-from workflows.life import AgentInput
+from workflows.agent import AgentWorkflow
+from workflows.life import AgentInput, KeepAnswer
 from workflows.options import (
     AGENT_ID,
     AGENT_POOL,

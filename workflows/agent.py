@@ -8,8 +8,6 @@ import asyncio
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from pydantic import BaseModel, ConfigDict
-
     from activities import contracts
     from activities.contracts import Final, Registered, Registration
     from core.domain.lifecycle import CURRENT, FINAL, WAITING, AgentState, EndReason
@@ -25,17 +23,9 @@ with workflow.unsafe.imports_passed_through():
         StopOrder,
     )
     from core.domain.recovery import FailureKind
-    from workflows.life import AgentInput, Course
+    from workflows.life import AgentInput, Course, KeepAnswer
     from workflows.options import LOCAL
     from workflows.passage import Passage, failure_of, remove, withdraw
-
-
-class KeepAnswer(BaseModel):
-    """What came of asking to keep an agent, and the state it is in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kept: bool
-    state: AgentState
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -93,7 +83,8 @@ class AgentWorkflow:
                 if early is not None and early.agent_id in (None, course.life.agent_id):
                     course.inbox.stop = early
                 self._passage = self._passage_of(course)
-                self._passage.show(registered.answer.reason if registered.answer else None)
+                if course.state in WAITING and registered.answer is not None:
+                    self._passage.show(registered.answer.reason)
             self._answer = registered.answer
 
     async def _register(self, request: StartRequest, predecessor: str | None) -> Registered:

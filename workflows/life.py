@@ -57,3 +57,11 @@ class AgentInput(BaseModel):
     request: StartRequest
     course: Course | None = None
     history_limit: int = HISTORY_LIMIT
+
+
+class KeepAnswer(BaseModel):
+    """What came of asking to keep an agent, and the state it is in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kept: bool
+    state: AgentState

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -68,13 +68,13 @@ async def register(
     `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row.
     """
     await clusters.lock_user(session, request.user_id)
-    known = await session.get(Agent, request.agent_id)
-    if known is not None:
-        return _of_row(known)
     user = await session.get(User, request.user_id)
     if user is None:
         raise NotFound("no such user", code="unknown_user")
-    rows = await _living(session, request.user_id)
+    rows = await _living_or_this(session, request.user_id, request.agent_id)
+    for known in rows:
+        if known.agent_id == request.agent_id:
+            return _of_row(known)
     mine = [row for row in rows if row.project_id == request.project_id]
     leftovers = tuple(_leftover(row) for row in mine if row.agent_id != predecessor)
     if leftovers:
@@ -90,9 +90,9 @@ async def register(
     return registered
 
 
-async def _living(session: AsyncSession, user_id: str) -> list[Agent]:
-    query = select(Agent).where(Agent.user_id == user_id, Agent.state.in_(_LIVING))
-    return list((await session.scalars(query)).all())
+async def _living_or_this(session: AsyncSession, user_id: str, agent_id: str) -> list[Agent]:
+    living = and_(Agent.user_id == user_id, Agent.state.in_(_LIVING))
+    return list((await session.scalars(select(Agent).where(or_(living, Agent.agent_id == agent_id)))).all())
 
 
 def _leftover(row: Agent) -> Leftover:

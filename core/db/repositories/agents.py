@@ -4,14 +4,15 @@ import base64
 import binascii
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import and_, case, delete, or_, select, text, update
+from sqlalchemy import ARRAY, DateTime, Integer, Text, TextClause, and_, bindparam, case, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Command, Ticket
+from core.db.models import Agent
 from core.db.repositories import events
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
@@ -177,44 +178,91 @@ async def move(
     """Move one attempt of an agent along a legal edge and log `facts`; a repeated or late call changes nothing.
 
     `changes` are further columns. A final state ends the agent: its token dies, its open commands and tickets too.
+    Raises `InvalidRequest` (`not_found`) when there is no such agent.
     """
-    row = await lock(session, agent_id)
+    if to in FINAL:
+        changes |= {"ended_at": at, "token_hash": None, "deadline_at": None, "keepable": False}
+    before = [state.value for state in AgentState if legal(state, to)]
+    named = {"agent": agent_id, "attempt": attempt, "to": to.value, "before": before}
+    moved = await session.execute(_moving(tuple(changes)), {**named, **changes, **events.log_values(at, facts)})
+    if moved.first() is None:
+        return await _unmoved(session, agent_id)
+    if to in FINAL:
+        await _end(session, agent_id, at)
+    return Moved(applied=True, state=to, attempt=attempt)
+
+
+_BEGIN = events.logging(
+    """
+    UPDATE agents SET state = 'starting', attempt = :attempt, started_at = :at, deadline_at = :deadline,
+        ready_at = NULL, reason = NULL, token_hash = NULL, admission_seen_at = coalesce(admission_seen_at, :at),
+        event_seq = event_seq + :count
+    WHERE agent_id = :agent AND (
+        (state = 'restarting' AND attempt = :attempt - 1)
+        OR (state = 'starting' AND attempt = :attempt AND deadline_at IS NULL)
+    )
+    RETURNING agent_id, user_id, project_id, event_seq
+    """,
+    bindparam("deadline", type_=DateTime(timezone=True)),
+    bindparam("attempt", type_=Integer),
+)
+
+
+async def begin(session: AsyncSession, agent_id: str, attempt: int, at: datetime, deadline_at: datetime) -> Moved:
+    """Write that an attempt starts: one that was granted its slot, or the next one of a restart; once."""
+    facts = [fact(EventKind.STARTING, AgentState.STARTING, attempt=attempt)]
+    named = {"agent": agent_id, "attempt": attempt, "deadline": deadline_at}
+    begun = await session.execute(_BEGIN, {**named, **events.log_values(at, facts)})
+    if begun.first() is None:
+        return await _unmoved(session, agent_id)
+    return Moved(applied=True, state=AgentState.STARTING, attempt=attempt)
+
+
+async def _unmoved(session: AsyncSession, agent_id: str) -> Moved:
+    found = await session.execute(select(Agent.state, Agent.attempt).where(Agent.agent_id == agent_id))
+    row = found.one_or_none()
     if row is None:
         raise InvalidRequest("no such agent", code="not_found")
-    before = AgentState(row.state)
-    if row.attempt != attempt or not legal(before, to):
-        return Moved(applied=False, state=before, attempt=row.attempt)
-    row.state = to.value
-    for name, value in changes.items():
-        setattr(row, name, value)
-    if to in FINAL:
-        await _end(session, row, at)
-    await events.append(session, row, at, *facts)
-    return Moved(applied=True, state=to, attempt=row.attempt)
+    return Moved(applied=False, state=AgentState(row.state), attempt=row.attempt)
 
 
-async def _end(session: AsyncSession, row: Agent, at: datetime) -> None:
-    row.ended_at = at
-    row.token_hash = None
-    row.deadline_at = None
-    row.keepable = False
-    await expire_commands(session, row.agent_id, at)
-    await session.execute(delete(Ticket).where(Ticket.agent_id == row.agent_id))
-    await session.execute(text("SELECT pg_notify('berth_channel', :agent)"), {"agent": row.agent_id})
+@lru_cache
+def _moving(columns: tuple[str, ...]) -> TextClause:
+    """State, further `columns` and events in one round trip; no row comes back when the edge was not there to take."""
+    table = Agent.__table__.c
+    further = "".join(f", {name} = :{name}" for name in columns)
+    # Only names of our own columns are put into the text, values never.
+    source = (
+        f"UPDATE agents SET state = :to, event_seq = event_seq + :count{further}"  # noqa: S608
+        " WHERE agent_id = :agent AND attempt = :attempt AND state = ANY(:before)"
+        " RETURNING agent_id, user_id, project_id, event_seq"
+    )
+    typed = [bindparam(name, type_=table[name].type) for name in columns]
+    return events.logging(source, bindparam("before", type_=ARRAY(Text)), *typed)
+
+
+async def _end(session: AsyncSession, agent_id: str, at: datetime) -> None:
+    await session.execute(_END, {"agent": agent_id, "at": at})
+
+
+_EXPIRED = """
+ended AS (
+    UPDATE commands SET state = 'expired', fault = 'shutting_down', fault_detail = 'the agent ended', ended_at = :at
+    WHERE agent_id = :agent AND state IN ('pending', 'sent') RETURNING command_id
+), told AS (
+    SELECT pg_notify('berth_results', :agent || '/' || command_id) FROM ended
+)
+"""
+_EXPIRE = text("WITH " + _EXPIRED + " SELECT count(*) FROM told")
+_END = text(
+    "WITH " + _EXPIRED + ", cleared AS (DELETE FROM tickets WHERE agent_id = :agent)"
+    " SELECT pg_notify('berth_channel', :agent), (SELECT count(*) FROM told)"
+)
 
 
 async def expire_commands(session: AsyncSession, agent_id: str, at: datetime) -> None:
     """End what is still open of an agent's commands, and wake those who wait for them."""
-    ended = await session.scalars(
-        update(Command)
-        .where(Command.agent_id == agent_id, Command.state.in_(["pending", "sent"]))
-        .values(state="expired", fault="shutting_down", fault_detail="the agent ended", ended_at=at)
-        .returning(Command.command_id)
-    )
-    for command_id in ended.all():
-        await session.execute(
-            text("SELECT pg_notify('berth_results', :what)"), {"what": f"{agent_id}/{command_id}"[:7900]}
-        )
+    await session.execute(_EXPIRE, {"agent": agent_id, "at": at})
 
 
 def fact(kind: EventKind, state: AgentState, reason: str | None = None, **detail: Any) -> Fact:

@@ -1,7 +1,7 @@
 """Numbers over all agents, for metrics and operators."""
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, PoolOverride
@@ -28,3 +28,8 @@ class Override(BaseModel):
 async def override_of(session: AsyncSession, pool: str) -> Override | None:
     row = await session.get(PoolOverride, pool)
     return Override(capacity=row.capacity, paused=row.paused) if row else None
+
+
+async def forget_capacity(session: AsyncSession, pool: str) -> None:
+    """Let the settings (or what fits) say the pool's capacity again."""
+    await session.execute(update(PoolOverride).where(PoolOverride.pool == pool).values(capacity=None))

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ARRAY, Text, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -46,25 +46,37 @@ async def holders(session: AsyncSession, cluster: str) -> int:
     return await session.scalar(query) or 0
 
 
+_ROOM = text(
+    """
+    SELECT n.held, n.waits, n.taken, look.total, look.choked, look.measured_at, given.capacity, given.paused
+    FROM (
+        SELECT count(*) FILTER (WHERE pool = :pool AND state = ANY(:holding)) AS held,
+               count(*) FILTER (WHERE pool = :pool AND state = ANY(:waiting)) AS waits,
+               count(*) FILTER (WHERE cluster = :cluster AND state = ANY(:holding)) AS taken
+        FROM agents
+        WHERE (pool = :pool OR cluster = :cluster) AND state = ANY(:holding || :waiting)
+    ) AS n
+    LEFT JOIN clusters AS look ON look.cluster = :cluster
+    LEFT JOIN pool_overrides AS given ON given.pool = :pool
+    """
+).bindparams(bindparam("holding", type_=ARRAY(Text)), bindparam("waiting", type_=ARRAY(Text)))
+
+
 async def room(session: AsyncSession, name: str, pool: Pool, at: datetime, max_waiting: int) -> Room:
     """What pool `name` has now. The caller holds the cluster's lock when it decides by the answer."""
-    held = func.count().filter(Agent.pool == name, Agent.state.in_(_HOLDING))
-    waits = func.count().filter(Agent.pool == name, Agent.state.in_(_WAITING))
-    taken = func.count().filter(Agent.cluster == pool.cluster, Agent.state.in_(_HOLDING))
-    counts = (await session.execute(select(held, waits, taken).where(Agent.state.in_([*_HOLDING, *_WAITING])))).one()
-    look = await session.get(Cluster, pool.cluster)
-    known = look is not None and look.total is not None and at - look.measured_at <= STALE_AFTER
-    free = look.total - counts[2] if known and look is not None and look.total is not None else None
-    override = await session.get(PoolOverride, name)
-    capacity = override.capacity if override and override.capacity is not None else pool.capacity
+    named = {"pool": name, "cluster": pool.cluster, "holding": _HOLDING, "waiting": _WAITING}
+    now = (await session.execute(_ROOM, named)).one()
+    known = now.total is not None and at - now.measured_at <= STALE_AFTER
+    free = now.total - now.taken if known else None
+    capacity = now.capacity if now.capacity is not None else pool.capacity
     return Room(
-        holders=counts[0],
-        waiting=counts[1],
+        holders=now.held,
+        waiting=now.waits,
         # A pool without a capacity of its own takes what its cluster has.
-        capacity=capacity if capacity is not None else (counts[0] + max(free, 0) if free is not None else None),
+        capacity=capacity if capacity is not None else (now.held + max(free, 0) if free is not None else None),
         cluster_free=free,
-        paused=bool(override and override.paused),
-        choked=bool(look and look.choked),
+        paused=bool(now.paused),
+        choked=bool(now.choked),
         max_waiting=max_waiting,
     )
 

@@ -1,10 +1,12 @@
 """The event log: written beside the state it tells of, read by agent and by user."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import BindParameter, DateTime, Integer, TextClause, bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, EventRow, User
@@ -22,40 +24,58 @@ class Fact(BaseModel):
     detail: dict[str, Any] = {}
 
 
-async def append(session: AsyncSession, agent: Agent, at: datetime, *facts: Fact) -> None:
-    """Add `facts` to the life of `agent`, whose row the caller has locked, and wake its readers on commit.
+# One round trip an event: the counter, the rows and the wake-up. `source` names the agent they belong to. The user's
+# counter is the last row that is locked, so that commit order is cursor order and nobody waits in a ring.
+_LOG = """
+counted AS (
+    UPDATE users SET event_cursor = event_cursor + :count FROM source
+    WHERE users.user_id = source.user_id RETURNING users.event_cursor
+), logged AS (
+    INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state, reason, detail)
+    SELECT source.user_id, counted.event_cursor - :count + fact.n, source.agent_id, source.project_id,
+           source.event_seq - :count + fact.n, :at, fact.kind, fact.state, fact.reason, fact.detail
+    FROM source, counted,
+         jsonb_to_recordset(:facts) AS fact(n int, kind text, state text, reason text, detail jsonb)
+)
+SELECT pg_notify('berth_events', source.user_id) FROM source
+"""
 
-    The user's counter is the last row this locks, so that commit order is cursor order and nobody waits in a ring.
+
+def logging(source: str, *parameters: BindParameter[Any]) -> TextClause:
+    """The statement that logs facts of the one row that the query `source` yields (agent, user, project, event_seq).
+
+    Its parameters are those of `log_values` besides `source`'s own. It returns a row when `source` did.
     """
-    first_seq = agent.event_seq + 1
+    clause = text(f"WITH source AS ({source}), {_LOG}")
+    types = (bindparam("facts", type_=JSONB), bindparam("at", type_=DateTime(timezone=True)))
+    return clause.bindparams(bindparam("count", type_=Integer), *types, *parameters)
+
+
+def log_values(at: datetime, facts: Sequence[Fact]) -> dict[str, Any]:
+    return {"at": at, "count": len(facts), "facts": [_columns(n, fact) for n, fact in enumerate(facts, 1)]}
+
+
+_OF_KNOWN = logging(
+    "SELECT CAST(:agent AS text) AS agent_id, CAST(:user AS text) AS user_id, CAST(:project AS text) AS project_id,"
+    " CAST(:seq AS int) AS event_seq"
+)
+
+
+async def append(session: AsyncSession, agent: Agent, at: datetime, *facts: Fact) -> None:
+    """Add `facts` to the life of `agent`, whose row the caller has locked, and wake its readers on commit."""
     agent.event_seq += len(facts)
     await session.flush()
-    first = await _cursors(session, agent.user_id, len(facts))
-    rows = [
-        {
-            "user_id": agent.user_id,
-            "cursor": first + index,
-            "agent_id": agent.agent_id,
-            "project_id": agent.project_id,
-            "seq": first_seq + index,
-            "at": at,
-            **_columns(fact),
-        }
-        for index, fact in enumerate(facts)
-    ]
-    await session.execute(insert(EventRow), rows)
-    await _wake(session, agent.user_id)
+    who = {"agent": agent.agent_id, "user": agent.user_id, "project": agent.project_id, "seq": agent.event_seq}
+    await session.execute(_OF_KNOWN, {**who, **log_values(at, facts)})
 
 
 async def record_rejection(
     session: AsyncSession, user_id: str, project_id: str, at: datetime, reason: str, detail: dict[str, Any]
 ) -> None:
     """A request that was refused has no agent; its event stands under the user alone."""
-    cursor = await _cursors(session, user_id, 1)
     fact = Fact(kind=EventKind.REJECTED, reason=reason, detail=detail)
-    row = {"user_id": user_id, "cursor": cursor, "agent_id": None, "project_id": project_id, "seq": None, "at": at}
-    await session.execute(insert(EventRow), [{**row, **_columns(fact)}])
-    await _wake(session, user_id)
+    who = {"agent": None, "user": user_id, "project": project_id, "seq": None}
+    await session.execute(_OF_KNOWN, {**who, **log_values(at, [fact])})
 
 
 async def of_agent(session: AsyncSession, agent_id: str, after_seq: int = 0, limit: int = 100) -> list[Event]:
@@ -80,24 +100,9 @@ async def head(session: AsyncSession, user_id: str) -> int:
     return await session.scalar(select(User.event_cursor).where(User.user_id == user_id)) or 0
 
 
-def _columns(fact: Fact) -> dict[str, Any]:
-    return {
-        "kind": fact.kind.value,
-        "state": fact.state and fact.state.value,
-        "reason": fact.reason,
-        "detail": fact.detail,
-    }
-
-
-async def _cursors(session: AsyncSession, user_id: str, count: int) -> int:
-    """Take the next `count` cursors of the user and return the first."""
-    counter = update(User).where(User.user_id == user_id).values(event_cursor=User.event_cursor + count)
-    last = (await session.execute(counter.returning(User.event_cursor))).scalar_one()
-    return int(last) - count + 1
-
-
-async def _wake(session: AsyncSession, user_id: str) -> None:
-    await session.execute(text("SELECT pg_notify('berth_events', :user)"), {"user": user_id})
+def _columns(n: int, fact: Fact) -> dict[str, Any]:
+    state = fact.state.value if fact.state else None
+    return {"n": n, "kind": fact.kind.value, "state": state, "reason": fact.reason, "detail": fact.detail}
 
 
 def _event(row: EventRow) -> Event:

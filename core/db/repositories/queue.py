@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Case, Integer, and_, case, func, or_, select, text, tuple_, update
+from sqlalchemy import Case, Integer, and_, case, func, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -219,18 +219,16 @@ async def somebody_waits(session: AsyncSession, cluster: str) -> list[str]:
     return list((await session.scalars(query)).all())
 
 
+_NOTE_LIFE = text(
+    """
+    INSERT INTO life_statistics AS known (pool, mean_minutes, weight) VALUES (:pool, :minutes, 1)
+    ON CONFLICT (pool) DO UPDATE SET
+        weight = known.weight * 0.98 + 1,
+        mean_minutes = known.mean_minutes + (:minutes - known.mean_minutes) / (known.weight * 0.98 + 1)
+    """
+)
+
+
 async def note_life(session: AsyncSession, pool: str, minutes: float) -> None:
     """Fold one ended life into the pool's mean; old lives fade with a weight of 0.98 each."""
-    row = await session.get(LifeStatistic, pool, with_for_update=True)
-    if row is None:
-        session.add(LifeStatistic(pool=pool, mean_minutes=minutes, weight=1))
-        return
-    weight = row.weight * 0.98 + 1
-    row.mean_minutes += (minutes - row.mean_minutes) / weight
-    row.weight = weight
-
-
-async def mark_seen(session: AsyncSession, agent_id: str, at: datetime) -> None:
-    await session.execute(
-        update(Agent).where(Agent.agent_id == agent_id, Agent.admission_seen_at.is_(None)).values(admission_seen_at=at)
-    )
+    await session.execute(_NOTE_LIFE, {"pool": pool, "minutes": minutes})

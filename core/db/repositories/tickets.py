@@ -18,7 +18,6 @@ MOST_OPEN = 200
 class TicketKind(StrEnum):
     DESKTOP = "desktop"
     EVENTS = "events"
-    LOGIN = "login"
 
 
 class TicketGrant(BaseModel):

@@ -67,3 +67,10 @@ async def projects_of(session: AsyncSession, user_id: str, limit: int = 1000) ->
         select(Membership.project_id).where(Membership.user_id == user_id).order_by(Membership.project_id).limit(limit)
     )
     return list((await session.scalars(query)).all())
+
+
+async def living_ids(session: AsyncSession, user_id: str, limit: int = 1000) -> list[str]:
+    """Ids of the user's agents that are not over."""
+    states = [state.value for state in LIVING]
+    query = select(Agent.agent_id).where(Agent.user_id == user_id, Agent.state.in_(states)).limit(limit)
+    return list((await session.scalars(query)).all())

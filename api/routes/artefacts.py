@@ -24,7 +24,7 @@ _KINDS = {kind.value: {"schema": {"type": "string", "format": "binary"}} for kin
 
 
 @router.put(
-    "/agent-artefacts/{commandId:path}",
+    "/agent-artefacts/{commandId}",
     tags=["agents' side"],
     summary="An agent stores what a command made",
     # Ours is the limit that is met first, and it says what is too large.

@@ -71,7 +71,7 @@ async def execute(
     return ExecuteAnswer(command_id=command.command_id, result=command.result or {})
 
 
-@router.get("/commands/{commandId:path}", summary="A command as it stands", responses=responses(NotFound))
+@router.get("/commands/{commandId}", summary="A command as it stands", responses=responses(NotFound))
 async def show(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, deps: DepsOf) -> CommandBody:
     async with deps.acting(who) as (session, user):
         agent = await agents.get(session, check_id(agent_id, "agentId"))
@@ -82,7 +82,7 @@ async def show(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, de
 
 
 @router.delete(
-    "/commands/{commandId:path}",
+    "/commands/{commandId}",
     summary="Cancel a command",
     status_code=status.HTTP_202_ACCEPTED,
     responses=responses(NotFound)

@@ -10,7 +10,7 @@ from core.db.repositories import agents, idempotency
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome, StopOrder
 from core.domain.tiers import Tier
-from core.errors import Conflict, Unavailable
+from core.errors import Unavailable
 from core.settings import Queue
 from tests.fixtures.api import Api, replica
 
@@ -209,14 +209,10 @@ async def test_start_while_draining_for_good_queues_behind_the_previous_life(api
     assert (await api.start()).json()["agentId"] == body["agentId"]
 
 
-async def test_start_that_comes_too_late_to_keep_queues(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_start_that_comes_too_late_to_keep_queues(api: Api) -> None:
     agent_id = await api.running()
     await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 60})
-
-    async def too_late(_: object) -> None:
-        raise Conflict("over", code="wrong_state")
-
-    monkeypatch.setattr(api.lives, "keep", too_late)
+    api.lives.too_late = True
     again = await api.start()
     assert (again.status_code, again.json()["reason"]) == (202, "previous_ending")
 

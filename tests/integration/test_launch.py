@@ -91,10 +91,12 @@ def test_child_keeps_its_arguments_its_folder_and_its_exit_code(tmp_path: Path) 
 
 @as_root
 def test_child_runs_as_the_account_without_any_group_of_the_parent() -> None:
-    assert run(["sh", "-c", "id -u; id -g; id -G"]).stdout.split() == ["23917"] * 3
+    wrapped = launch.command(["sh", "-c", "id -u; id -g; id -G"], account=OTHER)
+    done = subprocess.run(wrapped, capture_output=True, text=True, timeout=20, check=True, extra_groups=[4, 27])
+    assert done.stdout.split() == ["23917"] * 3
 
 
-@as_root
+@as_root_with_mounts
 def test_child_out_of_a_closed_folder_sees_what_it_may_reach_and_no_sibling(closed: Path) -> None:
     look = ["sh", "-c", f"cat {closed}/code/file; echo; cat {closed}/sibling; ls {closed}; pwd"]
     done = run(look, reach=(closed / "code",), cwd=closed / "code")
@@ -104,7 +106,7 @@ def test_child_out_of_a_closed_folder_sees_what_it_may_reach_and_no_sibling(clos
     assert not os.path.ismount(closed)
 
 
-@as_root
+@as_root_with_mounts
 def test_what_a_child_writes_through_a_closed_folder_is_there_for_the_parent(closed: Path) -> None:
     work = closed / "deep" / "work"
     work.mkdir(mode=0o700, parents=True)
@@ -114,13 +116,13 @@ def test_what_a_child_writes_through_a_closed_folder_is_there_for_the_parent(clo
     assert (done.stderr, (work / "made").read_text()) == ("", "hello\n")
 
 
-@as_root
+@as_root_with_mounts
 def test_child_starts_in_the_root_folder_when_its_own_is_closed(closed: Path) -> None:
     assert run(["pwd"], cwd=closed).stdout == "/\n"
     assert run(["pwd"], cwd=closed, reach=(closed / "code",)).stdout != f"{closed}/code\n"
 
 
-@as_root
+@as_root_with_mounts
 def test_reach_follows_symlinks_into_another_closed_folder(closed: Path, tmp_path: Path) -> None:
     other = tmp_path / "other closed"
     (other / "real").mkdir(parents=True)
@@ -131,13 +133,13 @@ def test_reach_follows_symlinks_into_another_closed_folder(closed: Path, tmp_pat
     assert (done.stdout, done.stderr) == ("behind a link", "")
 
 
-@as_root
+@as_root_with_mounts
 def test_folder_to_reach_may_itself_be_closed(closed: Path) -> None:
     done = run(["cat", f"{closed}/code/file"], reach=(closed,))
     assert (done.stdout, done.stderr) == ("for you", "")
 
 
-@as_root
+@as_root_with_mounts
 def test_this_very_interpreter_runs_as_another_account_wherever_it_lies(closed: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", closed / "venv"], check=True, timeout=60)
     python = closed / "venv" / "bin" / "python"
@@ -168,6 +170,18 @@ def test_ordinary_user_is_told_that_another_account_needs_root() -> None:
     reach = (*launch.interpreter_paths(Path(sys.executable)), root)
     done = run([sys.executable, "-c", code], reach=reach, cwd=root)
     assert done.stdout == "Only root can start a process as uid 1234; this is uid 23917.\n"
+
+
+@as_root
+def test_root_without_the_right_to_mount_is_told_which_folder_is_closed(closed: Path) -> None:
+    code = (
+        "from pathlib import Path; from core import launch\n"
+        f"try: launch.command(['true'], account=launch.{OTHER!r}, reach=[Path({str(closed / 'code')!r})])\n"
+        "except launch.CannotConfine as why: print(why)"
+    )
+    argv = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all", "--", sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.startswith(f"{closed} is closed to uid 23917 and this root lacks CAP_SYS_ADMIN")
 
 
 def test_process_that_took_over_a_pid_is_not_signalled() -> None:

@@ -9,26 +9,20 @@ import pytest
 
 from core.domain.wire import MAX_ARTEFACT_BYTES, Execute
 from tests.fakes.agent import Answer
-from tests.integration.live_stage import Berthed, Stage, fresh_stage
+from tests.fixtures.live import Berthed, LiveStage
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9000
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with fresh_stage() as stage:
-        yield stage
-
-
-async def put(stage: Stage, agent: Berthed, command_id: str, content: Any, **headers: str) -> httpx2.Response:
+async def put(live: LiveStage, agent: Berthed, command_id: str, content: Any, **headers: str) -> httpx2.Response:
     named = {"X-Agent-Token": agent.token, "Content-Type": "image/png"}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
-    return await stage.http.put(f"{stage.replicas[1]}/agent-artefacts/{command_id}", content=content, headers=named)
+    return await live.http.put(f"{live.replicas[1]}/agent-artefacts/{command_id}", content=content, headers=named)
 
 
-async def announce(stage: Stage, agent: Berthed, command_id: str, size: int) -> bytes:
+async def announce(live: LiveStage, agent: Berthed, command_id: str, size: int) -> bytes:
     """The answer to a body that is announced and never sent."""
-    url = httpx2.URL(stage.replicas[1])
+    url = httpx2.URL(live.replicas[1])
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = f"PUT /agent-artefacts/{command_id} HTTP/1.1\r\nHost: x\r\nX-Agent-Token: {agent.token}\r\n"
     writer.write(f"{head}Content-Type: image/png\r\nContent-Length: {size}\r\n\r\n".encode())
@@ -41,8 +35,8 @@ async def announce(stage: Stage, agent: Berthed, command_id: str, size: int) -> 
 class Open:
     """A command that stays open for the block."""
 
-    def __init__(self, stage: Stage, agent: Berthed) -> None:
-        self.stage, self.agent = stage, agent
+    def __init__(self, live: LiveStage, agent: Berthed) -> None:
+        self.live, self.agent = live, agent
         self.go = asyncio.Event()
         self.command_id = "shot"
 
@@ -51,9 +45,9 @@ class Open:
             await self.go.wait()
             return {"ok": True}
 
-        self.fake = self.stage.fake(self.agent, execute=wait)
+        self.fake = self.live.fake(self.agent, execute=wait)
         await self.fake.connect()
-        self.call = asyncio.create_task(self.stage.execute(self.agent, {"command": "screenshot"}, key=self.command_id))
+        self.call = asyncio.create_task(self.live.execute(self.agent, {"command": "screenshot"}, key=self.command_id))
         await self.fake.until(lambda fake: bool(fake.runs))
         return self
 
@@ -68,61 +62,61 @@ async def pieces(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def test_artefact_comes_back_byte_for_byte_to_its_user_alone(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with Open(stage, agent):
-        stored = await put(stage, agent, "shot", pieces(PNG))
+async def test_artefact_comes_back_byte_for_byte_to_its_user_alone(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with Open(live, agent):
+        stored = await put(live, agent, "shot", pieces(PNG))
         assert stored.status_code == 200, stored.text
         body = stored.json()
         assert (body["contentType"], body["bytes"]) == ("image/png", len(PNG))
-        again = await put(stage, agent, "shot", b"something else")
+        again = await put(live, agent, "shot", b"something else")
         assert again.json() == body
-    late = await put(stage, agent, "shot", PNG)
+    late = await put(live, agent, "shot", PNG)
     assert late.json() == body
-    url = stage.replicas[0] + body["url"]
-    answer = await stage.http.get(url, headers=stage.bearer(agent.user_id))
+    url = live.replicas[0] + body["url"]
+    answer = await live.http.get(url, headers=live.bearer(agent.user_id))
     assert answer.content == PNG
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["content-length"] == str(len(PNG))
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-disposition"].startswith("attachment;")
-    assert (await stage.http.get(url, headers=stage.bearer(await stage.user("eve")))).status_code == 404
-    assert (await stage.http.get(url)).status_code == 401
-    assert (await stage.http.get(url, headers={"X-Agent-Token": agent.token})).status_code == 401
+    assert (await live.http.get(url, headers=live.bearer(await live.user("eve")))).status_code == 404
+    assert (await live.http.get(url)).status_code == 401
+    assert (await live.http.get(url, headers={"X-Agent-Token": agent.token})).status_code == 401
 
 
-async def test_artefact_over_fifty_mebibytes_is_refused_whether_announced_or_not(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
+async def test_artefact_over_fifty_mebibytes_is_refused_whether_announced_or_not(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
 
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(51):
             yield bytes(1 << 20)
 
-    async with Open(stage, agent):
-        announced = await announce(stage, agent, "shot", MAX_ARTEFACT_BYTES + 1)
+    async with Open(live, agent):
+        announced = await announce(live, agent, "shot", MAX_ARTEFACT_BYTES + 1)
         assert announced.startswith(b"HTTP/1.1 413 ")
         assert b"artefact_too_large" in announced
-        streamed = await put(stage, agent, "shot", endless())
+        streamed = await put(live, agent, "shot", endless())
         assert (streamed.status_code, streamed.json()["code"]) == (413, "artefact_too_large")
-    assert await stage.rows("SELECT 1 FROM artefacts WHERE agent_id = :a", a=agent.agent_id) == []
+    assert await live.rows("SELECT 1 FROM artefacts WHERE agent_id = :a", a=agent.agent_id) == []
 
 
 @pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/javascript", ""])
-async def test_what_a_browser_might_run_is_not_stored(stage: Stage, kind: str) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    answer = await put(stage, agent, "shot", b"<script>", Content_Type=kind)
+async def test_what_a_browser_might_run_is_not_stored(live: LiveStage, kind: str) -> None:
+    agent = await live.agent(await live.user("ann"))
+    answer = await put(live, agent, "shot", b"<script>", Content_Type=kind)
     assert (answer.status_code, answer.json()["code"]) == (422, "unsupported_content_type")
 
 
-async def test_only_open_commands_of_the_same_agent_get_artefacts(stage: Stage) -> None:
-    user = await stage.user("ann")
-    agent, other = await stage.agent(user), await stage.agent(user)
-    async with Open(stage, agent):
-        assert (await put(stage, other, "shot", PNG)).status_code == 404
-        assert (await put(stage, agent, "unknown", PNG)).status_code == 404
+async def test_only_open_commands_of_the_same_agent_get_artefacts(live: LiveStage) -> None:
+    user = await live.user("ann")
+    agent, other = await live.agent(user), await live.agent(user)
+    async with Open(live, agent):
+        assert (await put(live, other, "shot", PNG)).status_code == 404
+        assert (await put(live, agent, "unknown", PNG)).status_code == 404
         forged = Berthed(agent_id=agent.agent_id, user_id=user, token="agent_forged")
-        assert (await put(stage, forged, "shot", PNG)).status_code == 401
-        page = await put(stage, agent, "shot", PNG, Origin="https://evil.example")
+        assert (await put(live, forged, "shot", PNG)).status_code == 401
+        page = await put(live, agent, "shot", PNG, Origin="https://evil.example")
         assert page.status_code == 403
-    over = await put(stage, agent, "shot", PNG)
+    over = await put(live, agent, "shot", PNG)
     assert (over.status_code, over.json()["code"]) == (409, "command_over")

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,158 +14,152 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from tests.fakes.agent import FakeAgent
-from tests.integration.live_stage import Berthed, Stage, eventually, fresh_stage, raise_stage
+from tests.fixtures.live import Berthed, LiveStage, eventually, raise_stage
 
 
-@pytest.fixture(scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with fresh_stage() as stage:
-        yield stage
+async def starting(live: LiveStage) -> Berthed:
+    return await live.agent(await live.user("ann"), AgentState.STARTING)
 
 
-async def starting(stage: Stage) -> Berthed:
-    return await stage.agent(await stage.user("ann"), AgentState.STARTING)
+async def row(live: LiveStage, agent: Berthed) -> dict[str, Any]:
+    return (await live.rows("SELECT * FROM channels WHERE agent_id = :a", a=agent.agent_id))[0]
 
 
-async def row(stage: Stage, agent: Berthed) -> dict[str, Any]:
-    return (await stage.rows("SELECT * FROM channels WHERE agent_id = :a", a=agent.agent_id))[0]
-
-
-async def knock(stage: Stage, headers: dict[str, str]) -> int:
+async def knock(live: LiveStage, headers: dict[str, str]) -> int:
     """The status that a handshake is refused with."""
-    url = stage.replicas[0].replace("http", "ws") + "/ws/agent"
+    url = live.replicas[0].replace("http", "ws") + "/ws/agent"
     with pytest.raises(InvalidStatus) as refused:
         await connect(url, additional_headers=headers, proxy=None)
     assert json.loads(refused.value.response.body or b"{}")["code"]
     return refused.value.response.status_code
 
 
-async def test_ready_reaches_the_workflow_once_and_is_acknowledged_when_durable(stage: Stage) -> None:
-    agent = await starting(stage)
-    async with stage.fake(agent).online() as fake:
+async def test_ready_reaches_the_workflow_once_and_is_acknowledged_when_durable(live: LiveStage) -> None:
+    agent = await starting(live)
+    async with live.fake(agent).online() as fake:
         await fake.ready()
         await fake.heard_all()
-        assert (await row(stage, agent))["ready_at"] is not None
-        assert (await row(stage, agent))["last_seq"] == 1
-        await eventually(lambda: (agent.agent_id, 1) in stage.lives.readied)
-        assert stage.lives.readied.count((agent.agent_id, 1)) == 1
+        assert (await row(live, agent))["ready_at"] is not None
+        assert (await row(live, agent))["last_seq"] == 1
+        await eventually(lambda: (agent.agent_id, 1) in live.lives.readied)
+        assert live.lives.readied.count((agent.agent_id, 1)) == 1
 
 
-async def test_ready_is_signalled_again_until_temporal_is_back(stage: Stage) -> None:
-    agent = await starting(stage)
-    stage.lives.away = 2
-    async with stage.fake(agent).online() as fake:
+async def test_ready_is_signalled_again_until_temporal_is_back(live: LiveStage) -> None:
+    agent = await starting(live)
+    live.lives.away = 2
+    async with live.fake(agent).online() as fake:
         await fake.ready()
-        await eventually(lambda: (agent.agent_id, 1) in stage.lives.readied)
-    assert stage.lives.away == 0
+        await eventually(lambda: (agent.agent_id, 1) in live.lives.readied)
+    assert live.lives.away == 0
 
 
-async def test_ready_that_was_never_signalled_is_when_the_agent_comes_back(stage: Stage) -> None:
-    agent = await starting(stage)
-    async with stage.fake(agent).online() as fake:
+async def test_ready_that_was_never_signalled_is_when_the_agent_comes_back(live: LiveStage) -> None:
+    agent = await starting(live)
+    async with live.fake(agent).online() as fake:
         await fake.ready()
         await fake.heard_all()
-        await eventually(lambda: (agent.agent_id, 1) in stage.lives.readied)
+        await eventually(lambda: (agent.agent_id, 1) in live.lives.readied)
         # The process that was to signal died before it did.
-        stage.lives.readied.clear()
+        live.lives.readied.clear()
         await fake.cut()
         await fake.connect()
-        await eventually(lambda: (agent.agent_id, 1) in stage.lives.readied)
-        await stage.change(agent, state="running")
-        stage.lives.readied.clear()
+        await eventually(lambda: (agent.agent_id, 1) in live.lives.readied)
+        await live.change(agent, state="running")
+        live.lives.readied.clear()
         await fake.cut()
         await fake.connect()
         await fake.status("page_ready")
         await fake.heard_all()
-        assert stage.lives.readied == []
+        assert live.lives.readied == []
 
 
-async def test_what_was_not_acknowledged_is_sent_again_and_takes_effect_once(stage: Stage) -> None:
-    agent = await starting(stage)
-    async with stage.fake(agent).online() as fake:
+async def test_what_was_not_acknowledged_is_sent_again_and_takes_effect_once(live: LiveStage) -> None:
+    agent = await starting(live)
+    async with live.fake(agent).online() as fake:
         fake.mute = True
         await fake.ready()
         await fake.status("task_begun")
-        await eventually(lambda: _seq(stage, agent, 2))
+        await eventually(lambda: _seq(live, agent, 2))
         await fake.cut()
         fake.mute = False
         await fake.status("task_over")
         await fake.connect()
         assert fake.resumed_from == [0, 2]
         await fake.heard_all()
-        assert (await row(stage, agent))["last_seq"] == 3
+        assert (await row(live, agent))["last_seq"] == 3
 
 
-async def _seq(stage: Stage, agent: Berthed, number: int) -> bool:
-    return bool((await row(stage, agent))["last_seq"] == number)
+async def _seq(live: LiveStage, agent: Berthed, number: int) -> bool:
+    return bool((await row(live, agent))["last_seq"] == number)
 
 
-async def test_agent_process_that_counts_from_the_start_again_is_still_heard(stage: Stage) -> None:
-    agent = await starting(stage)
-    async with stage.fake(agent).online() as first:
+async def test_agent_process_that_counts_from_the_start_again_is_still_heard(live: LiveStage) -> None:
+    agent = await starting(live)
+    async with live.fake(agent).online() as first:
         for _ in range(5):
             await first.status("x")
         await first.heard_all()
-    async with stage.fake(agent).online() as second:
+    async with live.fake(agent).online() as second:
         assert second.resumed_from == [0]
         await second.ready()
         await second.heard_all()
-    assert (await row(stage, agent))["ready_at"] is not None
+    assert (await row(live, agent))["ready_at"] is not None
 
 
-async def test_second_socket_wins_also_on_another_replica(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with stage.fake(agent, replica=0).online() as old, stage.fake(agent, replica=1).online() as new:
+async def test_second_socket_wins_also_on_another_replica(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent, replica=0).online() as old, live.fake(agent, replica=1).online() as new:
         await old.until(lambda fake: fake.closed_with == 4409)
-        answer = await stage.execute(agent, {"command": "state"}, replica=0)
+        answer = await live.execute(agent, {"command": "state"}, replica=0)
         assert answer.status_code == 200
         assert (len(old.runs), len(new.runs)) == (0, 1)
 
 
-async def test_late_message_through_the_old_socket_changes_nothing(stage: Stage) -> None:
-    agent = await starting(stage)
-    async with stage.fake(agent).online() as old:
+async def test_late_message_through_the_old_socket_changes_nothing(live: LiveStage) -> None:
+    agent = await starting(live)
+    async with live.fake(agent).online() as old:
         # Another socket took over, and the word of it has not come yet.
-        await stage.rows("UPDATE channels SET epoch = epoch + 1 WHERE agent_id = :a RETURNING epoch", a=agent.agent_id)
+        await live.rows("UPDATE channels SET epoch = epoch + 1 WHERE agent_id = :a RETURNING epoch", a=agent.agent_id)
         await old.ready()
         await old.until(lambda fake: fake.closed_with == 4409)
-    assert (await row(stage, agent))["ready_at"] is None
-    assert (agent.agent_id, 1) not in stage.lives.readied
+    assert (await row(live, agent))["ready_at"] is None
+    assert (agent.agent_id, 1) not in live.lives.readied
 
 
-async def test_old_token_is_refused_after_a_restart_and_after_the_end(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with stage.fake(agent).online() as fake:
-        await stage.change(agent, attempt=2, token_hash="another")
+async def test_old_token_is_refused_after_a_restart_and_after_the_end(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
+        await live.change(agent, attempt=2, token_hash="another")
         await fake.status("still here")
         await fake.until(lambda fake: fake.closed_with == 4401)
-    assert await knock(stage, {"Authorization": f"Bearer {agent.token}"}) == 401
-    await stage.change(agent, state="terminated", token_hash=None)
-    assert await knock(stage, {"X-Agent-Token": agent.token}) == 401
+    assert await knock(live, {"Authorization": f"Bearer {agent.token}"}) == 401
+    await live.change(agent, state="terminated", token_hash=None)
+    assert await knock(live, {"X-Agent-Token": agent.token}) == 401
 
 
-async def test_wrong_missing_and_user_tokens_and_pages_are_refused(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    assert await knock(stage, {}) == 401
-    assert await knock(stage, {"X-Agent-Token": "agent_wrong"}) == 401
-    assert await knock(stage, {"X-Agent-Token": "x" * 4000}) == 401
-    assert await knock(stage, stage.bearer(agent.user_id)) == 401
-    assert await knock(stage, {"X-Agent-Token": agent.token, "Origin": "https://evil.example"}) == 403
+async def test_wrong_missing_and_user_tokens_and_pages_are_refused(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    assert await knock(live, {}) == 401
+    assert await knock(live, {"X-Agent-Token": "agent_wrong"}) == 401
+    assert await knock(live, {"X-Agent-Token": "x" * 4000}) == 401
+    assert await knock(live, live.bearer(agent.user_id)) == 401
+    assert await knock(live, {"X-Agent-Token": agent.token, "Origin": "https://evil.example"}) == 403
 
 
-async def test_agent_cannot_speak_for_another(stage: Stage) -> None:
-    user = await stage.user("ann")
-    one, other = await stage.agent(user), await stage.agent(user)
-    async with stage.fake(one).online() as fake:
+async def test_agent_cannot_speak_for_another(live: LiveStage) -> None:
+    user = await live.user("ann")
+    one, other = await live.agent(user), await live.agent(user)
+    async with live.fake(one).online() as fake:
         fake.agent_id = other.agent_id
         await fake.ready()
         await fake.until(lambda fake: fake.closed_with == 4403)
-    assert await stage.rows("SELECT 1 FROM channels WHERE agent_id = :a", a=other.agent_id) == []
+    assert await live.rows("SELECT 1 FROM channels WHERE agent_id = :a", a=other.agent_id) == []
 
 
-async def test_token_of_one_attempt_cannot_claim_another(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with connect(stage.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
+async def test_token_of_one_attempt_cannot_claim_another(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with connect(live.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
         at = datetime.now(UTC).isoformat()
         online = {"type": "agent_online", "agentId": agent.agent_id, "seq": 1, "at": at, "attempt": 7}
         await socket.send(json.dumps(online))
@@ -174,9 +167,9 @@ async def test_token_of_one_attempt_cannot_claim_another(stage: Stage) -> None:
         assert socket.close_code == 4401
 
 
-async def test_a_little_garbage_is_overlooked_and_much_closes(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with stage.fake(agent).online() as fake:
+async def test_a_little_garbage_is_overlooked_and_much_closes(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
         for garbage in ("", "{", "[]", '{"type": "ready"}', b"\xff\x00", "[" * 5000):
             await fake.raw(garbage)
         await fake.raw(json.dumps({"type": "from_the_future", "agentId": agent.agent_id, "seq": 1}))
@@ -187,94 +180,94 @@ async def test_a_little_garbage_is_overlooked_and_much_closes(stage: Stage) -> N
         await fake.until(lambda fake: fake.closed_with == 4400)
 
 
-async def test_socket_that_does_not_begin_with_agent_online_is_closed(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with connect(stage.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
+async def test_socket_that_does_not_begin_with_agent_online_is_closed(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with connect(live.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
         at = datetime.now(UTC).isoformat()
         await socket.send(json.dumps({"type": "ready", "agentId": agent.agent_id, "seq": 1, "at": at, "seconds": 1}))
         await asyncio.wait_for(socket.wait_closed(), 5)
         assert socket.close_code == 4400
 
 
-async def test_message_over_a_mebibyte_closes_the_socket(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with stage.fake(agent).online() as fake:
+async def test_message_over_a_mebibyte_closes_the_socket(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
         await fake.raw("x" * ((1 << 20) + 1))
         await fake.until(lambda fake: fake.closed_with == 1009)
 
 
-async def test_flood_closes_the_socket_and_others_are_served(stage: Stage) -> None:
-    user = await stage.user("ann")
-    loud, quiet = await stage.agent(user), await stage.agent(user)
-    async with stage.fake(loud).online() as fake, stage.fake(quiet).online():
+async def test_flood_closes_the_socket_and_others_are_served(live: LiveStage) -> None:
+    user = await live.user("ann")
+    loud, quiet = await live.agent(user), await live.agent(user)
+    async with live.fake(loud).online() as fake, live.fake(quiet).online():
         with contextlib.suppress(ConnectionClosed):
             for _ in range(2000):
                 await fake.beat()
         await fake.until(lambda fake: fake.closed_with == 4429)
-        assert (await stage.execute(quiet, {"command": "state"})).status_code == 200
+        assert (await live.execute(quiet, {"command": "state"})).status_code == 200
 
 
-async def test_third_unhealthy_report_in_a_row_is_a_failure(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    failures = stage.lives.failures
-    async with stage.fake(agent).online() as fake:
+async def test_third_unhealthy_report_in_a_row_is_a_failure(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    failures = live.lives.failures
+    async with live.fake(agent).online() as fake:
         for status in ("unhealthy", "unhealthy", "healthy", "unhealthy", "starting", "unhealthy", "healthy"):
-            await _beat(stage, agent, fake, status)
+            await _beat(live, agent, fake, status)
         assert [one for one in failures if one.agent_id == agent.agent_id] == []
         for number in range(3):
             await asyncio.sleep(0)
-            await _beat(stage, agent, fake, "unhealthy", f"browser gone {number}")
+            await _beat(live, agent, fake, "unhealthy", f"browser gone {number}")
         await eventually(lambda: [one for one in failures if one.agent_id == agent.agent_id])
     (failure,) = [one for one in failures if one.agent_id == agent.agent_id]
     assert (failure.kind, failure.attempt, failure.detail) == (FailureKind.HEALTH, 1, "browser gone 2")
 
 
-async def _beat(stage: Stage, agent: Berthed, fake: FakeAgent, status: str, detail: str = "") -> None:
+async def _beat(live: LiveStage, agent: Berthed, fake: FakeAgent, status: str, detail: str = "") -> None:
     """Send a report and wait until it is stored; reports with one status count once a second."""
-    before = (await row(stage, agent))["last_seen_at"]
+    before = (await row(live, agent))["last_seen_at"]
     async with asyncio.timeout(5):
-        while (await row(stage, agent))["last_seen_at"] == before:
+        while (await row(live, agent))["last_seen_at"] == before:
             await fake.beat(status, detail)
             await asyncio.sleep(0.1)
 
 
-async def test_agent_silent_on_an_open_socket_fails_its_health_checks(stage: Stage) -> None:
-    timings = stage.settings.timings.model_copy(update={"heartbeat_seconds": 0.1})
-    impatient = stage.settings.model_copy(update={"timings": timings})
-    agent = await stage.agent(await stage.user("ann"))
-    async with raise_stage(stage.url, impatient, count=1) as other, other.fake(agent).online() as fake:
+async def test_agent_silent_on_an_open_socket_fails_its_health_checks(live: LiveStage) -> None:
+    timings = live.settings.timings.model_copy(update={"heartbeat_seconds": 0.1})
+    impatient = live.settings.model_copy(update={"timings": timings})
+    agent = await live.agent(await live.user("ann"))
+    async with raise_stage(live.url, impatient, count=1) as other, other.fake(agent).online() as fake:
         await fake.ready()
         await eventually(lambda: other.lives.failures)
     assert other.lives.failures[0].kind is FailureKind.HEALTH
     assert "no heartbeat" in other.lives.failures[0].detail
 
 
-async def test_viewer_at_work_keeps_the_agent_from_being_idle(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
+async def test_viewer_at_work_keeps_the_agent_from_being_idle(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
     query = "SELECT last_activity_at AS at FROM agents WHERE agent_id = :a"
-    before = (await stage.rows(query, a=agent.agent_id))[0]["at"]
-    async with stage.fake(agent).online() as fake:
+    before = (await live.rows(query, a=agent.agent_id))[0]["at"]
+    async with live.fake(agent).online() as fake:
         await fake.status("viewer_active")
         await fake.heard_all()
-    assert (await stage.rows(query, a=agent.agent_id))[0]["at"] > before
+    assert (await live.rows(query, a=agent.agent_id))[0]["at"] > before
 
 
-async def test_result_that_json_allows_and_postgres_does_not_is_stored_mended(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
+async def test_result_that_json_allows_and_postgres_does_not_is_stored_mended(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
 
     async def strange(_: Any) -> dict[str, Any]:
         return {"text": "a\x00b", "big": 10**400, "k\x00": [1.5, None, True]}
 
-    async with stage.fake(agent, execute=strange).online() as fake:
-        answer = await stage.execute(agent, {"command": "state"})
+    async with live.fake(agent, execute=strange).online() as fake:
+        answer = await live.execute(agent, {"command": "state"})
         assert answer.json()["result"] == {"text": "a\ufffdb", "big": None, "k\ufffd": [1.5, None, True]}
         await fake.heard_all()
 
 
-async def test_shutdown_order_reaches_the_agent_with_its_reason(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    async with stage.fake(agent).online() as fake:
-        await stage.rows(
+async def test_shutdown_order_reaches_the_agent_with_its_reason(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
+        await live.rows(
             "INSERT INTO commands (agent_id, command_id, attempt, kind, name, parameters, deadline_at) VALUES "
             "(:a, 'bye', 1, 'graceful_shutdown', 'graceful_shutdown', "
             """'{"reason": "inactivity", "withinSeconds": 30}', now() + interval '1 minute') """
@@ -284,53 +277,53 @@ async def test_shutdown_order_reaches_the_agent_with_its_reason(stage: Stage) ->
         await fake.until(lambda fake: bool(fake.shutdowns))
         assert (fake.shutdowns[0].reason, fake.shutdowns[0].within_seconds) == ("inactivity", 30)
         state = "SELECT state FROM commands WHERE agent_id = :a"
-        await eventually(lambda: _is(stage, state, agent, "done"))
+        await eventually(lambda: _is(live, state, agent, "done"))
 
 
-async def _is(stage: Stage, query: str, agent: Berthed, value: str) -> bool:
-    return bool(next(iter((await stage.rows(query, a=agent.agent_id))[0].values())) == value)
+async def _is(live: LiveStage, query: str, agent: Berthed, value: str) -> bool:
+    return bool(next(iter((await live.rows(query, a=agent.agent_id))[0].values())) == value)
 
 
-async def test_agent_is_told_to_come_again_and_not_refused_while_the_database_is_away(stage: Stage) -> None:
-    agent = await stage.agent(await stage.user("ann"))
-    deps = stage.apps[0].state.deps
+async def test_agent_is_told_to_come_again_and_not_refused_while_the_database_is_away(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    deps = live.apps[0].state.deps
     await deps.db.engine.dispose()
-    name = stage.url.rsplit("/", 1)[1]
-    admin = stage.url.rsplit("/", 1)[0] + "/postgres"
+    name = live.url.rsplit("/", 1)[1]
+    admin = live.url.rsplit("/", 1)[0] + "/postgres"
     connection = await asyncpg.connect(admin)
     try:
         await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-        assert await knock(stage, {"X-Agent-Token": agent.token}) == 503
+        assert await knock(live, {"X-Agent-Token": agent.token}) == 503
     finally:
         await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         await connection.close()
-    async with stage.fake(agent, replica=0).online() as fake:
+    async with live.fake(agent, replica=0).online() as fake:
         # The listener's connection was lost as well, and a command still arrives.
-        answer = await stage.execute(agent, {"command": "state"}, replica=1)
+        answer = await live.execute(agent, {"command": "state"}, replica=1)
         assert answer.status_code == 200
         assert len(fake.runs) == 1
 
 
-async def test_agent_without_a_socket_registers_and_reports_by_http(stage: Stage) -> None:
-    agent, other = await starting(stage), await starting(stage)
+async def test_agent_without_a_socket_registers_and_reports_by_http(live: LiveStage) -> None:
+    agent, other = await starting(live), await starting(live)
     headers = {"X-Agent-Token": agent.token}
-    base = stage.replicas[0]
+    base = live.replicas[0]
     health = {"status": "healthy", "uptime": 1, "memory": 1, "browserActive": True, "channel": "connecting"}
     beat = {"agentId": agent.agent_id, "health": health}
-    early = await stage.http.post(f"{base}/agent-heartbeat", json=beat, headers=headers)
+    early = await live.http.post(f"{base}/agent-heartbeat", json=beat, headers=headers)
     assert early.status_code == 409
     body = {"agentId": agent.agent_id, "attempt": 1}
-    answer = await stage.http.post(f"{base}/agent-register", json=body, headers=headers)
+    answer = await live.http.post(f"{base}/agent-register", json=body, headers=headers)
     assert (answer.status_code, answer.json()) == (200, {"type": "ack", "seq": 0})
-    assert (await stage.http.post(f"{base}/agent-heartbeat", json=beat, headers=headers)).status_code == 200
-    await eventually(lambda: (agent.agent_id, 1) in stage.lives.readied)
+    assert (await live.http.post(f"{base}/agent-heartbeat", json=beat, headers=headers)).status_code == 200
+    await eventually(lambda: (agent.agent_id, 1) in live.lives.readied)
     for path, message in (
         ("register", {"agentId": other.agent_id}),
         ("heartbeat", {**beat, "agentId": other.agent_id}),
     ):
         for token, status in ((agent.token, 403), ("wrong", 401)):
-            refused = await stage.http.post(f"{base}/agent-{path}", json=message, headers={"X-Agent-Token": token})
+            refused = await live.http.post(f"{base}/agent-{path}", json=message, headers={"X-Agent-Token": token})
             assert refused.status_code == status
-    late = await stage.http.post(f"{base}/agent-register", json={**body, "attempt": 2}, headers=headers)
+    late = await live.http.post(f"{base}/agent-register", json={**body, "attempt": 2}, headers=headers)
     assert late.status_code == 401

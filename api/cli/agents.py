@@ -1,0 +1,233 @@
+"""What a person does with agents all day: `berth agents ...` and `berth queue`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli import show
+from api.cli.faults import WrongUse
+
+group = typer.Typer(
+    help="Your agents: list, start, watch, use and stop them.", no_args_is_help=False, rich_markup_mode=None
+)
+
+Which = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id, or a project: its newest agent.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: the answer of the API as it is.")]
+WAIT_HELP = "Return when it is there, or fails."
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(group, name="agents")
+    app.command()(queue)
+
+
+@group.command("list")
+def list_agents(
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that ended.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 200,
+    json: AsJson = False,
+) -> None:
+    """List your agents, newest first."""
+    from api.cli.client import Berth
+    from api.cli.life import row
+
+    with Berth.open() as berth:
+        asked = {name: value for name, value in (("state", state), ("projectId", project)) if value is not None}
+        found = berth.items("/api/agents", asked, limit)
+    if not everything and state is None:
+        found = [agent for agent in found if agent["endedAt"] is None]
+    if json:
+        show.as_json(found)
+    else:
+        columns = ("AGENT", "PROJECT", "STATE", "SINCE", "WHY")
+        show.table(columns, [row(agent) for agent in found], "no agents (berth agents start PROJECT starts one)")
+
+
+@group.command("show")
+def show_agent(agent: Which, json: AsJson = False) -> None:
+    """Show one agent."""
+    from api.cli.client import Berth
+    from api.cli.life import find, print_agent
+
+    with Berth.open() as berth:
+        print_agent(find(berth, agent), json)
+
+
+@group.command()
+def start(
+    project: Annotated[str, typer.Argument(metavar="PROJECT")],
+    template: Annotated[str | None, typer.Option(help="What to run; the default template if not given.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same one gives the same answer.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is usable, or fails.")] = False,
+    json: AsJson = False,
+) -> int | None:
+    """Start an agent for a project, or get the one that lives."""
+    from api.cli.client import Berth
+    from api.cli.life import start as begin
+    from api.cli.life import wait_until
+
+    with Berth.open() as berth:
+        answer = begin(berth, project, template, key, json)
+        if not wait:
+            return None
+        agent_id = answer.get("agentId") or answer["agent"]["agentId"]
+        return wait_until(berth, agent_id, {"running"}, json)
+
+
+@group.command()
+def stop(
+    agent: Which,
+    grace: Annotated[float, typer.Option(min=0, max=600, help="Seconds of warning before.")] = 0,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it is gone.")] = False,
+    json: AsJson = False,
+) -> int | None:
+    """Stop an agent, or leave the queue."""
+    from api.cli.client import Berth
+    from api.cli.life import order, print_agent, wait_until
+
+    with Berth.open() as berth:
+        found = order(berth, agent, "stop", {"graceSeconds": grace})
+        if not wait:
+            print_agent(found, json)
+            return None
+        return wait_until(berth, found["agentId"], {"terminated", "cancelled"}, json)
+
+
+@group.command()
+def keep(agent: Which, json: AsJson = False) -> None:
+    """Take back the warning that an agent will be stopped."""
+    _order(agent, "keep", json)
+
+
+@group.command()
+def restart(agent: Which, json: AsJson = False) -> None:
+    """Restart an agent; of a failed one, a new life with a new id."""
+    _order(agent, "restart", json)
+
+
+@group.command()
+def events(agent: Which, json: AsJson = False) -> None:
+    """Print an agent's life so far, oldest first."""
+    from api.cli.client import Berth, segment
+    from api.cli.life import event_line, id_of
+
+    with Berth.open() as berth:
+        found = berth.items(f"/api/agents/{segment(id_of(berth, agent))}/events")
+    if json:
+        show.as_json(found)
+        return
+    for event in found:
+        show.line(event_line(event))
+
+
+@group.command()
+def logs(
+    agent: Which, follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ends.")] = False
+) -> None:
+    """Print an agent's own log."""
+    from api.cli.client import Berth, segment
+    from api.cli.life import id_of
+
+    with Berth.open() as berth:
+        path = f"/api/agents/{segment(id_of(berth, agent))}/logs"
+        try:
+            show.stream(berth.stream(path, {"follow": str(follow).lower()}, silent=follow))
+        except KeyboardInterrupt:
+            return
+
+
+@group.command()
+def watch(
+    agent: Annotated[str | None, typer.Argument(metavar="[AGENT]", help="Only this one; else all of yours.")] = None,
+    after: Annotated[str | None, typer.Option(help="A cursor of an earlier event: first what came since.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Follow what happens to your agents, live.
+
+    One line an event, until Ctrl-C.
+    """
+    from api.cli.client import Berth
+    from api.cli.follow import events as follow
+    from api.cli.life import event_line, id_of
+
+    with Berth.open() as berth:
+        only = id_of(berth, agent) if agent is not None else None
+        try:
+            for event in follow(berth, after):
+                if only is not None and event["agentId"] != only:
+                    continue
+                if json:
+                    show.as_json(event, indent=None)
+                else:
+                    show.line(event_line(event, named=only is None))
+        except KeyboardInterrupt:
+            return
+
+
+@group.command("exec")
+def execute(
+    agent: Which,
+    command: Annotated[str, typer.Argument(help="navigate, click, input, screenshot, run_task, ...")],
+    parameters: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Its parameters: url=https://example.org/")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds to wait for the result.")] = 60,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to put a picture or PDF.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Run one command in the agent's browser and print its result."""
+    from api.cli.client import Berth, segment
+    from api.cli.life import id_of, save
+
+    given = {}
+    for word in parameters or ():
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise WrongUse(f"a parameter is NAME=VALUE, not {word!r}")
+        given[name] = value
+    with Berth.open() as berth:
+        answer = berth.ask(
+            "POST",
+            f"/api/agents/{segment(id_of(berth, agent))}/execute",
+            body={"command": command, "parameters": given, "timeoutSeconds": timeout},
+            seconds=timeout + 15,
+        ).body
+        result: dict[str, Any] = answer["result"]
+        if output is not None:
+            if "artefactId" not in result:
+                raise WrongUse(f"{command} makes no picture or PDF, so there is nothing for --output")
+            save(berth, result["url"], output)
+    if json:
+        show.as_json(answer)
+    elif output is not None:
+        show.line(f"{output}  {result['contentType']}  {result['bytes']} bytes")
+    else:
+        show.as_json(result)
+
+
+def queue(json: AsJson = False) -> None:
+    """Show your agents that wait, with place and wait."""
+    from api.cli.client import Berth
+    from api.cli.life import wait_words
+
+    with Berth.open() as berth:
+        found = berth.items("/api/queue")
+    if json:
+        show.as_json(found)
+        return
+    rows = [
+        (item["agentId"], item["projectId"], str(item.get("position") or ""), wait_words(item), item["reason"] or "")
+        for item in found
+    ]
+    show.table(("AGENT", "PROJECT", "PLACE", "WAIT", "WHY"), rows, "none of your agents waits")
+
+
+def _order(agent: str, what: str, json: bool) -> None:
+    from api.cli.client import Berth
+    from api.cli.life import order, print_agent
+
+    with Berth.open() as berth:
+        print_agent(order(berth, agent, what, None), json)

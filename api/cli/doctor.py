@@ -1,0 +1,6 @@
+"""`berth doctor`."""
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None: ...

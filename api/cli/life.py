@@ -1,0 +1,181 @@
+"""One agent's life for the commands about it: finding it, ordering, waiting, and saying how it is."""
+
+import re
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from api.cli import show
+from api.cli.client import Berth, segment
+from api.cli.faults import Fault, TurnedDown, Unreachable
+
+_ID = re.compile(r"ag-[0-9a-f]{32}")
+_PENDING_SECONDS = 60.0
+_WAIT_SECONDS = 3600.0
+_LOOK_SECONDS = 0.5
+_OVER = {"terminated", "cancelled", "failed"}
+_SINCE = {"queued": "createdAt", "requested": "createdAt", "starting": "startedAt", "running": "readyAt"}
+_DETAILS = (
+    ("project", "projectId"),
+    ("template", "template"),
+    ("runtime", "runtime"),
+    ("pool", "pool"),
+    ("state", "state"),
+    ("reason", "reason"),
+    ("restarts", "restartCount"),
+    ("place", "position"),
+    ("created", "createdAt"),
+    ("started", "startedAt"),
+    ("ready", "readyAt"),
+    ("last activity", "lastActivityAt"),
+    ("deadline", "deadlineAt"),
+    ("ended", "endedAt"),
+)
+
+
+def find(berth: Berth, which: str) -> dict[str, Any]:
+    """The agent of that id, or the newest of that project, a living one first. Raises `TurnedDown`."""
+    if _ID.fullmatch(which):
+        one: dict[str, Any] = berth.ask("GET", f"/api/agents/{which}").body
+        return one
+    found = berth.items("/api/agents", {"projectId": which}, 20)
+    if not found:
+        raise TurnedDown(
+            f"you have no agent {which}, and none in a project of that name", "see: berth agents list --all"
+        )
+    return next((agent for agent in found if agent["endedAt"] is None), found[0])
+
+
+def id_of(berth: Berth, which: str) -> str:
+    return which if _ID.fullmatch(which) else str(find(berth, which)["agentId"])
+
+
+def order(berth: Berth, which: str, what: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """Give an order and return the agent as it is then."""
+    answer: dict[str, Any] = berth.ask("POST", f"/api/agents/{segment(id_of(berth, which))}/{what}", body=body).body
+    # A restart of a failed agent is answered as a start is.
+    if "status" in answer:
+        return berth.ask("GET", f"/api/agents/{segment(_started(answer))}").body  # type: ignore[no-any-return]
+    return answer
+
+
+def start(berth: Berth, project: str, template: str | None, key: str | None, json: bool) -> dict[str, Any]:
+    """Start, say what came of it, and return the answer. While nobody decided, ask again with the same key."""
+    body = {"template": template} if template is not None else {}
+    key = key or str(uuid.uuid4())
+    deadline = time.monotonic() + _PENDING_SECONDS
+    while True:
+        answer = berth.ask("POST", f"/api/projects/{segment(project)}/start-agent", body=body, key=key)
+        if answer.body["status"] != "pending":
+            break
+        pause = min(float(answer.headers.get("Retry-After", 2)), 10)
+        if time.monotonic() + pause > deadline:
+            raise Unreachable("no worker decides about the request", f"ask again with --key {key}")
+        show.note("berth: no worker answers yet; asking again")
+        time.sleep(pause)
+    found: dict[str, Any] = answer.body
+    if json:
+        show.as_json(found)
+    elif found["status"] == "queued":
+        show.line(
+            f"{found['agentId']}  queued  place {found['position']}, {wait_words(found)}  {found['reason'] or ''}"
+        )
+    else:
+        agent = found["agent"]
+        new = "created" if answer.status == 201 else "there already"
+        show.line(f"{agent['agentId']}  {agent['state']}  {new}")
+    return found
+
+
+def wait_until(berth: Berth, agent_id: str, wanted: set[str], json: bool) -> int:
+    """Return 0 once the agent is in a `wanted` state. Raises `Fault` when it ended otherwise, or after an hour."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    before = None
+    while time.monotonic() < deadline:
+        agent = berth.ask("GET", f"/api/agents/{segment(agent_id)}").body
+        now = (agent["state"], agent["position"])
+        if now != before and not json:
+            show.note(f"berth: {_how(agent)}")
+        before = now
+        if agent["state"] in wanted:
+            print_agent(agent, json)
+            return 0
+        if agent["state"] in _OVER:
+            raise Fault(f"{agent_id} is {_how(agent)}", f"see: berth agents events {agent_id}")
+        time.sleep(_LOOK_SECONDS)
+    raise Fault(f"{agent_id} is still {before[0] if before else 'unknown'} after an hour")
+
+
+def row(agent: dict[str, Any]) -> tuple[str, ...]:
+    return agent["agentId"], agent["projectId"], agent["state"], _since(agent), _why(agent)
+
+
+def print_agent(agent: dict[str, Any], json: bool) -> None:
+    if json:
+        show.as_json(agent)
+        return
+    show.line(agent["agentId"])
+    for name, field in _DETAILS:
+        value = agent.get(field)
+        if value is None:
+            continue
+        extra = f"  ({show.ago(value)})" if field.endswith("At") else ""
+        if field == "position":
+            extra = f"  ({wait_words(agent)})"
+        show.line(f"  {name:<14}{value}{extra}")
+
+
+def event_line(event: dict[str, Any], *, named: bool = False) -> str:
+    """One event on one line; `named` adds whose it is."""
+    words = [show.clock(event["at"]), f"{event['kind']:<24}"]
+    if named:
+        words.append(f"{event['projectId']} {event['agentId'] or ''}")
+    words += [event["reason"] or "", *(f"{name}={value}" for name, value in event["detail"].items())]
+    return "  ".join(word for word in words if word)
+
+
+def wait_words(waiting: dict[str, Any]) -> str:
+    minutes, span = waiting.get("estimatedWaitMinutes"), waiting.get("estimatedWait")
+    if minutes is None:
+        return "wait unknown"
+    if span is None or span["low"] == span["high"]:
+        return f"about {minutes} min"
+    return f"about {minutes} min ({span['low']} to {span['high']})"
+
+
+def save(berth: Berth, path: str, output: Path) -> None:
+    """Fetch `path` into the file `output`, whole or not at all."""
+    fresh = output.with_name(f".{output.name}.part")
+    try:
+        with fresh.open("wb") as file:
+            for chunk in berth.stream(path):
+                file.write(chunk)
+        fresh.replace(output)
+    except OSError as error:
+        raise Fault(f"{output} cannot be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _started(answer: dict[str, Any]) -> str:
+    return str(answer.get("agentId") or answer["agent"]["agentId"])
+
+
+def _since(agent: dict[str, Any]) -> str:
+    moment = agent["endedAt"] or agent.get(_SINCE.get(agent["state"], "")) or agent["createdAt"]
+    return show.ago(moment)
+
+
+def _why(agent: dict[str, Any]) -> str:
+    words = [agent["reason"] or ""]
+    if agent["position"] is not None:
+        words.append(f"place {agent['position']}, {wait_words(agent)}")
+    if agent["state"] == "draining" and agent["deadlineAt"]:
+        words.append(f"ends {show.ago(agent['deadlineAt'])}")
+    return ", ".join(word for word in words if word)
+
+
+def _how(agent: dict[str, Any]) -> str:
+    why = _why(agent)
+    return f"{agent['state']} ({why})" if why else str(agent["state"])

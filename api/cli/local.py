@@ -1,0 +1,40 @@
+"""The local stack of a data folder, as other commands find it: its addresses and its secret."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from api.cli.faults import WrongUse
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+
+class LocalStack:
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def described(self, name: str) -> str | None:
+        """What `stack.json` says of `name`; None when no stack runs here. Raises `WrongUse` when it is not ours."""
+        path = self._data_dir / "stack.json"
+        try:
+            found = json.loads(path.read_text()).get(name)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise WrongUse(f"{path} belongs to another user", "ask as the one who started the stack") from error
+        except (OSError, ValueError, AttributeError) as error:
+            raise WrongUse(f"{path} cannot be read: {error}") from error
+        return found if isinstance(found, str) else None
+
+    def secret(self) -> "SecretStr | None":
+        """What the stack signs tokens with."""
+        from pydantic import SecretStr
+
+        path = self._data_dir / "secrets" / "auth"
+        try:
+            return SecretStr(path.read_text().strip())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise WrongUse(f"{path} cannot be read: {error.strerror}", "ask as the one who started it") from error

@@ -1,0 +1,175 @@
+"""The parts of Berth: all of them as a local stack, or one by one as a deployment runs them."""
+
+import asyncio
+import logging
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from api.cli import config, show
+from api.cli.faults import Unreachable, WrongUse
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+_GROUP = "Run Berth"
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its data is kept; BERTH_DATA_DIR, .berth.")]
+
+
+class RuntimeName(StrEnum):
+    PROCESS = "process"
+    KUBERNETES = "kubernetes"
+    MEMORY = "memory"
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (up, api, worker, host, migrate, show_config):
+        name = "config" if command is show_config else None
+        app.command(name, rich_help_panel=_GROUP)(command)
+
+
+def up(
+    data_dir: DataDir = None,
+    runtime: Annotated[RuntimeName | None, typer.Option(help="What runs agents. Default: process.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the API. Default: 8000.")] = None,
+) -> int:
+    """Start the local stack and run it until Ctrl-C.
+
+    Database, Temporal with its web page, API, worker, and the host that runs agents.
+    """
+    given: dict[str, Any] = {}
+    if data_dir is not None:
+        given["data_dir"] = data_dir
+    if runtime is not None:
+        given["pool"] = {"runtime": runtime.value}
+    if port is not None:
+        given["api"] = {"port": port}
+    settings = config.load(**given)
+    _check_runtimes(settings)
+    _warn_of_unknown()
+    from core.dev.stack import StackOptions, run_stack
+    from workflows.options import SEARCH_ATTRIBUTES
+
+    options = StackOptions(
+        data_dir=settings.data_dir,
+        api_host=settings.api.host,
+        api_port=settings.api.port,
+        runtime=settings.pool.runtime,
+        database_url=settings.database.url.get_secret_value() if settings.database.url else None,
+        temporal_address=settings.temporal.address,
+        temporal_namespace=settings.temporal.namespace,
+        search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
+        own_auth_secret=settings.auth.secret is None and settings.auth.jwks_url is None,
+    )
+    return asyncio.run(run_stack(options, _announce))
+
+
+def api() -> None:
+    """Serve the HTTP API."""
+    settings = config.load()
+    config.require_database(settings)
+    config.require_temporal(settings)
+    config.require_auth(settings)
+    _check_runtimes(settings)
+    _log_as("api", settings)
+    from api.app import run_api
+
+    _leave(asyncio.run(run_api(settings)))
+
+
+def worker() -> None:
+    """Carry the agents' lives."""
+    settings = config.load()
+    config.require_database(settings)
+    config.require_temporal(settings)
+    _check_runtimes(settings)
+    _log_as("worker", settings)
+    from temporal.worker import run_worker
+
+    _leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
+
+
+def host() -> int:
+    """Run agents on this machine, for the runtimes process and memory."""
+    settings = config.load()
+    _log_as("host", settings)
+    from core.runtime.host.supervisor import run_host
+
+    return asyncio.run(run_host(settings))
+
+
+def migrate() -> None:
+    """Bring the database to this version's schema."""
+    settings = config.load()
+    url = config.require_database(settings)
+    _log_as("migrate", settings)
+    from core.db.engine import Db
+    from core.db.migrate import migrate as upgrade
+
+    async def run() -> None:
+        async with Db.open(url, application="migrate", pool_size=1) as db:
+            await upgrade(db)
+
+    try:
+        asyncio.run(run())
+    except (OSError, TimeoutError) as error:
+        raise Unreachable(f"the database does not answer: {error or 'no answer in time'}") from error
+
+
+def show_config() -> None:
+    """Print the settings in force as YAML, secrets masked."""
+    import yaml
+
+    settings = config.load()
+    if problems := config.unknown():
+        raise WrongUse("; ".join(problems))
+    sys.stdout.write(yaml.safe_dump(config.in_force(settings), sort_keys=False, allow_unicode=True))
+
+
+def _announce(text: str) -> None:
+    """`ready` is for programs too; the rest is for the person who watches."""
+    if text.startswith("ready"):
+        show.line(text)
+    else:
+        show.note(text)
+
+
+def _check_runtimes(settings: "Settings") -> None:
+    from core.runtime.registry import runtime_names
+
+    known = runtime_names()
+    for name, pool in settings.all_pools().items():
+        if pool.runtime not in known:
+            which = "" if name == "default" else f" (pool {name})"
+            raise WrongUse(f"this version has no runtime {pool.runtime!r}{which}; it has {', '.join(known)}")
+
+
+def _warn_of_unknown() -> None:
+    for problem in config.unknown():
+        show.note(f"berth: {problem}")
+
+
+def _log_as(part: str, settings: "Settings") -> None:
+    from core.telemetry import configure
+
+    configure(part, json=settings.log_json)
+    import structlog
+
+    for problem in config.unknown():
+        structlog.get_logger().warning("settings.unknown", problem=problem)
+
+
+def _leave(code: int) -> NoReturn:
+    """End a part that used Temporal's client, at once.
+
+    Its native threads may still run when the interpreter is torn down, which now and then aborts the process (exit
+    code 134, sdk-python #300). All that had to be let go in order has been: `run_*` returned.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -64,7 +64,7 @@ def command(
     program = shutil.which(argv[0])
     if program is None:
         raise CannotConfine(f"{argv[0]} was not found or is not a program.")
-    _need(account, _CAP_SETUID, _CAP_SETGID)
+    _need_ids(account)
     view = _View(account)
     for path in [*reach, Path(program)]:
         view.admit(path)
@@ -72,7 +72,7 @@ def command(
     confined = [*_setpriv(account, die_with_parent), "/bin/sh", "-c", guard + _SETTLE + _RUN, "launch", *fixed]
     if not view.closed:
         return ["/bin/sh", "-c", "here=$(pwd -P); " + _splice(confined), "launch", *argv]
-    _need(account, _CAP_SYS_ADMIN)
+    _need_mounts(account, view.closed)
     script = "set -eu; here=$(pwd -P)\n" + view.script() + _splice(confined)
     return ["unshare", "--mount", "--propagation", "slave", "--", "/bin/sh", "-c", script, "launch", *argv]
 
@@ -247,13 +247,24 @@ def _setpriv(account: Account | None, die_with_parent: bool) -> list[str]:
     return ["setpriv", *ids, *(["--pdeathsig", "KILL"] if die_with_parent else []), "--"]
 
 
-def _need(account: Account, *capabilities: int) -> None:
-    held = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            held = int(line.split()[1], 16)
-    if any(not held >> capability & 1 for capability in capabilities):
-        if os.geteuid() != 0:
-            raise CannotConfine(f"Only root can start a process as uid {account.uid}; this is uid {os.geteuid()}.")
-        what = "CAP_SYS_ADMIN" if _CAP_SYS_ADMIN in capabilities else "CAP_SETUID and CAP_SETGID"
-        raise CannotConfine(f"This root lacks {what}, which is needed to start a process as uid {account.uid} here.")
+def _capabilities() -> int:
+    """Our effective capabilities, a bit each."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+
+
+def _need_ids(account: Account) -> None:
+    held = _capabilities()
+    if held >> _CAP_SETUID & held >> _CAP_SETGID & 1:
+        return
+    if os.geteuid() != 0:
+        raise CannotConfine(f"Only root can start a process as uid {account.uid}; this is uid {os.geteuid()}.")
+    raise CannotConfine(f"This root lacks CAP_SETUID or CAP_SETGID, so it cannot start a process as uid {account.uid}.")
+
+
+def _need_mounts(account: Account, closed: Iterable[Path]) -> None:
+    if not _capabilities() >> _CAP_SYS_ADMIN & 1:
+        raise CannotConfine(
+            f"{min(closed)} is closed to uid {account.uid} and this root lacks CAP_SYS_ADMIN, with which it could be"
+            f" opened for one process: use a folder that others can enter."
+        )

@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
     """A folder only its owner can enter, with an open one, `code`, and a sibling file in it."""
-    for parent in tmp_path.parents[:2]:
+    for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o755)
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o700)
@@ -159,7 +159,7 @@ def test_path_that_does_not_exist_is_named() -> None:
         launch.command(["true"], account=OTHER, reach=[Path("/no/such/place")])
 
 
-@as_root
+@as_root_with_mounts
 def test_ordinary_user_is_told_that_another_account_needs_root() -> None:
     code = (
         "from core import launch\n"

@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, ClusterCapacity, Created, Handle, Observation, Phase, Reach, Usage
 from core.runtime.changes import Changes
 from core.runtime.exits import failure_of
+from core.runtime.ledger import Entry, Ledger
 from core.settings import Memory
 from core.tokens import hash_token
 
@@ -37,6 +39,7 @@ class _Agent:
     created_at: datetime
     ready_at: float
     exit_at: float
+    lost: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def phase(self, now: float) -> Phase:
@@ -46,12 +49,16 @@ class _Agent:
 
 
 class MemoryRuntime:
-    """Guarantees of `AgentRuntime`; lives and dies with its process. One event loop."""
+    """Guarantees of `AgentRuntime`. Its agents live and die with its process; one event loop.
+
+    With a `ledger` it reports those of an earlier process as lost with their host, until they are deleted.
+    """
 
     name = NAME
 
-    def __init__(self, settings: Memory) -> None:
+    def __init__(self, settings: Memory, ledger: Ledger | None = None) -> None:
         self._settings = settings
+        self._ledger = ledger
         self._agents: dict[Key, _Agent] = {}
         self._writers: dict[Owner, _Agent] = {}
         self._refused: OrderedDict[str, int] = OrderedDict()
@@ -60,6 +67,8 @@ class MemoryRuntime:
         self._order = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        if ledger is not None:
+            self._agents = {key: _lost(entry) for key, entry in ledger.known.items()}
 
     async def create(self, spec: AgentSpec) -> Created:
         key = spec.agent_id, spec.attempt
@@ -90,6 +99,11 @@ class MemoryRuntime:
             ready_at=math.inf if plan.never_ready else now + start,
             exit_at=math.inf if plan.exit_after_seconds is None else now + plan.exit_after_seconds,
         )
+        if self._ledger is not None:
+            try:
+                self._ledger.came(Entry(*agent.key, *owner, agent.token_hash, agent.created_at.isoformat()))
+            except OSError as error:
+                raise RuntimeRetryable(f"the agent cannot be noted: {error}") from error
         self._agents[agent.key] = self._writers[owner] = agent
         self._changes.publish(self._look(agent, now))
         self._arm(agent, agent.ready_at, agent.exit_at)
@@ -123,6 +137,11 @@ class MemoryRuntime:
     def _remove(self, agent: _Agent) -> None:
         if self._agents.get(agent.key) is not agent:
             return
+        if self._ledger is not None:
+            try:
+                self._ledger.went(*agent.key)
+            except OSError as error:
+                raise RuntimeRetryable(f"the agent cannot be struck off: {error}") from error
         del self._agents[agent.key]
         if self._writers.get(agent.owner) is agent:
             del self._writers[agent.owner]
@@ -169,19 +188,25 @@ class MemoryRuntime:
     async def close(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm = None
         self._changes.close()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
 
     def _look(self, agent: _Agent, at: float | None = None) -> Observation:
         phase = agent.phase(self._loop.time() if at is None else at)
         exited = phase is Phase.EXITED
-        code = agent.plan.exit_code if exited else None
+        code = agent.plan.exit_code if exited and not agent.lost else None
+        failure = None if code is None else failure_of(code)
+        detail = "the simulated agent was told to exit" if exited else ""
         return Observation(
             agent_id=agent.key[0],
             attempt=agent.key[1],
             phase=phase,
             exit_code=code,
-            failure=None if code is None else failure_of(code),
-            detail="the simulated agent was told to exit" if exited else "",
+            failure=FailureKind.HOST_LOST if agent.lost else failure,
+            detail="the host supervisor ended" if agent.lost else detail,
             created_at=agent.created_at,
             user_id=agent.owner[0],
             project_id=agent.owner[1],
@@ -207,6 +232,19 @@ class MemoryRuntime:
                 self._changes.publish(self._look(agent, now))
         if self._timers:
             self._alarm = self._loop.call_at(self._timers[0][0], self._ring)
+
+
+def _lost(entry: Entry) -> _Agent:
+    return _Agent(
+        key=(entry.agent_id, entry.attempt),
+        owner=(entry.user_id, entry.project_id),
+        plan=Simulation(),
+        token_hash=entry.token_hash,
+        created_at=datetime.fromisoformat(entry.created_at),
+        ready_at=math.inf,
+        exit_at=-math.inf,
+        lost=True,
+    )
 
 
 def _handle(agent: _Agent) -> Handle:

@@ -21,6 +21,7 @@ from core.runtime.base import AgentRuntime
 from core.runtime.host.address import host_folder, listen, withdraw
 from core.runtime.host.orphans import Orphans
 from core.runtime.host.server import build_app
+from core.runtime.ledger import Ledger
 from core.runtime.memory import MemoryRuntime
 from core.runtime.process import ProcessRuntime
 from core.settings import Settings
@@ -91,8 +92,9 @@ async def serve_host(settings: Settings, *, on_ready: Callable[[], None], stop: 
 
 @contextlib.asynccontextmanager
 async def _runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRuntime]]:
-    memory, process = MemoryRuntime(settings.memory), ProcessRuntime(settings)
+    process = ProcessRuntime(settings)
     await process.start()
+    memory = MemoryRuntime(settings.memory, Ledger(host_folder(settings.data_dir) / "memory.jsonl"))
     orphans = Orphans(process.mains)
     orphans.start()
     process.adopt(orphans.adopted)

@@ -1,35 +1,41 @@
-"""The HTTP API: `create_app` puts it together from given parts, `run_api` opens those parts and serves it."""
+"""The API: `create_app` puts it together from given parts, `run_api` opens the true ones and serves it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 
 from fastapi import Depends, FastAPI
-from fastapi.openapi.utils import get_openapi
+from sqlalchemy import text
+from temporalio.client import Client
 
 from api import problems
-from api.deps import Deps
+from api.auth import open_verifier
+from api.deps import Deps, Turnstile
+from api.live.hub import Live, open_live
 from api.metrics import Metrics
+from api.openapi import TAGS, document_of
 from api.paths import decode_parameters
-from api.problems import Problem
 from api.requests import Requests
-from api.routes import agents, service, start
+from api.routes import account, admin, agents, artefacts, channel, commands, desktop, docs, live, logs, service, start
 from api.routes.service import VERSION
+from api.server import listen, serve
+from api.services.logs import LogReader
 from api.services.start import Starter
+from core.db.engine import Db
 from core.domain.wire import MAX_MESSAGE_BYTES
 from core.settings import Settings
+from temporal.client import connect
+from temporal.lives import Lives
+from temporal.worker import open_runtimes
 
-_DESCRIPTION = "Gives every user a browser agent of their own, and owns that agent's whole life."
-_TAGS = [
-    {"name": "agents", "description": "Agents of the caller."},
-    {"name": "account", "description": "The caller."},
-    {"name": "admin", "description": "For administrators: the token's `role` is `admin`."},
-    {"name": "service", "description": "For whoever runs Berth; without a token."},
-]
+_MOST_WAITING = 5000
+_PROBE_SECONDS = timedelta(seconds=2)
+_ROUTES = (start, agents, logs, commands, artefacts, desktop, account, live, channel, admin, service, docs)
 
 
-def create_app(settings: Settings, deps: Deps) -> FastAPI:
-    """The app over `deps`, which the caller opens and closes."""
+def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastAPI:
+    """The app over `deps` and `hub`, which the caller opens and closes. Without `hub` nothing live can be asked."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,8 +45,8 @@ def create_app(settings: Settings, deps: Deps) -> FastAPI:
     app = FastAPI(
         title="Berth",
         version=VERSION,
-        description=_DESCRIPTION,
-        openapi_tags=_TAGS,
+        description="Gives every user a browser agent of their own, and owns that agent's whole life.",
+        openapi_tags=TAGS,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -50,25 +56,53 @@ def create_app(settings: Settings, deps: Deps) -> FastAPI:
     )
     app.state.deps = deps
     app.state.settings = settings
+    app.state.live = hub
     app.state.starter = Starter(deps)
+    app.state.logs = LogReader(deps)
     app.state.metrics = Metrics()
     app.add_middleware(Requests, metrics=app.state.metrics)
     problems.install(app)
-    for module in (start, agents, service):
+    for module in _ROUTES:
         app.include_router(module.router)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with our one error schema; made once."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code.
+
+    `ready_file` (default: `run/api.ready` in the data folder) holds the pid while it serves. Raises ValueError for
+    settings that lack something, `Unavailable` (`port_taken`) when another program listens there.
+    """
+    verifier = open_verifier(settings.auth)
+    if settings.database.url is None:
+        raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
+    url = settings.database.url.get_secret_value()
+    size = settings.database.pool_size
+    async with AsyncExitStack() as stack:
+        listening = stack.enter_context(listen(settings.api.host, settings.api.port))
+        db = await stack.enter_async_context(Db.open(url, application="api", pool_size=size))
+        client = await connect(settings)
+        deps = Deps(
+            settings=settings,
+            db=db,
+            lives=Lives(client, settings.timings.grant_tick_seconds),
+            verifier=verifier,
+            runtimes=await stack.enter_async_context(open_runtimes(settings)),
+            probes={"database": lambda: _schema_answers(db), "temporal": lambda: _temporal_answers(client)},
+            turnstile=Turnstile(size, _MOST_WAITING),
         )
-        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= schema.pop("$defs", {})
-        schemas["Problem"] = schema
-        app.openapi_schema = document
-    return app.openapi_schema
+        hub = await stack.enter_async_context(open_live(deps, url))
+        file = ready_file or settings.data_dir / "run" / "api.ready"
+        return await serve(create_app(settings, deps, hub), listening, file)
+
+
+async def _schema_answers(db: Db) -> None:
+    async with db.transaction() as session:
+        # Also proves that the schema is there: an API in front of an empty database is not ready.
+        await session.execute(text("SELECT 1 FROM agents LIMIT 1"))
+
+
+async def _temporal_answers(client: Client) -> None:
+    if not await client.service_client.check_health(timeout=_PROBE_SECONDS):
+        raise ConnectionError("Temporal says that it does not serve")

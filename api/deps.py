@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -27,22 +27,23 @@ class Lives(Protocol):
     """Orders to the agents' workflows; `temporal.lives.Lives` is the real one.
 
     Each raises `Unavailable`: `worker_silent` when no worker answered in time, `temporal_unavailable` when there is no
-    server. An order for a life that is over raises `Conflict` or is dropped.
+    server. False: no workflow runs for that life any more; its row is about to say so.
     """
 
     async def start(self, request: StartRequest) -> StartAnswer: ...
 
-    async def stop(self, view: AgentView, order: StopOrder) -> object: ...
+    async def stop(self, agent: AgentView, order: StopOrder) -> bool: ...
 
-    async def keep(self, view: AgentView) -> Any: ...
+    async def keep(self, agent: AgentView) -> bool:
+        """True when the agent runs on."""
 
-    async def restart(self, view: AgentView) -> Any: ...
+    async def restart(self, agent: AgentView) -> bool: ...
 
-    async def capacity_changed(self, pool: str) -> object: ...
+    async def capacity_changed(self, pool: str) -> None: ...
 
-    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> object: ...
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool: ...
 
-    async def failed(self, workflow_id: str, report: FailureReport) -> object: ...
+    async def failed(self, workflow_id: str, report: FailureReport) -> bool: ...
 
 
 Probe = Callable[[], Awaitable[None]]

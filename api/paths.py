@@ -1,12 +1,12 @@
 """Ids in paths: any id can stand in a path percent-encoded, also one with a slash.
 
-Servers decode a path before routes are matched, which makes `a%2Fb` two segments. Here routes are matched on the path as
-it was sent, and each of its parameters is decoded afterwards.
+Servers decode a path before routes are matched, which makes `a%2Fb` two segments. Here routes are matched on the path
+as it was sent, and each of its parameters is decoded afterwards.
 """
 
 from urllib.parse import quote, unquote
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from core.ids import MalformedId
@@ -18,10 +18,10 @@ def keep_encoded(scope: Scope) -> None:
     scope["path"] = raw.decode("latin-1") if raw else quote(scope["path"])
 
 
-async def decode_parameters(request: Request) -> None:
+async def decode_parameters(connection: HTTPConnection) -> None:
     """Dependency of the whole app, so it runs before any parameter is read. Raises `MalformedId`."""
     try:
-        decoded = {name: unquote(value, errors="strict") for name, value in request.path_params.items()}
+        decoded = {name: unquote(value, errors="strict") for name, value in connection.path_params.items()}
     except UnicodeDecodeError:
         raise MalformedId("the path is not percent-encoded UTF-8") from None
-    request.scope["path_params"] = decoded
+    connection.scope["path_params"] = decoded

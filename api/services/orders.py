@@ -1,18 +1,13 @@
 """What a user may order of an agent of theirs: stop, keep, restart, and a sign of life."""
 
-import asyncio
-
 from api.auth import Identity
 from api.deps import Deps
 from api.services.access import own_agent
-from core.db.repositories import agents, queue
+from core.db.repositories import agents, projects, queue
 from core.db.repositories.agents import AgentView
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.errors import Conflict
-
-_LOOKS = 100
-_LOOK_EVERY_SECONDS = 0.02
 
 
 async def stop(deps: Deps, who: Identity, agent_id: str, grace_seconds: float) -> AgentView:
@@ -27,29 +22,17 @@ async def stop(deps: Deps, who: Identity, agent_id: str, grace_seconds: float) -
 
 async def keep(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     """Take a warning back. Raises `Conflict` (`wrong_state`) when there is none that its user could take back."""
-    view = await _own(deps, who, agent_id)
+    view = await _members(deps, who, agent_id)
     if not (view.state is AgentState.DRAINING and view.keepable):
         raise wrong_state(view, "there is no warning to take back")
-    await deps.lives.keep(view)
-    return await kept(deps, who, agent_id)
-
-
-async def kept(deps: Deps, who: Identity, agent_id: str) -> AgentView:
-    """The agent once its row says that it was kept. Raises `Conflict` when the grace ended first."""
-    view = await _own(deps, who, agent_id)
-    for _ in range(_LOOKS):
-        if not view.keepable:
-            break
-        await asyncio.sleep(_LOOK_EVERY_SECONDS)
-        view = await _own(deps, who, agent_id)
-    if view.state is AgentState.DRAINING or view.over:
+    if not await deps.lives.keep(view):
         raise wrong_state(view, "its grace is over")
-    return view
+    return await _own(deps, who, agent_id)
 
 
 async def restart(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     """Order a restart and return the agent; a failed one comes back as it is, for the caller to start anew."""
-    view = await _own(deps, who, agent_id)
+    view = await _members(deps, who, agent_id)
     if view.state is AgentState.FAILED:
         return view
     if view.state not in {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}:
@@ -72,6 +55,14 @@ async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 
 def wrong_state(view: AgentView, why: str) -> Conflict:
     return Conflict(f"the agent is {view.state.value}: {why}", code="wrong_state", state=view.state.value)
+
+
+async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:
+    """The caller's own agent, in a project that is the caller's still: one who was put out may only stop it."""
+    async with deps.acting(who) as (session, _):
+        view = await own_agent(session, who, agent_id)
+        await projects.require_member(session, view.project_id, who.user_id)
+        return view
 
 
 async def _own(deps: Deps, who: Identity, agent_id: str) -> AgentView:

@@ -19,7 +19,7 @@ from core.db.repositories.idempotency import Kept, KeyedBy
 from core.domain.admission import RejectReason
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
-from core.errors import BerthError, Busy, Conflict, InvalidRequest, NotFound, Rejected, Unavailable
+from core.errors import BerthError, Busy, InvalidRequest, Rejected, Unavailable
 from core.ids import new_agent_id
 from core.settings import DEFAULT_POOL, Settings
 
@@ -124,13 +124,8 @@ class Starter:
     async def _carry_out(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
         try:
             async with asyncio.timeout(_ORDER_SECONDS):
-                if found is not None and found.keepable:
-                    try:
-                        await self._deps.lives.keep(found)
-                    except (Conflict, NotFound):
-                        log.info("start.too_late_to_keep", agent_id=found.agent_id)
-                    else:
-                        return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=found.agent_id)
+                if found is not None and found.keepable and await self._deps.lives.keep(found):
+                    return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=found.agent_id)
                 return await self._deps.lives.start(request)
         except TimeoutError:
             raise Unavailable("no worker answered in time", code="worker_silent") from None

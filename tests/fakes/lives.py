@@ -28,6 +28,7 @@ class SimulatedLives:
         self.stops: list[StopOrder] = []
         self.pools: list[str] = []
         self.away: Unavailable | None = None
+        self.too_late = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
@@ -69,32 +70,39 @@ class SimulatedLives:
         assert made.answer is not None
         return made.answer
 
-    async def stop(self, view: AgentView, order: StopOrder) -> None:
+    async def stop(self, agent: AgentView, order: StopOrder) -> bool:
         self._count("stop")
         self.stops.append(order)
-        if view.state in WAITING:
-            await self.move(view.agent_id, AgentState.CANCELLED, EventKind.CANCELLED)
-        elif view.state in _DRAINABLE:
+        if agent.state in WAITING:
+            await self.move(agent.agent_id, AgentState.CANCELLED, EventKind.CANCELLED)
+        elif agent.state in _DRAINABLE:
             keepable = order.reason in KEEPABLE and bool(order.grace_seconds)
-            await self.move(view.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, keepable=keepable)
+            await self.move(agent.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, keepable=keepable)
+        return True
 
-    async def keep(self, view: AgentView) -> None:
+    async def keep(self, agent: AgentView) -> bool:
         self._count("keep")
-        await self.move(view.agent_id, AgentState.RUNNING, EventKind.KEPT, keepable=False)
+        if self.too_late:
+            return False
+        await self.move(agent.agent_id, AgentState.RUNNING, EventKind.KEPT, keepable=False)
+        return True
 
-    async def restart(self, view: AgentView) -> None:
+    async def restart(self, agent: AgentView) -> bool:
         self._count("restart")
-        await self.move(view.agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
+        await self.move(agent.agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
+        return True
 
     async def capacity_changed(self, pool: str) -> None:
         self._count("capacity_changed")
         self.pools.append(pool)
 
-    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> None:
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
         self._count("ready")
+        return True
 
-    async def failed(self, workflow_id: str, report: FailureReport) -> None:
+    async def failed(self, workflow_id: str, report: FailureReport) -> bool:
         self._count("failed")
+        return True
 
     async def move(
         self, agent_id: str, to: AgentState, kind: EventKind, reason: str | None = None, **changes: object

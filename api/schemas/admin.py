@@ -1,0 +1,79 @@
+"""What administrators see and set: users, projects, pools."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment, UserIdText
+from core.domain.tiers import Tier
+
+MOST_MEMBERS = 1000
+_EMAIL = r"^[^\s@\x00-\x1f]+@[^\s@\x00-\x1f]+$"
+
+
+class UserPut(Asked):
+    """What is left out stays as it is; of a new user: no e-mail, tier `free`, a subscription without end."""
+
+    email: str | None = Field(None, max_length=320, pattern=_EMAIL, examples=["ada@example.org"])
+    tier: Tier = Field(Tier.FREE, examples=["basic"])
+    subscription_active_until: Moment | None = Field(None, examples=[EXAMPLE_TIME], description="null: no end")
+
+
+class UserBody(Answered):
+    user_id: str = Field(examples=["ada"])
+    email: str | None
+    tier: Tier
+    subscription_active_until: datetime | None
+
+
+class ProjectPut(Asked):
+    members: Annotated[list[UserIdText], Field(max_length=MOST_MEMBERS, examples=[["ada"]])]
+
+
+class ProjectBody(Answered):
+    project_id: str = Field(examples=["shop"])
+    members: list[str] = Field(examples=[["ada"]])
+
+
+class TerminateBody(Asked):
+    """`reason` is a word of Berth's own (such as `maintenance`) or a sentence, kept with reason `operator`."""
+
+    reason: str = Field("operator", min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
+    grace_seconds: float | None = Field(None, ge=0, le=600, allow_inf_nan=False, description="null: by the reason")
+    force: bool = Field(False, description="no warning, no saving")
+
+
+class CapacityFrom(StrEnum):
+    OPERATOR = "operator"
+    SETTINGS = "settings"
+    CLUSTER = "cluster"
+    UNKNOWN = "unknown"
+
+
+class PoolBody(Answered):
+    """`capacity` null and `clusterFree` null: nobody has measured lately, so nothing counts as free."""
+
+    pool: str = Field(examples=["default"])
+    template: str
+    runtime: str
+    cluster: str
+    capacity: int | None
+    capacity_from: CapacityFrom
+    cluster_free: int | None = Field(description="how many more the whole cluster takes")
+    holders: int
+    waiting: int
+    paused: bool
+    choked: bool = Field(description="the cluster is over its thresholds")
+
+
+class PoolsBody(Answered):
+    items: list[PoolBody]
+
+
+class PoolPut(Asked):
+    """What is left out stays as it is; `capacity` null gives the pool back to its settings."""
+
+    capacity: int | None = Field(None, ge=0, le=1_000_000)
+    paused: bool | None = None

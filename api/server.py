@@ -1,0 +1,84 @@
+"""The HTTP server around an app: its socket, its signals, and the word that it is ready."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from api.live.limits import SERVER_OPTIONS
+from core.errors import Unavailable
+
+log = structlog.get_logger()
+
+_BACKLOG = 2048
+_OPTIONS: dict[str, Any] = {
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "timeout_graceful_shutdown": 5,
+    **SERVER_OPTIONS,
+}
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them again when it has stopped, before our parts are closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: FastAPI, listening: socket.socket, ready_file: Path) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code. `ready_file` holds our pid meanwhile."""
+    server = _Server(uvicorn.Config(app, **_OPTIONS))
+
+    def leave() -> None:
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn tells by an attribute alone)
+            await asyncio.sleep(0.01)
+        if server.started:
+            await asyncio.to_thread(_announce, ready_file)
+            host, port = listening.getsockname()[:2]
+            log.info("api.ready", host=host, port=port)
+        await serving
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        await asyncio.to_thread(ready_file.unlink, missing_ok=True)
+    return 0 if server.started else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections from now on. Raises `Unavailable` (`port_taken`)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        why = error.strerror or str(error)
+        raise Unavailable(f"cannot listen on {host}:{port}: {why}; set BERTH_API__PORT", code="port_taken") from error
+    listening.setblocking(False)
+    return listening
+
+
+def _announce(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(os.getpid()))

@@ -1,0 +1,116 @@
+"""What administrators order: who may have agents, whose agents end, how much a pool takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from api.auth import Identity
+from api.deps import Deps
+from api.schemas.admin import CapacityFrom, PoolBody, PoolPut, TerminateBody, UserPut
+from api.services.orders import wrong_state
+from core.db.repositories import agents, census, clusters, projects, queue, users
+from core.db.repositories.agents import AgentView
+from core.db.repositories.users import UserRecord
+from core.domain.lifecycle import EndReason
+from core.domain.orders import StopOrder
+from core.errors import NotFound
+
+_REASONS = frozenset(reason.value for reason in EndReason)
+
+
+async def put_user(deps: Deps, who: Identity, user_id: str, body: UserPut) -> UserRecord:
+    """Make or change a user; when the subscription is over then, order all of that user's agents to drain."""
+    given: dict[str, Any] = body.model_dump(include=body.model_fields_set)
+    if "tier" in given:
+        given["tier"] = body.tier.value
+    async with deps.acting(who) as (session, _):
+        record = await users.put(session, user_id, **given)
+        ending = [] if record.subscribed(deps.clock()) else await users.living_ids(session, user_id)
+    await _drain(deps, who, ending, EndReason.SUBSCRIPTION_EXPIRED)
+    return record
+
+
+async def put_project(deps: Deps, who: Identity, project_id: str, members: Sequence[str]) -> list[str]:
+    """Set who belongs to a project; agents there of anyone else drain. Raises `InvalidRequest` for unknown users."""
+    async with deps.acting(who) as (session, _):
+        await projects.put_members(session, project_id, members)
+        ending = await projects.agents_of_strangers(session, project_id)
+    await _drain(deps, who, ending, EndReason.USER_LEFT)
+    return sorted(set(members))
+
+
+async def _drain(deps: Deps, who: Identity, agent_ids: Sequence[str], reason: EndReason) -> None:
+    # After the commit: if Temporal is away now, the same request again finds the same agents still living.
+    for agent_id in agent_ids:
+        async with deps.acting(who) as (session, _):
+            view = await agents.get(session, agent_id)
+        if view is not None and not view.over:
+            await deps.lives.stop(view, StopOrder(agent_id=agent_id, reason=reason.value))
+
+
+async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBody) -> AgentView:
+    """Stop anyone's agent. Raises `NotFound`, or `Conflict` (`wrong_state`) when its life is over."""
+    view = await _anyones(deps, who, agent_id)
+    if view.over:
+        raise wrong_state(view, "its life is over")
+    known = body.reason in _REASONS
+    order = StopOrder(
+        agent_id=agent_id,
+        reason=body.reason if known else EndReason.OPERATOR.value,
+        grace_seconds=body.grace_seconds,
+        force=body.force,
+        detail="" if known else body.reason,
+    )
+    await deps.lives.stop(view, order)
+    return await _anyones(deps, who, agent_id)
+
+
+async def _anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
+    async with deps.acting(who) as (session, _):
+        view = await agents.get(session, agent_id)
+        if view is None:
+            raise NotFound("there is no such agent")
+        return await queue.with_wait(session, view, deps.settings.queue.lifespan_minutes)
+
+
+async def pools(deps: Deps, who: Identity) -> list[PoolBody]:
+    return [await pool_status(deps, who, name) for name in sorted(deps.settings.all_pools())]
+
+
+async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
+    """One look at a pool. Raises `NotFound` for a pool that the settings do not have."""
+    pool = deps.settings.all_pools().get(name)
+    if pool is None:
+        raise NotFound("there is no such pool")
+    async with deps.acting(who) as (session, _):
+        room = await clusters.room(session, name, pool, deps.clock(), deps.settings.queue.max)
+        override = await census.override_of(session, name)
+    if override is not None and override.capacity is not None:
+        source = CapacityFrom.OPERATOR
+    elif pool.capacity is not None:
+        source = CapacityFrom.SETTINGS
+    else:
+        source = CapacityFrom.UNKNOWN if room.capacity is None else CapacityFrom.CLUSTER
+    return PoolBody(
+        pool=name,
+        template=pool.template,
+        runtime=pool.runtime,
+        cluster=pool.cluster,
+        capacity=room.capacity,
+        capacity_from=source,
+        cluster_free=room.cluster_free,
+        holders=room.holders,
+        waiting=room.waiting,
+        paused=room.paused,
+        choked=room.choked,
+    )
+
+
+async def put_pool(deps: Deps, who: Identity, name: str, body: PoolPut) -> PoolBody:
+    """Change a pool while it runs, and let its queue look again."""
+    await pool_status(deps, who, name)
+    async with deps.acting(who) as (session, _):
+        await clusters.override_pool(session, name, capacity=body.capacity, paused=body.paused)
+        if "capacity" in body.model_fields_set and body.capacity is None:
+            await census.forget_capacity(session, name)
+    await deps.lives.capacity_changed(name)
+    return await pool_status(deps, who, name)

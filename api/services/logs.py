@@ -1,0 +1,106 @@
+"""An agent's own log, read from its runtime, whole or as it grows."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from api.auth import Identity
+from api.deps import Deps
+from api.services.access import readable_agent
+from core.errors import Busy, RuntimeFault, Unavailable
+
+log = structlog.get_logger()
+
+_FIRST_SECONDS = 1.0
+_WHOLE_SECONDS = 30.0
+_FOLLOW_SECONDS = 900.0
+_MOST_A_USER = 10
+
+
+class LogStream:
+    """An open log. Iterate `chunks` at most once; `close` in any case."""
+
+    def __init__(self, agent_id: str, source: AsyncIterator[bytes], seconds: float, closed: Callable[[], None]) -> None:
+        self._agent_id = agent_id
+        self._source = source
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._closed = closed
+        self._next = self._ask()
+
+    async def begin(self) -> None:
+        """Wait a moment for the first chunk; raises `RuntimeFault` if the runtime fails at once."""
+        done, _ = await asyncio.wait({self._next}, timeout=_FIRST_SECONDS)
+        if done and (fault := self._next.exception()) is not None:
+            raise fault
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Until the log ends, its time is over, or the runtime fails, which only the log of ours tells."""
+        while True:
+            left = self._deadline - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait({self._next}, timeout=max(left, 0))
+            if not done:
+                log.info("logs.ended_by_time", agent_id=self._agent_id)
+                return
+            try:
+                chunk = self._next.result()
+            except RuntimeFault as error:
+                log.warning("logs.broken", agent_id=self._agent_id, code=error.error_code)
+                return
+            if chunk is None:
+                return
+            self._next = self._ask()
+            yield chunk
+
+    async def close(self) -> None:
+        self._next.cancel()
+        await asyncio.gather(self._next, return_exceptions=True)
+        self._closed()
+
+    def _ask(self) -> asyncio.Task[bytes | None]:
+        return asyncio.create_task(_next_of(self._source))
+
+
+class LogReader:
+    """Opens logs for one process, so many to a user at a time."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+        self._open: Counter[str] = Counter()
+
+    async def open(self, who: Identity, agent_id: str, *, follow: bool) -> LogStream:
+        """The agent's log; a followed one ends with the agent, or after 15 minutes. The caller closes it.
+
+        Raises `NotFound`, `Busy`, and `Unavailable` (`runtime_unavailable`) if the runtime fails at once.
+        """
+        async with self._deps.acting(who) as (session, _):
+            view = await readable_agent(session, who, agent_id)
+        runtime = self._deps.runtimes.get(view.runtime)
+        if runtime is None:
+            raise Unavailable("this server has no way to that agent's runtime", code="runtime_unavailable")
+        if self._open[who.user_id] >= _MOST_A_USER:
+            raise Busy("too many logs are open", retry_after=10)
+        self._open[who.user_id] += 1
+        source = runtime.logs(agent_id, follow=follow and not view.over)
+        stream = LogStream(
+            agent_id, source, _FOLLOW_SECONDS if follow else _WHOLE_SECONDS, lambda: self._left(who.user_id)
+        )
+        try:
+            await stream.begin()
+        except RuntimeFault as fault:
+            await stream.close()
+            raise Unavailable("the runtime does not answer", code="runtime_unavailable") from fault
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    def _left(self, user_id: str) -> None:
+        self._open[user_id] -= 1
+        if self._open[user_id] <= 0:
+            del self._open[user_id]
+
+
+async def _next_of(source: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(source, None)

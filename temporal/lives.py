@@ -39,6 +39,7 @@ from workflows.options import (
     AGENT_STATE,
     AGENT_USER,
     CONTROL_QUEUE,
+    HISTORY_LIMIT,
 )
 from workflows.pool_queue import PoolQueue, PoolQueueInput
 
@@ -50,9 +51,10 @@ _SIGNAL_TIMEOUT = timedelta(seconds=10)
 class Lives:
     """Every call is bounded and may be repeated. Raises `Unavailable` when Temporal or its workers do not answer."""
 
-    def __init__(self, client: Client, tick_seconds: float = 30) -> None:
+    def __init__(self, client: Client, tick_seconds: float = 30, history_limit: int = HISTORY_LIMIT) -> None:
         self._client = client
         self._tick_seconds = tick_seconds
+        self._history_limit = history_limit
 
     # ---- asked by users ---------------------------------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ class Lives:
         workflow_id = agent_workflow_id(request.user_id, request.project_id)
         operation = WithStartWorkflowOperation(
             AgentWorkflow.run,
-            AgentInput(request=request),
+            AgentInput(request=request, history_limit=self._history_limit),
             id=workflow_id,
             task_queue=CONTROL_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -145,7 +147,7 @@ class Lives:
         with translated():
             await self._client.start_workflow(
                 PoolQueue.run,
-                PoolQueueInput(pool=pool, tick_seconds=self._tick_seconds),
+                PoolQueueInput(pool=pool, tick_seconds=self._tick_seconds, history_limit=self._history_limit),
                 id=pool_workflow_id(pool),
                 task_queue=CONTROL_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

@@ -143,7 +143,10 @@ class _View:
     def admit(self, path: Path) -> None:
         """Show `path`, the symlinks that lead to it, and what these point to."""
         real = self._resolve(Path(os.path.abspath(path)), path)
-        top = next((folder for folder in reversed(real.parents) if self._is_closed(folder)), None)
+        for link in self._links:
+            if (hidden := self._closed_above(link)) is not None:
+                self.closed.setdefault(hidden, set())
+        top = self._closed_above(real)
         if self._is_closed(real) and real.is_dir():
             # The folder itself is closed: it becomes a view too, and all it holds now is shown.
             entries = [Path(entry.path) for entry in os.scandir(real)]
@@ -179,6 +182,10 @@ class _View:
                 done = Path("/")
             rest[:0] = [part for part in pointed.parts if part != "/"]
         return done
+
+    def _closed_above(self, path: Path) -> Path | None:
+        """The topmost folder above `path` that the account cannot enter."""
+        return next((folder for folder in reversed(path.parents) if self._is_closed(folder)), None)
 
     def _is_closed(self, path: Path) -> bool:
         entry = path.stat()

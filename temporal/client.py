@@ -23,15 +23,18 @@ _AWAY = frozenset(
 )
 
 
-async def connect(settings: Settings) -> Client:
-    """A client that connects at its first call, so that a part of ours can start before Temporal does."""
+async def connect(settings: Settings, *, lazy: bool = True) -> Client:
+    """A client that connects at its first call, so that a part of ours can start before Temporal does.
+
+    Workers need one that is not `lazy`: it connects now, and raises RuntimeError when there is no server.
+    """
     if settings.temporal.address is None:
         raise ValueError("set BERTH_TEMPORAL__ADDRESS, or start everything with `berth up`")
     return await Client.connect(
         settings.temporal.address,
         namespace=settings.temporal.namespace,
         data_converter=pydantic_data_converter,
-        lazy=True,
+        lazy=lazy,
     )
 
 

@@ -50,9 +50,8 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         Db.open(url.get_secret_value(), application="worker", pool_size=settings.database.pool_size) as db,
         open_runtimes(settings) as runtimes,
     ):
-        client = await connect(settings)
+        client = await _when_there(settings)
         lives = Lives(client, settings.timings.grant_tick_seconds)
-        await _when_there(client, settings)
         sampler = Sampler(settings, runtimes, db, lives)
         await sampler.look()
         async with contextlib.AsyncExitStack() as stack:
@@ -127,17 +126,21 @@ async def open_runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRunt
             await runtime.close()
 
 
-async def _when_there(client: Client, settings: Settings) -> None:
-    """Prepare the namespace as soon as the server answers; it may be just starting."""
+async def _when_there(settings: Settings) -> Client:
+    """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
     for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
         try:
-            await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+            return await _prepared(settings)
         except (RPCError, RuntimeError) as error:
             log.info("temporal.waited_for", error=type(error).__name__)
             await asyncio.sleep(pause)
-        else:
-            return
+    return await _prepared(settings)
+
+
+async def _prepared(settings: Settings) -> Client:
+    client = await connect(settings, lazy=False)
     await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+    return client
 
 
 async def _until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> int:

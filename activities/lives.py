@@ -43,13 +43,14 @@ class LifeActivities:
         if pool is None:
             return _refused("unknown_pool")
         try:
-            self._settings.template(request.template)
+            timings = self._settings.timings_of(request.template)
         except KeyError:
             return _refused("unknown_template")
+        deadline = timedelta(seconds=timings.ready_deadline_seconds)
         try:
             async with self._db.transaction() as session:
                 done = await admission.register(
-                    session, request, ask.workflow_id, ask.predecessor, pool, self._rules, _now()
+                    session, request, ask.workflow_id, ask.predecessor, pool, self._rules, deadline, _now()
                 )
         except NotFound as error:
             return _refused(error.error_code)
@@ -68,7 +69,7 @@ class LifeActivities:
             answer=done.answer,
             life=life if done.state is not None else None,
             state=done.state,
-            timings=self._settings.timings_of(request.template),
+            timings=timings,
             leftovers=tuple(
                 life.model_copy(
                     update={

@@ -47,7 +47,10 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
     if url is None:
         raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
     async with (
-        Db.open(url.get_secret_value(), application="worker", pool_size=settings.database.pool_size) as db,
+        # Activities are tried again, so nothing is lost by finding a dead connection the hard way.
+        Db.open(
+            url.get_secret_value(), application="worker", pool_size=settings.database.pool_size, ask_first=False
+        ) as db,
         open_runtimes(settings) as runtimes,
     ):
         client = await _when_there(settings)

@@ -83,8 +83,7 @@ class AgentWorkflow:
                 if early is not None and early.agent_id in (None, course.life.agent_id):
                     course.inbox.stop = early
                 self._passage = self._passage_of(course)
-                if course.state in WAITING and registered.answer is not None:
-                    self._passage.show(registered.answer.reason)
+                self._passage.show(registered.answer.reason if registered.answer else None)
             self._answer = registered.answer
 
     async def _register(self, request: StartRequest, predecessor: str | None) -> Registered:
@@ -102,7 +101,14 @@ class AgentWorkflow:
     def _course_of(self, registered: Registered) -> Course | None:
         if registered.life is None or registered.state is None or registered.timings is None:
             return None
-        return Course(life=registered.life, timings=registered.timings, state=registered.state, born_at=workflow.now())
+        return Course(
+            life=registered.life,
+            timings=registered.timings,
+            state=registered.state,
+            born_at=workflow.now(),
+            # With room for it the first attempt began in the very transaction that registered it.
+            begun=registered.life.attempt if registered.state is AgentState.STARTING else 0,
+        )
 
     # ---- what may be asked ------------------------------------------------------------------------------------------
 

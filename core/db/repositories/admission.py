@@ -1,6 +1,6 @@
 """Registration: a request becomes a row, or a reason why not, in one transaction under the user's lock."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -61,9 +61,12 @@ async def register(
     predecessor: str | None,
     pool: Pool,
     rules: Rules,
+    deadline: timedelta,
     now: datetime,
 ) -> Registered:
     """Decide `request` and write its row and events, or its rejection; asked again, it gives the same answer.
+
+    With room for it the agent starts in the same transaction and has to be usable within `deadline`.
 
     `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row.
     """
@@ -84,7 +87,7 @@ async def register(
     standing = _standing(user, rows, bool(mine), rules.limits, now)
     decision = admission.decide(standing, room)
     decision = admission.decide(standing, room)
-    registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, now)
+    registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, deadline, now)
     if registered.answer is not None:
         await _keep_answer(session, request, registered.answer)
     return registered
@@ -134,6 +137,7 @@ async def _carry_out(
     pool: Pool,
     standing: Standing,
     room: Room,
+    deadline: timedelta,
     now: datetime,
 ) -> Registered:
     match decision:
@@ -151,9 +155,11 @@ async def _carry_out(
             return Registered(answer=answer, state=AgentState.QUEUED)
         case Create():
             row = _row(request, workflow_id, pool, standing.tier, now, AgentState.STARTING, None)
+            row.started_at, row.deadline_at = now, now + deadline
             session.add(row)
             admitted = fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=0, attempt=1)
-            await events.append(session, row, now, *_arrival(None), admitted)
+            starting = fact(EventKind.STARTING, AgentState.STARTING, attempt=1)
+            await events.append(session, row, now, *_arrival(None), admitted, starting)
             answer = StartAnswer(outcome=StartOutcome.CREATED, agent_id=request.agent_id)
             return Registered(answer=answer, state=AgentState.STARTING)
 

@@ -23,7 +23,7 @@ class Db:
     async def open(
         cls, url: str, *, application: str, pool_size: int = 10, ask_first: bool = True
     ) -> AsyncIterator[Self]:
-        """`ask_first` False saves a round trip a transaction, for callers that are tried again when a connection died."""
+        """`ask_first` False saves a round trip a transaction; for callers that are tried again when it died."""
         engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,

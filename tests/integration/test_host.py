@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -34,10 +37,36 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any account can pass; pytest closes its own, again and again, to all others."""
+    path = Path(tempfile.mkdtemp(prefix="open-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
 async def host(folder: Path) -> AsyncIterator[HostProcess]:
     async with HostProcess(folder) as running:
         await running.ready()
         yield running
+
+
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[HostProcess, Path]]:
+    """A host for tests that leave it as it was, and its data folder."""
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    async with HostProcess(folder) as running:
+        await running.ready()
+        yield running, folder
+
+
+@pytest.fixture
+async def raw(shared: tuple[HostProcess, Path]) -> AsyncIterator[httpx2.AsyncClient]:
+    """HTTP on its socket, without our client in between."""
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path(shared[1])))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://host") as client:
+        yield client
 
 
 @pytest.fixture
@@ -168,28 +197,20 @@ async def test_template_larger_than_the_machine_can_never_be_had(
         with pytest.raises(NeverSatisfiable):
             await process.create(new_spec(template=Template(resources=resources)))
     assert await process.list() == []
+    await process.close()
 
 
 @pytest.mark.needs("root")
-async def test_other_accounts_cannot_open_the_socket(host: HostProcess, folder: Path, open_path: None) -> None:
-    place = socket_path(folder)
-    assert stat.S_IMODE(place.stat().st_mode) == 0o600
-    code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(place)!r})"
-    stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", code]
-    done = await asyncio.to_thread(subprocess.run, stranger, capture_output=True, text=True, timeout=20, cwd="/")
-    assert "PermissionError" in done.stderr
-
-
-@pytest.fixture
-def open_path(tmp_path: Path) -> Iterator[None]:
-    """Let any account come as far as the data folder, so that what stops it is the folder's own doing."""
-    opened = [parent for parent in (tmp_path, *tmp_path.parents[:3]) if not parent.stat().st_mode & 0o001]
-    before = {path: path.stat().st_mode for path in opened}
-    for path in opened:
-        path.chmod(path.stat().st_mode | 0o011)
-    yield
-    for path, mode in before.items():
-        path.chmod(mode)
+async def test_other_accounts_cannot_open_the_socket(open_folder: Path) -> None:
+    folder = open_folder / "data"
+    async with HostProcess(folder) as host:
+        await host.ready()
+        place = socket_path(folder)
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+        code = f"import socket; socket.socket(socket.AF_UNIX).connect({str(place)!r})"
+        stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", code]
+        done = await asyncio.to_thread(subprocess.run, stranger, capture_output=True, text=True, timeout=20, cwd="/")
+        assert "PermissionError" in done.stderr
 
 
 BAD_REQUESTS = {
@@ -210,31 +231,29 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)
-async def test_bad_request_is_refused_and_the_host_lives_on(host: HostProcess, folder: Path, name: str) -> None:
+async def test_bad_request_is_refused_and_the_host_lives_on(raw: httpx2.AsyncClient, name: str) -> None:
     method, path, body, status = BAD_REQUESTS[name]
-    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path(folder)))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://host") as client:
-        answer = await client.request(method, path, content=body)
-        assert answer.status_code == status
-        assert set(answer.json()) == {"code", "detail"}
-        assert (await client.get("/health")).status_code == 200
+    answer = await raw.request(method, path, content=body)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"code", "detail"}
+    assert (await raw.get("/health")).status_code == 200
 
 
-async def test_bytes_that_are_no_http_are_refused(host: HostProcess, folder: Path) -> None:
+async def test_bytes_that_are_no_http_are_refused(shared: tuple[HostProcess, Path]) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.settimeout(20)
-        stranger.connect(str(socket_path(folder)))
+        stranger.connect(str(socket_path(shared[1])))
         stranger.sendall(os.urandom(100_000).replace(b"\n", b"\r\n") + b"\r\n\r\n")
         assert b" 400 " in await asyncio.to_thread(stranger.recv, 100)
 
 
-async def test_token_in_a_refused_spec_is_not_said_back(host: HostProcess, folder: Path) -> None:
-    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path(folder)))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://host") as client:
-        answer = await client.put("/memory/agents/ag-1/1", json={"token": {"very": "secret-token"}, "attempt": "x"})
+async def test_token_in_a_refused_spec_is_not_said_back(
+    raw: httpx2.AsyncClient, shared: tuple[HostProcess, Path]
+) -> None:
+    answer = await raw.put("/memory/agents/ag-1/1", json={"token": {"very": "secret-token"}, "attempt": "x"})
     assert answer.status_code == 422
     assert "secret-token" not in answer.text
-    assert "secret-token" not in host.log.read_text()
+    assert "secret-token" not in shared[0].log.read_text()
 
 
 def as_ordinary_user(uid: int, home: Path) -> list[str]:
@@ -255,25 +274,28 @@ def as_ordinary_user(uid: int, home: Path) -> list[str]:
 
 
 @pytest.mark.needs("root", "agent", "mount_namespace")
-async def test_ordinary_user_runs_agents_too(tmp_path: Path, open_path: None) -> None:
+async def test_ordinary_user_runs_agents_too(open_folder: Path) -> None:
     """A whole host under an account without any rights: its agents run as it does, and end with nothing left."""
-    home = tmp_path / "home"
+    home = open_folder / "home"
     home.mkdir()
     os.chown(home, 61_234, 61_234)
     folder = home / "data"
     async with HostProcess(folder, before=as_ordinary_user(61_234, home)) as host:
         await host.ready()
+        assert host.process is not None
         runtime = open_runtime("process", Settings(data_dir=folder))
-        for grace in (0, 10):
-            agent = new_spec()
-            await runtime.create(agent)
-            reach = await runtime.reach(agent.agent_id, 1)
-            await until(lambda url=reach.api_url: answers(url))  # type: ignore[misc]
-            assert (folder / "host").stat().st_uid == 61_234
-            assert len(processes_of_account(61_234)) > 4
-            await runtime.delete(agent.agent_id, 1, grace)
-            assert processes_of_account(61_234) == [str(host.process.pid)] if host.process else False
-        await runtime.close()
+        try:
+            for grace in (0, 10):
+                agent = new_spec()
+                await runtime.create(agent)
+                reach = await runtime.reach(agent.agent_id, 1)
+                await until(partial(answers, reach.api_url))
+                assert (folder / "host").stat().st_uid == 61_234
+                assert len(processes_of_account(61_234)) > 4
+                await runtime.delete(agent.agent_id, 1, grace)
+                assert processes_of_account(61_234) == [str(host.process.pid)]
+        finally:
+            await runtime.close()
 
 
 async def answers(url: str) -> bool:

@@ -53,7 +53,10 @@ class AddressPolicy:
         networks: list[_IpNetwork] = []
         for entry in allowed:
             if "/" in entry:
-                networks.append(ipaddress.ip_network(entry, strict=False))
+                try:
+                    networks.append(ipaddress.ip_network(entry, strict=False))
+                except ValueError:
+                    raise ValueError(f"allowed_hosts: {entry!r} is no CIDR") from None
                 continue
             try:
                 names.add((str(ipaddress.ip_address(entry.strip("[]"))), None))

@@ -6,6 +6,7 @@ ours, ids are exchanged on the way, and when it goes, Chromium forgets its sessi
 
 import asyncio
 import contextlib
+import hmac
 import json
 import secrets
 
@@ -18,38 +19,52 @@ _QUEUE = 20_000
 
 
 class Bridge:
-    """Serves `url` to one user at a time."""
+    """Serves one user at a time, each by an address of its own that is good until the next is asked for."""
 
     def __init__(self, pipe: CdpPipe) -> None:
         self._pipe = pipe
         self._runner: web.AppRunner | None = None
-        self._taken = False
-        self.url = ""
+        self._secret = secrets.token_urlsafe(32)
+        self._user: _User | None = None
 
     async def start(self) -> None:
-        path = f"/{secrets.token_urlsafe(32)}"
         app = web.Application()
-        app.router.add_get(path, self._serve)
+        app.router.add_get("/{secret}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"ws://127.0.0.1:{self._runner.addresses[0][1]}{path}"
+
+    async def invite(self) -> str:
+        """A fresh address; whoever came by an earlier one is put out."""
+        self._secret = secrets.token_urlsafe(32)
+        await self.drop()
+        if self._runner is None:
+            raise CdpError("the bridge is not open")
+        return f"ws://127.0.0.1:{self._runner.addresses[0][1]}/{self._secret}"
+
+    async def drop(self) -> None:
+        """Put the present user out, however it is."""
+        user, self._user = self._user, None
+        if user is not None:
+            await user.close()
 
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        if "Origin" in request.headers or self._taken:
-            return web.Response(status=403)
-        self._taken = True
+        known = hmac.compare_digest(request.match_info["secret"].encode(), self._secret.encode())
+        if not known or "Origin" in request.headers or self._user is not None:
+            return web.Response(status=404)
+        socket = web.WebSocketResponse(max_msg_size=0, compress=False, timeout=1)
+        user = self._user = _User(self._pipe, socket)
         try:
-            socket = web.WebSocketResponse(max_msg_size=0, compress=False)
             await socket.prepare(request)
-            await _User(self._pipe, socket).serve()
-            return socket
+            await user.serve()
         finally:
-            self._taken = False
+            if self._user is user:
+                self._user = None
+        return socket
 
 
 class _User:
@@ -59,6 +74,10 @@ class _User:
         self._out: asyncio.Queue[Message] = asyncio.Queue(_QUEUE)
         self._root = ""
         self._sessions: set[str] = set()
+        self._closing: asyncio.Task[object] | None = None
+
+    async def close(self) -> None:
+        await self._socket.close(code=1001)
 
     async def serve(self) -> None:
         self._root = (await self._pipe.call("Target.attachToBrowserTarget"))["sessionId"]
@@ -109,7 +128,7 @@ class _User:
         except asyncio.QueueFull:
             log.error("bridge.user_too_slow", waiting=_QUEUE)
             self._out = asyncio.Queue(_QUEUE)
-            self._closer = asyncio.ensure_future(self._socket.close(code=1013))
+            self._closing = asyncio.create_task(self._socket.close(code=1013))
 
     async def _send(self) -> None:
         while True:

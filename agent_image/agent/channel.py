@@ -13,7 +13,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from agent_image.agent.config import Config
-from agent_image.agent.executor import Executor
+from agent_image.agent.executor import Executor, Outcome
 from agent_image.agent.journal import log
 from agent_image.agent.outbox import Outbox
 from core.domain.wire import (
@@ -255,15 +255,14 @@ class Channel:
             self.tell("command_result", commandId=message.command_id, fault="busy", detail="too many commands at once")
             return
         self._answering.add(message.command_id)
-        task = asyncio.create_task(self._execute(message), name=f"channel.{message.command_id}")
+        outcome = self._executor.begin(message.command_id, message.command, message.parameters, message.timeout_seconds)
+        task = asyncio.create_task(self._answer(message, outcome), name=f"channel.{message.command_id}")
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
 
-    async def _execute(self, message: Execute) -> None:
+    async def _answer(self, message: Execute, running: Awaitable[Outcome]) -> None:
         try:
-            outcome = await self._executor.execute(
-                message.command_id, message.command, message.parameters, message.timeout_seconds
-            )
+            outcome = await running
         finally:
             self._answering.discard(message.command_id)
         end = {"result": outcome.result} if outcome.fault is None else {"fault": outcome.fault}

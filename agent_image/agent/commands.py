@@ -62,13 +62,7 @@ class PageCommands:
     async def run(self, parameters: Parameters) -> Result | Document:
         self._tabs.commanding += 1
         try:
-            tab = await self._tabs.active()
-            self._tabs.dismiss_dialog(tab)
-            result = await self._run(tab, parameters)
-            if isinstance(result, dict) and tab.dialogs:
-                result["dialogs"] = list(tab.dialogs)
-                tab.dialogs.clear()
-            return result
+            return await self._repeated(parameters)
         except PageCrashed as error:
             fault = CommandFault.PAGE_OUT_OF_MEMORY if self._oom.rose() else CommandFault.BROWSER_FAILED
             raise CommandFailed(fault, str(error)) from error
@@ -78,6 +72,25 @@ class PageCommands:
             raise CommandFailed(CommandFault.TIMED_OUT, "the page did not answer") from error
         finally:
             self._tabs.commanding -= 1
+
+    async def _repeated(self, parameters: Parameters) -> Result | Document:
+        """Looking at a page that goes elsewhere in that moment fails; look again. Nothing that acts is repeated."""
+        for last in (False, False, False, True):
+            tab = await self._tabs.active()
+            before = tab.epoch
+            self._tabs.dismiss_dialog(tab)
+            try:
+                result = await self._run(tab, parameters)
+            except CdpError:
+                looking = isinstance(parameters, Extract | State)
+                if last or tab.crashed or tab.epoch == before or not looking:
+                    raise
+                continue
+            if isinstance(result, dict) and tab.dialogs:
+                result["dialogs"] = list(tab.dialogs)
+                tab.dialogs.clear()
+            return result
+        raise AssertionError("the last round returns or raises")
 
     async def _run(self, tab: Tab, parameters: Parameters) -> Result | Document:
         match parameters:

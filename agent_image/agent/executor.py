@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,18 +70,34 @@ class Executor:
 
         Whoever waits here may go away: the command goes on. `timeout` is in seconds from now.
         """
-        if command_id in self._finished:
-            return self._finished[command_id][0]
+        return await self.begin(command_id, command, parameters, timeout)
+
+    def begin(self, command_id: str, command: str, parameters: dict[str, Any], timeout: float) -> "Awaitable[Outcome]":
+        """As `execute`, but the command counts as begun (so it can be cancelled) when this returns."""
         task = self._running.get(command_id)
-        if task is None:
-            if self._closed:
-                return Outcome(fault=CommandFault.SHUTTING_DOWN, detail="the agent is stopping")
-            if len(self._running) >= _WAITING:
-                return Outcome(fault=CommandFault.BUSY, detail=f"{_WAITING} commands are waiting already")
-            task = asyncio.create_task(self._once(command_id, command, parameters, timeout), name=command_id)
-            self._running[command_id] = task
-            task.add_done_callback(lambda done: self._running.pop(command_id, None))
-        return await asyncio.shield(task)
+        if task is not None:
+            return self._outcome(command_id, task)
+        if command_id in self._finished:
+            return _known(self._finished[command_id][0])
+        if self._closed:
+            return _known(Outcome(fault=CommandFault.SHUTTING_DOWN, detail="the agent is stopping"))
+        if len(self._running) >= _WAITING:
+            return _known(Outcome(fault=CommandFault.BUSY, detail=f"{_WAITING} commands are waiting already"))
+        task = asyncio.create_task(self._once(command_id, command, parameters, timeout), name=command_id)
+        self._running[command_id] = task
+        task.add_done_callback(lambda done: self._running.pop(command_id, None))
+        return self._outcome(command_id, task)
+
+    async def _outcome(self, command_id: str, task: "asyncio.Task[Outcome]") -> Outcome:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            failure = self._cancelled.get(command_id)
+            if not task.cancelled() or failure is None:
+                raise
+            outcome = Outcome(fault=failure.fault, detail=str(failure))  # cancelled before its first step
+            self._remember(command_id, outcome)
+            return outcome
 
     def cancel(self, command_id: str, fault: CommandFault = CommandFault.CANCELLED, detail: str = "") -> bool:
         """End a running command with `fault`; False when it does not run."""
@@ -178,3 +194,7 @@ class Executor:
         self._finished_bytes += size
         while len(self._finished) > _REMEMBERED or self._finished_bytes > _REMEMBERED_BYTES:
             self._finished_bytes -= self._finished.popitem(last=False)[1][1]
+
+
+async def _known(outcome: Outcome) -> Outcome:
+    return outcome

@@ -62,7 +62,7 @@ class Services:
         self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
         self._pages = PageCommands(self._tabs, parts.oom)
         self._bridge = Bridge(parts.browser.pipe)
-        self._tasks = TaskRunner(config.model, lambda: self._bridge.url, config.work)
+        self._tasks = TaskRunner(config.model, self._bridge, config.work)
         self._executor = Executor(
             self._pages,
             self._tasks,

@@ -193,7 +193,7 @@ def _folders(config: Config) -> Path:
         (config.profile / ".writable").touch()
         (config.profile / ".writable").unlink()
         os.chdir(config.work)  # browser-use reads a file .env from where it stands
-        os.environ["TMPDIR"] = str(scratch)
+        os.environ.update(TMPDIR=str(scratch), HOME=str(config.work))  # a numeric user has no home of its own
         return config.socket_folder()
     except OSError as error:
         raise BadEnvironment(f"{error.filename}: {error.strerror}; the agent must be able to write there") from error

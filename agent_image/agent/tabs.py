@@ -37,6 +37,8 @@ class Tab:
         self.dialogs: deque[dict[str, str]] = deque(maxlen=10)
         self.refusal: str | None = None
         self.navigating = False
+        self.epoch = 0
+        """Goes up whenever the page begins to become another one."""
         self._commits: deque[str] = deque(maxlen=16)
         self._loaded = ""
         self._changed = asyncio.Event()
@@ -54,6 +56,7 @@ class Tab:
     def committed(self, loader: str) -> None:
         if not self._commits or self._commits[-1] != loader:
             self._commits.append(loader)
+            self.epoch += 1
         self.navigating = False
         self.touch()
 
@@ -98,6 +101,7 @@ class Tabs:
         self._work: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._closing = False
+        self._opening = asyncio.Lock()
         self.commanding = 0
         """How many commands of ours run now: only then are a page's dialogs answered without asking a person."""
 
@@ -125,19 +129,26 @@ class Tabs:
         if len(tabs) > 1:
             shown = await asyncio.gather(*(self._shown(tab) for tab in tabs))
             tabs = [tab for tab, seen in zip(tabs, shown, strict=True) if seen] or tabs
-        return tabs[-1] if tabs else await self.open()
+        return tabs[-1] if tabs else await self._ensure()
 
     async def open(self) -> Tab:
         """A new blank page in front."""
-        answer = await self._pipe.call("Target.createTarget", {"url": "about:blank"})
+        window = not self._tabs  # the last one took its window with it
+        answer = await self._pipe.call("Target.createTarget", {"url": "about:blank", "newWindow": window})
         async with asyncio.timeout(10):
             while answer["targetId"] not in self._by_target:
                 await self._changed.wait()
         return self._by_target[answer["targetId"]]
 
+    async def _ensure(self) -> Tab:
+        """Some page, a fresh one only if there is none: several may find out at once that there is none."""
+        async with self._opening:
+            tabs = self.all()
+            return tabs[-1] if tabs else await self.open()
+
     async def replace(self, crashed: Tab) -> None:
-        """A fresh page in place of one that crashed."""
-        await self.open()
+        """Take a crashed page away; a fresh one comes in its place when it was the last."""
+        await self._ensure()
         await self._pipe.call("Target.closeTarget", {"targetId": crashed.target_id})
 
     async def _shown(self, tab: Tab) -> bool:
@@ -196,6 +207,7 @@ class Tabs:
         if tab is None:
             return
         self._by_target.pop(tab.target_id, None)
+        tab.epoch += 1
         self._pipe.unroute(session)
         tab.touch()
         self._touch()
@@ -205,7 +217,7 @@ class Tabs:
     async def _never_empty(self) -> None:
         """A person closed the last page: the browser stays, with a blank one."""
         try:
-            await self.open()
+            await self._ensure()
         except (CdpError, TimeoutError) as error:
             log.warning("tabs.no_page", error=str(error))
 
@@ -217,6 +229,7 @@ class Tabs:
             case "Page.frameStartedNavigating" if params["frameId"] == tab.target_id:
                 if "sameDocument" not in params.get("navigationType", ""):
                     tab.navigating = True
+                    tab.epoch += 1
                 self._leave_closed_page(tab, params["url"])
             case "Page.frameRequestedNavigation" if params["frameId"] == tab.target_id:
                 tab.navigating = tab.navigating or params.get("disposition") == "currentTab"

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent_image.agent.bridge import Bridge
 from agent_image.agent.commands import CommandFailed, Result
 from agent_image.agent.journal import log
 from core.domain.environment import ModelAccess
@@ -33,9 +34,9 @@ _DETACH_SECONDS = 4
 class TaskRunner:
     """Runs one task at a time. Without a model it is idle and browser-use is never loaded."""
 
-    def __init__(self, model: ModelAccess | None, cdp_url: Callable[[], str], work: Path) -> None:
+    def __init__(self, model: ModelAccess | None, bridge: Bridge, work: Path) -> None:
         self._model = model
-        self._cdp_url = cdp_url
+        self._bridge = bridge
         self._work = work
         self._session: Any = None
         self._current: asyncio.Task[Result] | None = None
@@ -112,7 +113,7 @@ class TaskRunner:
     async def _run(self, parameters: RunTask, model: ModelAccess) -> Result:
         try:
             await asyncio.shield(self.preload())
-        except ImportError as error:
+        except Exception as error:  # whatever stops the import is the task's failure, told to its caller
             raise CommandFailed(CommandFault.TASK_FAILED, f"browser-use cannot be loaded: {error}") from error
         from browser_use import Agent, ChatOpenAI
 
@@ -150,7 +151,7 @@ class TaskRunner:
             from browser_use import Browser
 
             session = Browser(
-                cdp_url=self._cdp_url(),
+                cdp_url=await self._bridge.invite(),
                 keep_alive=True,
                 headless=False,
                 no_viewport=True,
@@ -162,8 +163,9 @@ class TaskRunner:
             try:
                 async with asyncio.timeout(_ATTACH_SECONDS):
                     await session.start()
-            except TimeoutError as error:
-                raise CommandFailed(CommandFault.BROWSER_FAILED, "browser-use could not attach in time") from error
+            except Exception as error:  # whatever browser-use raises is the task's failure, told to its caller
+                why = f"browser-use could not attach: {type(error).__name__}"
+                raise CommandFailed(CommandFault.BROWSER_FAILED, why) from error
             self._session = session
         return self._session
 
@@ -176,10 +178,21 @@ class TaskRunner:
                 await session.stop()
         except Exception as error:  # owner: browser-use's own trouble in letting go must not keep the browser open
             log.warning("tasks.detach_failed", error=repr(error))
+        await self._bridge.drop()
+
+
+class _ToJournal(logging.Handler):
+    """browser-use's complaints as events of our log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("browser_use", logger=record.name, message=record.getMessage()[:300])
 
 
 def _import(work: Path) -> None:
     os.environ.update(_SWITCHES)
+    for name in ("browser_use", "bubus", "cdp_use", "BrowserSession"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [_ToJournal(logging.ERROR)], False
     os.environ["BROWSER_USE_CONFIG_DIR"] = str(work / "browser-use")
     importlib.import_module("browser_use.tools.service")
     from browser_use import Agent, Browser, ChatOpenAI  # noqa: F401  lazy names: this is what loads them

@@ -29,4 +29,3 @@ async def agent(shop: Shop) -> AsyncIterator[Agent]:
         allowed = {"allowed_hosts": [f"127.0.0.1:{shop.port}"]}
         async with running.started(backend, browser=allowed) as shared:
             yield shared
-

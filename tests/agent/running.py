@@ -7,10 +7,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import psutil
@@ -21,7 +21,8 @@ from tests.agent.backend import Backend, free_port
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-agent" / "bin" / "python"
 ACCOUNT = launch.Account(21001, 21001)
-TOKEN = "token-of-this-agent"  # noqa: S105
+TOKEN = "token-of-this-agent"
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Agent:
     async def post(self, command: str, timeout: float = 30, **parameters: Any) -> httpx2.Response:
         body = {"command": command, "parameters": parameters, "timeoutSeconds": timeout}
         return await self.http.post(f"{self.api}/execute", json=body, headers={"X-Agent-Token": TOKEN})
+
+    async def becomes(self, accepts: Callable[[dict[str, Any]], bool], seconds: float = 10) -> dict[str, Any]:
+        """The page's state once it is as asked for."""
+        return await eventually(lambda: self.execute("state"), accepts, seconds)
 
     async def text(self, selector: str) -> str:
         found = await self.execute("extract", selector=selector)
@@ -149,10 +154,20 @@ async def started(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+async def eventually(question: Callable[[], Awaitable[T]], accepts: Callable[[T], bool], seconds: float = 10) -> T:
+    """The first answer that is accepted; fails with the last one that was not."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not accepts(answer := await question()):
+        assert asyncio.get_running_loop().time() < end, f"still {answer!r} after {seconds} s"
+        await asyncio.sleep(0.03)
+    return answer
+
+
 async def _ready(agent: Agent) -> None:
     told = asyncio.create_task(agent.backend.until(lambda: bool(agent.backend.of("ready")), 40))
     gone = asyncio.create_task(agent.process.wait())
     done, waiting = await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
-    assert told in done and told.exception() is None, f"the agent did not get ready:\n{agent.tail()}"
+    assert told in done, f"the agent ended:\n{agent.tail()}"
+    assert told.exception() is None, f"the agent did not get ready:\n{agent.tail()}"

@@ -55,9 +55,7 @@ async def test_control_types_and_view_does_not(agent: Agent, shop: Shop) -> None
     async with viewing(agent, "control") as viewer:
         await viewer.type("seen")
         await viewer.settle()
-        async with asyncio.timeout(10):
-            while (await agent.execute("state"))["title"] != "seen":
-                await asyncio.sleep(0.05)
+        await agent.becomes(lambda state: state["title"] == "seen")
     await agent.backend.status("viewer_active")
 
 
@@ -65,9 +63,7 @@ async def test_viewer_that_says_something_unknown_is_put_out(agent: Agent) -> No
     async with viewing(agent, "view") as viewer:
         await viewer.socket.send(b"\x63" + b"\0" * 7)
         with pytest.raises(ConnectionClosed):
-            async with asyncio.timeout(10):
-                while True:
-                    await viewer.socket.recv()
+            await asyncio.wait_for(viewer.drain(), 10)
         assert viewer.socket.close_code == 1008
 
 

@@ -52,6 +52,11 @@ class Viewer:
         await self.socket.send(struct.pack(">BBHHHH", 3, 0, 0, 0, 1, 1))
         assert (await self._read(1))[0] == 0
 
+    async def drain(self) -> None:
+        """Read until the other side closes."""
+        while True:
+            await self.socket.recv()
+
     async def _read(self, length: int) -> bytes:
         while len(self._buffer) < length:
             data = await self.socket.recv()

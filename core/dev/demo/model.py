@@ -105,8 +105,8 @@ class ScriptedModel:
         whole = "\n".join(texts)
         state = next((text[text.index(_STATE) :] for text in reversed(texts) if _STATE in text), "")
         step = _step_number(state)
-        request = re.search(r"<user_request>(.*?)</user_request>", whole, re.DOTALL)
-        task = request.group(1) if request else whole
+        requests = re.findall(r"<user_request>(.*?)</user_request>", whole, re.DOTALL)
+        task = requests[-1] if requests else whole  # the first may be the instructions, which explain the word
         steps = next((steps for word, steps in self.scripts.items() if word in task), None)
         if steps is None or step >= len(steps):
             raise OutOfLines(f"no line for step {step + 1}")

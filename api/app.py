@@ -17,7 +17,21 @@ from api.metrics import Metrics
 from api.openapi import TAGS, document_of
 from api.paths import decode_parameters
 from api.requests import Requests
-from api.routes import account, admin, agents, artefacts, channel, commands, desktop, docs, live, logs, service, start
+from api.routes import (
+    account,
+    admin,
+    agents,
+    artefacts,
+    channel,
+    commands,
+    desktop,
+    docs,
+    live,
+    logs,
+    service,
+    start,
+    web,
+)
 from api.routes.service import VERSION
 from api.server import listen, serve
 from api.services.logs import LogReader
@@ -31,7 +45,7 @@ from temporal.worker import open_runtimes
 
 _MOST_WAITING = 5000
 _PROBE_SECONDS = timedelta(seconds=2)
-_ROUTES = (start, agents, logs, commands, artefacts, desktop, account, live, channel, admin, service, docs)
+_ROUTES = (start, agents, logs, commands, artefacts, desktop, account, live, channel, admin, service, docs, web)
 
 
 def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastAPI:

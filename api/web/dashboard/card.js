@@ -1,0 +1,49 @@
+// One agent in the list: what it is doing, since when, and the order that is most likely wanted.
+
+import { left, live, now } from "./clock.js";
+import { Chip } from "./chip.js";
+import { path } from "./client.js";
+import { busy, button, el, say, show } from "./dom.js";
+import { possible } from "./orders.js";
+import { describe, inGrace, wait } from "./words.js";
+
+export class Card {
+  constructor(agent, orders) {
+    this.chip = new Chip();
+    this.link = el("a", { href: path`#/agents/${agent.agentId}` }, agent.projectId);
+    this.line = el("span");
+    this.since = el("time");
+    this.keep = button("Keep it", () => busy(this.keep, () => orders.keep(this.agent)), "primary");
+    this.stop = button("Stop", () => busy(this.stop, () => orders.stop(this.agent)));
+    this.leave = button("Leave the queue", () => busy(this.leave, () => orders.stop(this.agent)));
+    this.node = el(
+      "li",
+      { class: "card", "data-agent": agent.agentId },
+      el("div", { class: "head" }, el("h3", {}, this.link), this.chip.node),
+      el("p", { class: "what" }, this.line),
+      el("div", { class: "foot" }, el("span", { class: "faint" }, this.since), el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
+    );
+  }
+
+  show(agent, chosen) {
+    this.agent = agent;
+    const words = describe(agent, now());
+    this.chip.show(words);
+    const extra = agent.state === "queued" && agent.position ? `Place ${agent.position}, ${wait(agent)}. ` : "";
+    say(this.line, inGrace(agent, now()) ? `Stops in ${left(agent.deadlineAt)}. ${words.what}` : `${extra}${words.what}`);
+    live(this.since, since(agent));
+    const can = possible(agent, true);
+    show(this.keep, can.keep);
+    show(this.leave, can.stop && agent.state === "queued");
+    show(this.stop, can.stop && agent.state !== "queued");
+    if (chosen) this.link.setAttribute("aria-current", "true");
+    else this.link.removeAttribute("aria-current");
+  }
+}
+
+/** When the agent came to be as it is, as far as its row says. */
+export function since(agent) {
+  if (agent.endedAt) return agent.endedAt;
+  if (agent.state === "running") return agent.readyAt ?? agent.startedAt ?? agent.createdAt;
+  return agent.state === "starting" ? (agent.startedAt ?? agent.createdAt) : agent.createdAt;
+}

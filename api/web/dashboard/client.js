@@ -1,0 +1,84 @@
+// Questions to the API. Whatever goes wrong becomes a `Failure` with a sentence for people.
+
+import { learn } from "./clock.js";
+import { sentence } from "./words.js";
+
+const PATIENCE = 20_000;
+
+export class Failure extends Error {
+  constructor(status, problem = {}, retryAfter = null) {
+    super(sentence(problem.detail) || "Something went wrong.");
+    this.status = status;
+    this.code = problem.code ?? "";
+    this.action = problem.action ?? "";
+    this.fields = problem.errors ?? [];
+    this.retryAfter = retryAfter;
+  }
+}
+
+const UNREACHABLE = { code: "unreachable", detail: "Berth does not answer; your agents go on regardless" };
+
+/** A path with its parts encoded: ids may hold anything, also slashes. */
+export const path = (words, ...parts) => String.raw({ raw: words }, ...parts.map(encodeURIComponent));
+
+export class Client extends EventTarget {
+  constructor(token) {
+    super();
+    this.token = token;
+  }
+
+  get = (where) => this.ask("GET", where);
+  post = (where, body, headers) => this.ask("POST", where, body, headers);
+  put = (where, body) => this.ask("PUT", where, body);
+
+  /** The answer as `{status, body, retryAfter}`; raises `Failure`. A refused token is also told as an event. */
+  async ask(method, where, body, headers = {}) {
+    const options = { method, headers: { Authorization: `Bearer ${this.token}`, ...headers }, cache: "no-store" };
+    options.signal = AbortSignal.timeout(PATIENCE);
+    if (body !== undefined) {
+      options.body = JSON.stringify(body);
+      options.headers["Content-Type"] = "application/json";
+    }
+    let response, text;
+    try {
+      // Relative: the page also works behind a prefix.
+      response = await fetch(new URL(where, document.baseURI), options);
+      text = await response.text();
+    } catch {
+      throw new Failure(0, UNREACHABLE);
+    }
+    learn(response.headers.get("Date"));
+    const answer = parsed(text);
+    const retryAfter = Number(response.headers.get("Retry-After")) || null;
+    if (response.ok) return { status: response.status, body: answer, retryAfter };
+    const failure = new Failure(response.status, answer?.detail ? answer : byStatus(response.status), retryAfter);
+    if (failure.status === 401) this.dispatchEvent(new CustomEvent("refused", { detail: failure }));
+    throw failure;
+  }
+
+  /** All items of a list, page by page, at most `most`; says with `more` whether some were left out. */
+  async all(where, most = 1000) {
+    const items = [];
+    let cursor = null;
+    do {
+      const page = new URLSearchParams({ limit: "200", ...(cursor ? { cursor } : {}) });
+      const { body } = await this.get(`${where}${where.includes("?") ? "&" : "?"}${page}`);
+      items.push(...body.items);
+      cursor = body.nextCursor;
+    } while (cursor && items.length < most);
+    return { items, more: Boolean(cursor) };
+  }
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+function byStatus(status) {
+  if (status >= 500) return { code: "unavailable", detail: "Berth cannot answer right now" };
+  return { code: "refused", detail: `Berth refused this (${status})` };
+}

@@ -1,0 +1,72 @@
+// One pool: how full it is, where its size comes from, and the two things an administrator may change.
+
+import { path } from "./client.js";
+import { ask } from "./dialogs.js";
+import { busy, button, el, say, show } from "./dom.js";
+import { attempt, tellShortly } from "./notices.js";
+
+const FROM = {
+  operator: "set by an administrator",
+  settings: "from the settings",
+  cluster: "what the machines have room for",
+  unknown: "not measured yet",
+};
+
+export class PoolCard {
+  constructor(client) {
+    this.client = client;
+    this.name = el("h3");
+    this.numbers = el("p", { class: "numbers" });
+    this.meter = el("meter", { min: "0", "aria-label": "Places taken" });
+    this.state = el("p", { class: "what" });
+    this.source = el("p", { class: "faint" });
+    this.pause = button("Pause", () => busy(this.pause, () => this.#change({ paused: !this.pool.paused })));
+    this.size = button("Change capacity …", () => this.#resize());
+    this.node = el("li", { class: "pool panel" }, this.name, this.numbers, this.meter, this.state, this.source,
+      el("div", { class: "actions" }, this.size, this.pause));
+  }
+
+  show(pool) {
+    this.pool = pool;
+    say(this.name, pool.pool);
+    say(this.numbers, `${pool.holders} of ${pool.capacity ?? "?"} taken, ${pool.waiting} waiting`);
+    this.meter.max = Math.max(1, pool.capacity ?? pool.holders);
+    this.meter.value = pool.holders;
+    say(this.state, standing(pool));
+    say(this.source, `${pool.runtime}, capacity ${FROM[pool.capacityFrom] ?? pool.capacityFrom}`);
+    say(this.pause, pool.paused ? "Open again" : "Pause");
+    show(this.state, true);
+  }
+
+  async #resize() {
+    const field = el("input", { name: "capacity", type: "number", min: "0", max: "1000000", step: "1", inputmode: "numeric",
+      value: this.pool.capacity ?? "", placeholder: "as the settings say" });
+    const answer = await ask({
+      title: `Capacity of the pool ${this.pool.pool}`,
+      text: "Agents that run are not stopped when it shrinks. Left empty, the settings decide again.",
+      fields: [el("label", { class: "field" }, "Agents at once", field)],
+      confirm: "Set",
+    });
+    if (!answer) return;
+    const given = String(answer.get("capacity")).trim();
+    await this.#change({ capacity: given === "" ? null : Number(given) });
+  }
+
+  async #change(body) {
+    await attempt(async () => {
+      const answer = await this.client.put(path`api/admin/pools/${this.pool.pool}`, body);
+      this.show(answer.body);
+      tellShortly(`Pool ${this.pool.pool}: changed.`);
+    });
+  }
+}
+
+function standing(pool) {
+  if (pool.paused) return "Paused: nobody is let in. Agents that run go on.";
+  if (pool.choked) return "The machines are over their limits: nobody is let in until they recover.";
+  if (pool.capacity === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
+  if (pool.holders >= pool.capacity) return pool.waiting ? "Full: the next is let in when one ends." : "Full.";
+  if (pool.clusterFree === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
+  if (pool.clusterFree <= 0) return "The machines are full.";
+  return `Open: room for ${Math.min(pool.capacity - pool.holders, pool.clusterFree)} more.`;
+}

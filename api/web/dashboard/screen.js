@@ -1,0 +1,74 @@
+// The agent's desktop inside this page: the viewer in a frame, opened with a ticket that works once.
+
+import { path } from "./client.js";
+import { busy, button, el, say, show } from "./dom.js";
+import { attempt } from "./notices.js";
+
+export class Screen {
+  #frame = null;
+
+  constructor(store, agentId) {
+    this.store = store;
+    this.agentId = agentId;
+    this.watch = button("Watch", () => busy(this.watch, () => this.#open("view")), "primary");
+    this.steer = button("Take control", () => busy(this.steer, () => this.#open("control")));
+    this.shut = button("Close the desktop", () => this.close());
+    this.note = el("p", { class: "faint" });
+    this.place = el("div", { class: "screen" });
+    this.node = el(
+      "section",
+      { "aria-labelledby": "desktop" },
+      el("div", { class: "head" }, el("h3", { id: "desktop" }, "Desktop"), el("span", { class: "actions" }, this.watch, this.steer, this.shut)),
+      this.note,
+      this.place,
+    );
+    this.heard = (event) => this.#hear(event);
+    addEventListener("message", this.heard);
+    this.close();
+  }
+
+  /** `can`: whether a desktop may be opened now; `why` not, else. */
+  show(can, why) {
+    show(this.watch, can && this.mode !== "view");
+    show(this.steer, can && this.mode !== "control");
+    show(this.shut, this.#frame !== null);
+    say(this.note, this.#frame ? (this.mode === "view" ? "You watch; it does not notice." : "You and the agent share mouse and keyboard.") : can ? "See what it does, or take the mouse yourself." : why);
+    if (!can && this.#frame && this.ended) this.close();
+  }
+
+  async #open(mode) {
+    await attempt(async () => {
+      const { body } = await this.store.client.post(path`api/agents/${this.agentId}/desktop`, { mode });
+      this.close();
+      this.mode = mode;
+      const url = new URL(body.url, document.baseURI);
+      // Under whatever name this page was called: the answer knows only the public one.
+      const here = `${url.pathname}${url.search}${url.hash}`;
+      this.#frame = el("iframe", { src: here, title: "The agent's desktop", allow: "fullscreen; clipboard-read; clipboard-write" });
+      this.place.append(this.#frame);
+      show(this.place, true);
+    });
+    this.store.changed();
+  }
+
+  #hear(event) {
+    if (event.origin !== location.origin || event.source !== this.#frame?.contentWindow) return;
+    if (event.data?.source === "berth.desktop") this.ended = event.data.state === "closed";
+    this.store.changed();
+  }
+
+  close() {
+    this.#frame?.remove();
+    this.#frame = null;
+    this.mode = null;
+    this.ended = false;
+    show(this.place, false);
+    this.store.changed();
+  }
+
+  stop() {
+    removeEventListener("message", this.heard);
+    this.#frame?.remove();
+    this.#frame = null;
+  }
+}

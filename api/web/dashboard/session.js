@@ -1,0 +1,28 @@
+// Whose page this is: the token from the address or from this tab's memory, and what it says of its bearer.
+
+const KEY = "berth.token";
+
+/** Take `#token=...` out of the address, also out of the tab's history, and remember it for this tab alone. */
+export function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given === null) return false;
+  history.replaceState(null, "", `${location.pathname}${location.search}#/`);
+  if (given.trim()) remember(given.trim());
+  return true;
+}
+
+export const token = () => sessionStorage.getItem(KEY);
+export const remember = (value) => sessionStorage.setItem(KEY, value);
+export const forget = () => sessionStorage.removeItem(KEY);
+
+/** What a token says, unverified: only good for what to show first. The server decides what is allowed. */
+export function claims(value) {
+  try {
+    const part = value.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const bytes = Uint8Array.from(atob(part), (letter) => letter.charCodeAt(0));
+    const said = JSON.parse(new TextDecoder().decode(bytes));
+    return typeof said === "object" && said !== null ? said : {};
+  } catch {
+    return {};
+  }
+}

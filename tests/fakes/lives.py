@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters
@@ -66,7 +66,8 @@ class SimulatedLives:
             if found is not None and found.state is not AgentState.DRAINING:
                 return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=found.agent_id)
             before = found.agent_id if found else None
-            made = await admission.register(session, request, workflow_id, before, pool, rules, _now())
+            deadline = timedelta(seconds=self.settings.timings.ready_deadline_seconds)
+            made = await admission.register(session, request, workflow_id, before, pool, rules, deadline, _now())
         assert made.answer is not None
         return made.answer
 

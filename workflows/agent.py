@@ -62,7 +62,7 @@ class AgentWorkflow:
         if self._passage is None:
             await self._register_first()
         passage = self._passage
-        while passage is not None and not passage.over and not passage.full():
+        while passage is not None and not passage.over and not await self._may_hand_on(passage):
             await passage.step()
         await workflow.wait_condition(workflow.all_handlers_finished)
         if passage is not None and not passage.over:
@@ -71,6 +71,13 @@ class AgentWorkflow:
             request = self._start.request.model_copy(update={"agent_id": self._successor.life.agent_id, "key": None})
             return self._start.model_copy(update={"request": request, "course": self._successor})
         return None
+
+    async def _may_hand_on(self, passage: Passage) -> bool:
+        """Whether this run is full and nobody waits for an answer from it; a keep is answered by one more step."""
+        if not passage.full():
+            return False
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.keep_asked)
+        return not passage.keep_asked
 
     # ---- registering ------------------------------------------------------------------------------------------------
 
@@ -141,10 +148,11 @@ class AgentWorkflow:
         passage = self._passage
         if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
-        drain = passage.course.drain
-        if passage.course.state is AgentState.DRAINING and drain is not None and drain.keepable:
-            passage.keep_asked = True
-            await workflow.wait_condition(lambda: not passage.keep_asked)
+        # A successor in line has taken the place, and while one is being registered it is not known who has it.
+        async with self._registering:
+            if self._successor is None and passage.may_be_kept():
+                passage.keep_asked = True
+                await workflow.wait_condition(lambda: not passage.keep_asked)
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
 
     @workflow.signal

@@ -1,5 +1,6 @@
 """One life's way through its states: a step each, every step durable and taken up again where it was left."""
 
+import contextlib
 from datetime import timedelta
 
 from temporalio import workflow
@@ -35,6 +36,10 @@ class Passage:
     @property
     def over(self) -> bool:
         return self.course.state in FINAL
+
+    def may_be_kept(self) -> bool:
+        drain = self.course.drain
+        return self.course.state is AgentState.DRAINING and drain is not None and drain.keepable
 
     def full(self) -> bool:
         return history_is_long(self._history_limit)
@@ -74,7 +79,7 @@ class Passage:
         deadline = workflow.now() + seconds(course.timings.ready_deadline_seconds)
         await self._create()
         if not inbox.called_away():
-            await self._await_ready(deadline - workflow.now())
+            await self._await_ready(max(deadline - workflow.now(), timedelta(milliseconds=1)))
         if inbox.called_away():
             await self._answer_call()
         else:
@@ -120,7 +125,7 @@ class Passage:
         try:
             await workflow.wait_condition(
                 lambda: inbox.ready or inbox.called_away(),
-                timeout=max(left, timedelta(0)),
+                timeout=left,
                 timeout_summary="start deadline",
             )
         except TimeoutError:
@@ -211,18 +216,20 @@ class Passage:
         course = self.course
         within = course.timings.shutdown_seconds if course.save_first else 0
         await remove(course.life, "restart", within_seconds=within)
-        try:
-            await workflow.wait_condition(
-                lambda: course.inbox.stop is not None,
-                timeout=seconds(course.pause_seconds),
-                timeout_summary="pause before the restart",
-            )
-        except TimeoutError:
+        # A wait of no length would not even look at its condition.
+        if course.inbox.stop is None and course.pause_seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await workflow.wait_condition(
+                    lambda: course.inbox.stop is not None,
+                    timeout=seconds(course.pause_seconds),
+                    timeout_summary="pause before the restart",
+                )
+        if course.inbox.stop is not None:
+            await self._answer_call()
+        else:
             course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
             course.inbox = Inbox()
             course.state = AgentState.STARTING
-        else:
-            await self._answer_call()
 
     # ---- draining and ending ----------------------------------------------------------------------------------------
 
@@ -233,7 +240,7 @@ class Passage:
             reason=order.reason,
             detail=order.detail,
             deadline_at=workflow.now() + seconds(grace),
-            keepable=grace > 0 and (order.reason in KEEPABLE or order.grace_seconds is not None),
+            keepable=grace > 0 and _may_be_kept(order),
             force=order.force,
         )
         ask = contracts.Draining(
@@ -247,14 +254,18 @@ class Passage:
         self.keep_asked = False
         if await self._arrived(moved, AgentState.DRAINING, order.reason):
             course.drain = drain
+            if course.inbox.failure is not None and course.inbox.failure.kind is FailureKind.USER_RESTART:
+                # Overtaken by the stop; it is no sign that anything broke.
+                course.inbox.failure = None
 
     def _grace(self, order: StopOrder) -> float:
+        # Nothing to save before the agent was usable, and nothing to come back to.
+        if self.course.state not in (AgentState.RUNNING, AgentState.DRAINING):
+            return 0
         if order.grace_seconds is not None:
             return order.grace_seconds
-        # Nothing to save before the agent was usable, and the user's own stop needs no warning to the user.
-        if self.course.state is not AgentState.RUNNING or order.reason in _OWN_STOPS:
-            return 0
-        return self.course.timings.grace_seconds
+        # The user's own stop needs no warning to the user.
+        return 0 if order.reason in _OWN_STOPS else self.course.timings.grace_seconds
 
     async def _drain(self) -> None:
         course, inbox = self.course, self.course.inbox
@@ -271,30 +282,36 @@ class Passage:
             if inbox.stop is not None:
                 order, inbox.stop = inbox.stop, None
                 drain = course.drain = self._hastened(drain, order)
-            elif await self._keep():
+            if self.keep_asked and inbox.failure is None and not await self._still_draining():
                 return
             self.keep_asked = False
         # What broke while it was told to go has nothing left to save.
         broken = inbox.failure is not None
+        # From here on there is no way back.
+        drain = course.drain = drain.model_copy(update={"keepable": False})
         inbox.failure, self.keep_asked = None, False
         within = 0.0 if drain.force or broken else course.timings.shutdown_seconds
         await self._end(AgentState.TERMINATED, drain.reason, drain.detail, within_seconds=within)
 
     def _hastened(self, drain: Drain, order: StopOrder) -> Drain:
-        """Told to stop once more, by whoever: a grace is only ever made shorter."""
-        sooner = workflow.now() + seconds(order.grace_seconds or 0)
+        """Told to stop once more, by whoever: a grace is only ever made shorter, and what one order takes is gone."""
+        sooner = workflow.now() + seconds(0 if order.force else self._grace(order))
         return drain.model_copy(
-            update={"deadline_at": min(drain.deadline_at, sooner), "force": drain.force or order.force}
+            update={
+                "deadline_at": min(drain.deadline_at, sooner),
+                "keepable": drain.keepable and _may_be_kept(order),
+                "force": drain.force or order.force,
+            }
         )
 
-    async def _keep(self) -> bool:
-        """Back to running when the warning may be taken back."""
-        if self.course.drain is None or not self.course.drain.keepable:
-            return False
-        moved = await workflow.execute_local_activity(contracts.mark_kept, self.course.life, **LOCAL)
-        kept = await self._arrived(moved, AgentState.RUNNING)
-        self.course.drain, self.keep_asked = None, False
-        return kept
+    async def _still_draining(self) -> bool:
+        """Asked to be kept: back to running when the warning may be taken back. False when this is no drain any more."""
+        if self.may_be_kept():
+            moved = await workflow.execute_local_activity(contracts.mark_kept, self.course.life, **LOCAL)
+            if await self._arrived(moved, AgentState.RUNNING):
+                self.course.drain = None
+        self.keep_asked = False
+        return self.course.state is AgentState.DRAINING
 
     async def _end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
         """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
@@ -327,6 +344,10 @@ class Passage:
         )
         because = f": {reason}" if reason else ""
         workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
+
+
+def _may_be_kept(order: StopOrder) -> bool:
+    return order.reason in KEEPABLE or order.grace_seconds is not None
 
 
 def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:

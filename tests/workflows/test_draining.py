@@ -1,0 +1,212 @@
+"""Stopping with and without grace, and taking the warning back."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+
+from core.domain.lifecycle import AgentState
+from core.domain.orders import StartOutcome
+from core.domain.recovery import FailureKind
+from core.domain.timings import Timings
+from tests.fixtures.stage import SetStage, Stage, until
+
+LONG = {"grace_seconds": 600}
+
+
+async def draining(stage: Stage, reason: str = "inactivity", **fields: float) -> str:
+    """Id of an agent in its grace."""
+    agent_id = await stage.started()
+    await stage.stop(agent_id, reason, **fields)
+    await stage.until(agent_id, AgentState.DRAINING)
+    return agent_id
+
+
+async def kept(stage: Stage, agent_id: str) -> bool:
+    return await asyncio.wait_for(stage.lives.keep(await stage.agent(agent_id)), 10)
+
+
+async def test_idle_agent_is_warned_after_half_an_hour_and_goes_two_minutes_later(set_stage: SetStage) -> None:
+    stage = await set_stage(Timings())
+    agent_id = await stage.started()
+    await stage.forward(1790)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await stage.forward(20)
+    warned = await stage.until(agent_id, AgentState.DRAINING)
+    assert (warned.reason, warned.keepable) == ("inactivity", True)
+    assert warned.ready_at is not None
+    assert warned.deadline_at is not None
+    until_the_end = warned.deadline_at - warned.ready_at
+    assert timedelta(seconds=1915) < until_the_end < timedelta(seconds=1945)
+    warning = next(event for event in await stage.events(agent_id) if event.kind == "agent.warning")
+    assert datetime.fromisoformat(warning.detail["deadlineAt"]) == warned.deadline_at
+    await stage.forward(130)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert (await stage.kinds(agent_id))[-4:] == ["ready", "warning", "draining", "terminated"]
+    await stage.nothing_left()
+
+
+async def test_use_of_an_agent_puts_its_idle_stop_off(set_stage: SetStage) -> None:
+    stage = await set_stage(Timings())
+    agent_id = await stage.started()
+    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at + interval '20 minutes'")
+    await stage.forward(45 * 60)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await stage.forward(6 * 60)
+    await stage.until(agent_id, AgentState.DRAINING)
+
+
+async def test_agent_that_reached_its_greatest_age_is_warned_although_it_is_used(set_stage: SetStage) -> None:
+    stage = await set_stage(Timings(max_life_seconds=3600))
+    agent_id = await stage.started()
+    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at + interval '2 hours'")
+    await stage.forward(3590)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await stage.forward(20)
+    assert (await stage.until(agent_id, AgentState.DRAINING)).reason == "max_life"
+
+
+async def test_agent_kept_within_its_grace_runs_on(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    assert await kept(stage, agent_id)
+    agent = await stage.agent(agent_id)
+    assert (agent.state, agent.reason, agent.deadline_at, agent.keepable) == (AgentState.RUNNING, None, None, False)
+    assert (await stage.kinds(agent_id))[-3:] == ["warning", "draining", "kept"]
+    # The kept agent is whole: it can be drained and kept once more, and stopped.
+    await stage.stop(agent_id, "inactivity")
+    await stage.until(agent_id, AgentState.DRAINING)
+    assert await kept(stage, agent_id)
+    await stage.stop(agent_id)
+    await stage.nothing_left()
+
+
+@pytest.mark.parametrize("reason", ["maintenance", "resource_pressure", "subscription_expired", "max_life"])
+async def test_warning_that_is_not_the_users_to_take_back_stands(set_stage: SetStage, reason: str) -> None:
+    stage = await set_stage({"grace_seconds": 1})
+    agent_id = await draining(stage, reason)
+    assert not await kept(stage, agent_id)
+    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == reason
+
+
+async def test_keep_that_comes_after_the_grace_is_refused_and_blocks_nothing(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 0.2, "shutdown_seconds": 10})
+    # An agent that takes its time to leave: the grace is over, the end is not reached.
+    leaving, may_leave = asyncio.Event(), asyncio.Event()
+    delete = stage.runtime.delete
+
+    async def slow_delete(agent_id: str, attempt: int, grace_seconds: float = 0) -> object:
+        leaving.set()
+        await may_leave.wait()
+        return await delete(agent_id, attempt, 0)
+
+    stage.runtime.delete = slow_delete  # type: ignore[method-assign, assignment]
+    agent_id = await draining(stage)
+    await asyncio.wait_for(leaving.wait(), 10)
+    assert not await kept(stage, agent_id)
+    may_leave.set()
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await stage.until_closed()
+    assert (await stage.start()).outcome is StartOutcome.CREATED
+
+
+async def test_agent_that_breaks_in_its_grace_ends_rather_than_being_kept(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    await stage.fail(agent_id)
+    ended = await stage.until(agent_id, AgentState.TERMINATED, AgentState.RUNNING, AgentState.RESTARTING)
+    assert (ended.state, ended.reason) == (AgentState.TERMINATED, "inactivity")
+    assert "kept" not in await stage.kinds(agent_id)
+
+
+async def test_user_ends_the_grace_early(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    await stage.stop(agent_id)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await stage.nothing_left()
+
+
+async def test_second_warning_shortens_no_grace_and_takes_the_keep_away(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    deadline = (await stage.agent(agent_id)).deadline_at
+    await stage.stop(agent_id, "maintenance")
+    assert not await kept(stage, agent_id)
+    agent = await stage.agent(agent_id)
+    assert (agent.state, agent.deadline_at) == (AgentState.DRAINING, deadline)
+
+
+async def test_own_stop_has_no_grace_unless_asked_for(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage, "user_requested", grace_seconds=300)
+    assert await kept(stage, agent_id)
+    await stage.stop(agent_id)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert (await stage.kinds(agent_id))[-2:] == ["draining", "terminated"]
+
+
+async def test_agent_that_is_not_usable_yet_is_stopped_without_grace(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    stage.runtime._settings = stage.settings.memory.model_copy(update={"start_seconds": 600})
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.until(agent_id, AgentState.STARTING)
+    await stage.stop(agent_id, grace_seconds=300)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert "warning" not in await stage.kinds(agent_id)
+    await stage.nothing_left()
+
+
+async def test_stop_during_a_restart_is_not_lost(stage: Stage) -> None:
+    agent_id = await stage.started()
+    removing, may_go_on = asyncio.Event(), asyncio.Event()
+    delete = stage.runtime.delete
+
+    async def slow_delete(agent_id: str, attempt: int, grace_seconds: float = 0) -> object:
+        removing.set()
+        await may_go_on.wait()
+        return await delete(agent_id, attempt, 0)
+
+    stage.runtime.delete = slow_delete  # type: ignore[method-assign, assignment]
+    await stage.lives.restart(await stage.agent(agent_id))
+    await asyncio.wait_for(removing.wait(), 10)
+    await stage.stop(agent_id)
+    may_go_on.set()
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert "ready" not in (await stage.kinds(agent_id))[5:]
+    await stage.nothing_left()
+
+
+async def test_restart_asked_for_beside_a_stop_spoils_no_grace(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await stage.started()
+    agent = await stage.agent(agent_id)
+    await stage.worker_down()
+    await stage.stop(agent_id, "inactivity")
+    await stage.lives.restart(agent)
+    await stage.worker_up()
+    await stage.until(agent_id, AgentState.DRAINING)
+    assert await kept(stage, agent_id)
+    assert (await stage.agent(agent_id)).restart_count == 0
+
+
+async def test_removed_by_force_skips_warning_and_saving(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await stage.started()
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert (await stage.kinds(agent_id))[-2:] == ["draining", "terminated"]
+
+
+async def test_agent_that_vanished_while_draining_still_ends_once(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    await stage.fail(agent_id, FailureKind.RUNTIME_GONE)
+    await stage.fail(agent_id, FailureKind.RUNTIME_GONE)
+    await stage.until(agent_id, AgentState.TERMINATED)
+
+    async def closed() -> bool:
+        return (await stage.workflow().describe()).close_time is not None
+
+    await until(closed, "the workflow to be closed")
+    assert (await stage.kinds(agent_id)).count("terminated") == 1

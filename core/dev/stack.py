@@ -99,17 +99,16 @@ class Stack:
     def _plan(self, folder: DataFolder, schema: "_Schema") -> list[Part]:
         options = self._options
         ports = Ports()
-        outside = Ports(options.api_host)
         parts: list[Part] = []
         accounts = [launch.Account(uid, uid) if os.geteuid() == 0 else None for uid in _two(options.uid_base)]
 
-        def pick(wanted: int, what: str, among: Ports = ports) -> int:
-            port = among.pick(wanted)
+        def pick(wanted: int, what: str, host: str = "127.0.0.1") -> int:
+            port = ports.pick(wanted, host)
             if wanted not in (0, port):
                 self._announce(f"port {wanted} is taken: {what} is on {port}")
             return port
 
-        api_port = pick(options.api_port, "the API", outside)
+        api_port = pick(options.api_port, "the API", options.api_host)
         database, address, ui = options.database_url, options.temporal_address, None
         if database is None:
             postgres = Postgres(

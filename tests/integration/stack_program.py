@@ -6,15 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.dev.stack import StackOptions, run_stack
+from core.dev.stack import Stack, StackOptions, run_stack
 from core.dev.supervise import Part
 
 _PORTS = ("api_port", "database_port", "temporal_port", "temporal_ui_port", "temporal_http_port")
+
+# Servers that need not be there.
+GIVEN: dict[str, Any] = {"database_url": "postgresql://db/x", "temporal_address": "t:1"}
+    "database_url": "postgresql://db/x",
+    "temporal_address": "t:1",
+}  # servers that need not be there
 
 
 def options_for(data: Path, **more: Any) -> StackOptions:
     """Options of a stack on ports nobody else uses."""
     return StackOptions(data, **{**dict.fromkeys(_PORTS, 0), **more})
+
+
+def here(data: Path, own_parts: Sequence[Part] = (), **options: Any) -> tuple[Stack, list[str]]:
+    """A stack in this process, with `own_parts` for Berth's; and the lines it announces."""
+    said: list[str] = []
+    return Stack(options_for(data, **options), said.append, lambda _: own_parts), said
 
 
 def stand_in(env: Mapping[str, str]) -> Sequence[Part]:

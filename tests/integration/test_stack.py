@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,13 +17,11 @@ import pytest
 from core import launch
 from core.dev.failure import CannotStart
 from core.dev.folder import DataFolder
-from core.dev.logfile import LogFile
 from core.dev.stack import Stack, run_stack
 from core.dev.supervise import Part
-from tests.integration.stack_program import options_for
+from tests.integration.stack_program import GIVEN, here, options_for
 from tests.integration.waiting import until
 
-GIVEN: dict[str, Any] = {"database_url": "postgresql://db/x", "temporal_address": "t:1"}
 Running = tuple[asyncio.subprocess.Process, dict[str, Any]]
 
 
@@ -50,12 +47,6 @@ def identities(pids: Mapping[str, int]) -> dict[int, int]:
     found = {pid: launch.start_time(pid) for pid in pids.values()}
     assert None not in found.values()
     return {pid: started for pid, started in found.items() if started is not None}
-
-
-def here(data: Path, own_parts: Sequence[Part] = (), **options: Any) -> tuple[Stack, list[str]]:
-    """A stack in this process, with `own_parts` for Berth's; and the lines it announces."""
-    said: list[str] = []
-    return Stack(options_for(data, **options), said.append, lambda _: own_parts), said
 
 
 def program(name: str, *argv: str, after: Sequence[str] = ()) -> Part:
@@ -134,6 +125,19 @@ async def test_taken_ports_give_way_to_the_next_free_ones_and_it_is_said(tmp_pat
             await stack.stop()
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [("192.0.2.1", r"Nothing can listen on 192\.0\.2\.1: Cannot assign"), ("a b", "a b is no address to listen on")],
+)
+async def test_address_that_is_not_ours_is_one_clear_line(tmp_path: Path, host: str, why: str) -> None:
+    stack, _ = here(tmp_path / "data", api_host=host, **GIVEN)
+    try:
+        with pytest.raises(CannotStart, match=why):
+            await stack.start()
+    finally:
+        await stack.stop()
+
+
 async def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> None:
     seen: dict[str, str] = {}
 
@@ -149,25 +153,6 @@ async def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> Non
         assert (seen["BERTH_DATABASE__URL"], seen["BERTH_TEMPORAL__ADDRESS"]) == ("postgresql://db/x", "t:1")
     finally:
         await stack.stop()
-
-
-async def test_secrets_are_made_once_for_the_owner_alone(tmp_path: Path) -> None:
-    seen: list[str] = []
-
-    def own_parts(env: Mapping[str, str]) -> Sequence[Part]:
-        seen.append(env["BERTH_AUTH__SECRET"])
-        return []
-
-    for _ in range(2):
-        options = options_for(tmp_path / "data", **GIVEN)
-        stack = Stack(options, lambda _: None, own_parts)
-        try:
-            await stack.start()
-        finally:
-            await stack.stop()
-    assert seen[0] == seen[1]
-    assert len(seen[0]) == 64
-    assert os.stat(tmp_path / "data" / "secrets" / "auth").st_mode & 0o777 == 0o600
 
 
 async def test_part_that_cannot_start_is_named_with_its_last_words_and_nothing_stays(tmp_path: Path) -> None:
@@ -220,41 +205,6 @@ async def test_migrations_run_once_and_again_only_when_they_changed(
     assert await up_and_down() == 2
 
 
-async def test_leftover_child_of_a_killed_stack_is_ended_before_the_next_start(tmp_path: Path) -> None:
-    folder = DataFolder.open(tmp_path / "data")
-    with subprocess.Popen(["sleep", "600"]) as leftover:  # noqa: ASYNC220 (forked, not waited for)
-        folder.remember({"worker": leftover.pid})
-        folder.end_leftovers()
-        assert leftover.wait(timeout=5) == -signal.SIGKILL
-    folder.close()
-
-
-@pytest.mark.needs("root", "mount_namespace")
-async def test_full_disk_is_one_clear_line_and_nothing_is_half_made(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "small", str(small)]
-    subprocess.run(mount, check=True, timeout=10)  # noqa: ASYNC221 (returns at once)
-    try:
-        stack, _ = here(small / "data")
-        with pytest.raises(
-            CannotStart, match=r"^\S+ has 1\d MiB of free disk space, 256 MiB are needed\. Free some\.$"
-        ):
-            await stack.start()
-        await stack.stop()
-        assert not (small / "data" / "postgres").exists()
-    finally:
-        subprocess.run(["umount", str(small)], check=True, timeout=10)  # noqa: ASYNC221 (returns at once)
-
-
-async def test_data_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    stack, _ = here(tmp_path / "file" / "data")
-    with pytest.raises(CannotStart, match=r"file/data cannot be used: Not a directory\. Mend it"):
-        await stack.start()
-    await stack.stop()
-
-
 async def test_stack_asked_to_stop_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     said: list[str] = []
@@ -278,15 +228,3 @@ async def test_stack_asked_to_stop_while_it_starts_leaves_nothing_behind(tmp_pat
     assert "postgres" not in os.listdir(data)
     # The folder is free again.
     DataFolder.open(data).close()
-
-
-async def test_log_of_a_part_that_prints_without_end_stays_small(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "part.log", limit=100_000)
-    pipe = log.open_pipe()
-    process = await asyncio.create_subprocess_exec("sh", "-c", "yes | head -c 3000000; echo last words", stdout=pipe)
-    os.close(pipe)
-    await process.wait()
-    await until(lambda: log.last_line() == "last words")
-    log.close()
-    kept = sum(os.stat(tmp_path / name).st_size for name in os.listdir(tmp_path))
-    assert 0 < kept <= 300_000

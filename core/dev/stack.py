@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from core import launch
@@ -45,6 +45,10 @@ class StackOptions:
     temporal_ui_port: int = 8233
     temporal_http_port: int = 7243
     uid_base: int = 209_990  # as root: PostgreSQL and Temporal run under this uid and the next
+
+    def on_any_ports(self) -> "StackOptions":
+        """The same on ports that nobody listens on."""
+        return replace(self, api_port=0, database_port=0, temporal_port=0, temporal_ui_port=0, temporal_http_port=0)
 
 
 class Stack:

@@ -13,9 +13,6 @@ _PORTS = ("api_port", "database_port", "temporal_port", "temporal_ui_port", "tem
 
 # Servers that need not be there.
 GIVEN: dict[str, Any] = {"database_url": "postgresql://db/x", "temporal_address": "t:1"}
-    "database_url": "postgresql://db/x",
-    "temporal_address": "t:1",
-}  # servers that need not be there
 
 
 def options_for(data: Path, **more: Any) -> StackOptions:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from core.ids import MAX_ID_BYTES, check_id
@@ -30,14 +30,14 @@ def _id(what: str) -> Any:
     return AfterValidator(lambda value: check_id(value, what))
 
 
-def _with_zone(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     """Times come as RFC 3339 text; numbers, which pydantic would take for seconds since 1970, are mistakes here."""
     if value is not None and not isinstance(value, str | datetime):
         raise ValueError("a time is RFC 3339 text, such as 2026-03-01T09:30:00Z")
     return value
 
 
-Moment = Annotated[datetime, BeforeValidator(_with_zone)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_text)]
 UserIdText = Annotated[str, _id("userId")]
 ProjectIdText = Annotated[str, _id("projectId")]
 

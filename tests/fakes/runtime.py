@@ -12,6 +12,7 @@ class ShelfRuntime:
     def __init__(self) -> None:
         self.lines: dict[str, list[bytes]] = {}
         self.more = asyncio.Event()
+        self.waiting = asyncio.Event()
         self.forgotten: list[tuple[str, str]] = []
         self.in_use = False
         self.fails: Exception | None = None
@@ -22,6 +23,7 @@ class ShelfRuntime:
         for line in self.lines.get(agent_id, []):
             yield line
         if follow:
+            self.waiting.set()
             await self.more.wait()
             yield b"and more\n"
 

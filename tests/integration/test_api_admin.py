@@ -1,0 +1,138 @@
+"""Administration: users, projects, everyone's agents, pools."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+
+from api.auth import Role
+from core.domain.lifecycle import EndReason
+from core.domain.tiers import Tier
+from core.errors import Unavailable
+from tests.fixtures.api import Api
+
+
+async def _as_admin(api: Api, method: str, path: str, body: Any = None) -> httpx2.Response:
+    return await api.ask(method, f"/api/admin{path}", "admin", role=Role.ADMIN, json=body)
+
+
+async def test_user_is_made_then_changed_field_by_field(api: Api) -> None:
+    made = await _as_admin(api, "PUT", "/users/new", {"email": "new@example.org", "tier": "basic"})
+    assert (made.status_code, made.json()["tier"]) == (200, "basic")
+    changed = await _as_admin(api, "PUT", "/users/new", {"tier": "premium"})
+    assert changed.json() == {
+        "userId": "new", "email": "new@example.org", "tier": "premium", "subscriptionActiveUntil": None,
+    }  # fmt: skip
+    assert (await api.ask("GET", "/api/me", "new")).json()["limit"] == 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tier": "gold"},
+        {"email": "no at"},
+        {"subscriptionActiveUntil": "soon"},
+        {"subscriptionActiveUntil": 5},
+        {"subscriptionActiveUntil": "2026-01-01T00:00:00"},
+        {"role": "admin"},
+        {"tier": None},
+    ],
+)
+async def test_user_that_makes_no_sense_is_refused(api: Api, body: dict[str, Any]) -> None:
+    answer = await _as_admin(api, "PUT", "/users/new", body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert await api.sql("SELECT 1 FROM users WHERE user_id = 'new'") == []
+
+
+async def test_expired_subscription_drains_the_users_agents_and_lets_no_new_one_start(api: Api) -> None:
+    await api.member("busy", ["a", "b", "c"], Tier.BASIC)
+    ids = {await api.running("busy", project) for project in ("a", "b")}
+    past = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+    assert (await _as_admin(api, "PUT", "/users/busy", {"subscriptionActiveUntil": past})).status_code == 200
+    assert {(order.agent_id, order.reason) for order in api.lives.stops} == {
+        (agent_id, EndReason.SUBSCRIPTION_EXPIRED) for agent_id in ids
+    }
+    refused = await api.start("busy", "c")
+    assert (refused.status_code, refused.json()["reason"]) == (403, "subscription_inactive")
+    await _as_admin(api, "PUT", "/users/busy", {"subscriptionActiveUntil": None})
+    assert (await api.start("busy", "c")).status_code == 201
+
+
+async def test_subscription_in_the_future_drains_nobody(api: Api) -> None:
+    await api.running()
+    future = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    await _as_admin(api, "PUT", "/users/owner", {"subscriptionActiveUntil": future})
+    assert not api.lives.stops
+
+
+async def test_removed_member_loses_the_agent_of_that_project_alone(api: Api) -> None:
+    await api.member("busy", ["shop", "mine"], Tier.BASIC)
+    there, elsewhere = await api.running("busy", "shop"), await api.running("busy", "mine")
+    answer = await _as_admin(api, "PUT", "/projects/shop", {"members": ["owner", "owner"]})
+    assert answer.json() == {"projectId": "shop", "members": ["owner"]}
+    assert [(order.agent_id, order.reason) for order in api.lives.stops] == [(there, EndReason.USER_LEFT)]
+    assert (await api.ask("GET", f"/api/agents/{elsewhere}", "busy")).json()["state"] == "running"
+
+
+async def test_removal_that_temporal_did_not_hear_of_is_made_good_by_the_same_request(api: Api) -> None:
+    agent_id = await api.running()
+    api.lives.away = Unavailable("down", code="temporal_unavailable")
+    assert (await _as_admin(api, "PUT", "/projects/shop", {"members": []})).status_code == 503
+    api.lives.away = None
+    assert (await _as_admin(api, "PUT", "/projects/shop", {"members": []})).status_code == 200
+    assert api.lives.stops[-1].agent_id == agent_id
+
+
+async def test_unknown_members_are_named_and_nothing_changes(api: Api) -> None:
+    answer = await _as_admin(api, "PUT", "/projects/shop", {"members": ["owner", "ghost"]})
+    assert (answer.status_code, answer.json()["code"], answer.json()["unknown"]) == (422, "unknown_members", ["ghost"])
+    answer = await _as_admin(api, "PUT", "/projects/fresh", {"members": ["ghost"]})
+    assert await api.sql("SELECT 1 FROM projects WHERE project_id = 'fresh'") == []
+
+
+async def test_admin_sees_everyones_agents(api: Api) -> None:
+    ids = {await api.running(), await api.running("stranger", "other")}
+    items = (await _as_admin(api, "GET", "/agents")).json()["items"]
+    assert {agent["agentId"] for agent in items} == ids
+    items = (await _as_admin(api, "GET", "/agents?userId=stranger")).json()["items"]
+    assert [agent["userId"] for agent in items] == ["stranger"]
+    one = items[0]["agentId"]
+    events = await api.ask("GET", f"/api/agents/{one}/events", "admin", role=Role.ADMIN)
+    assert events.json()["items"]
+
+
+async def test_admin_terminates_with_reason_grace_and_force(api: Api) -> None:
+    agent_id = await api.running()
+    body = {"reason": "disk is being replaced", "graceSeconds": 30, "force": True}
+    answer = await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", body)
+    assert (answer.status_code, answer.json()["state"]) == (202, "draining")
+    order = api.lives.stops[0]
+    assert (order.reason, order.detail, order.grace_seconds, order.force) == (
+        "operator", "disk is being replaced", 30, True,
+    )  # fmt: skip
+    await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "maintenance"})
+    assert (api.lives.stops[1].reason, api.lives.stops[1].detail) == ("maintenance", "")
+    assert (await _as_admin(api, "POST", "/agents/ag-none/terminate")).status_code == 404
+
+
+async def test_pool_tells_its_room_and_where_its_capacity_comes_from(api: Api) -> None:
+    await api.lives.look(1)
+    await api.start()
+    await api.start("stranger", "other")
+    pool = (await _as_admin(api, "GET", "/pools/default")).json()
+    assert (pool["holders"], pool["waiting"], pool["capacity"], pool["clusterFree"]) == (1, 1, 100, 0)
+    assert pool["capacityFrom"] == "settings"
+    assert [each["pool"] for each in (await _as_admin(api, "GET", "/pools")).json()["items"]] == ["default"]
+    assert (await _as_admin(api, "GET", "/pools/none")).status_code == 404
+
+
+async def test_pool_is_changed_and_its_queue_told(api: Api) -> None:
+    changed = (await _as_admin(api, "PUT", "/pools/default", {"capacity": 3})).json()
+    assert (changed["capacity"], changed["capacityFrom"], changed["paused"]) == (3, "operator", False)
+    paused = (await _as_admin(api, "PUT", "/pools/default", {"paused": True})).json()
+    assert (paused["capacity"], paused["paused"]) == (3, True)
+    assert (await api.start()).json()["reason"] == "pool_paused"
+    back = (await _as_admin(api, "PUT", "/pools/default", {"capacity": None, "paused": False})).json()
+    assert (back["capacity"], back["capacityFrom"], back["paused"]) == (100, "settings", False)
+    assert api.lives.pools == ["default"] * 3

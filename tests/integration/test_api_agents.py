@@ -1,0 +1,256 @@
+"""Agents over HTTP: lists, lives, orders, logs, profiles, and what the caller may know of itself."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.domain.events import EventKind
+from core.domain.lifecycle import AgentState, EndReason
+from core.domain.tiers import Tier
+from core.errors import RuntimeRetryable, Unavailable
+from tests.fixtures.api import Api
+
+
+async def test_agent_shows_its_life(api: Api) -> None:
+    agent_id = await api.running()
+    agent = (await api.ask("GET", f"/api/agents/{agent_id}")).json()
+    assert (agent["userId"], agent["projectId"], agent["state"]) == ("owner", "shop", "running")
+    assert not {"attempt", "workflowId", "cluster", "tokenHash"} & agent.keys()
+    events = (await api.ask("GET", f"/api/agents/{agent_id}/events")).json()["items"]
+    kinds = [event["kind"].removeprefix("agent.") for event in events]
+    assert kinds == ["requested", "queued", "admitted", "starting", "ready"]
+    assert [event["seq"] for event in events] == [1, 2, 3, 4, 5]
+
+
+async def test_pages_hold_every_agent_once_newest_first(api: Api) -> None:
+    await api.member("busy", [f"p{n}" for n in range(7)], Tier.PREMIUM)
+    started = [(await api.start("busy", f"p{n}")).json()["agent"]["agentId"] for n in range(7)]
+    seen: list[str] = []
+    path = "/api/agents?limit=3"
+    for _ in range(3):
+        page = (await api.ask("GET", path, "busy")).json()
+        seen += [agent["agentId"] for agent in page["items"]]
+        path = f"/api/agents?limit=3&cursor={page['nextCursor']}"
+    assert seen == started[::-1]
+    assert page["nextCursor"] is None
+
+
+async def test_list_is_narrowed_by_state_and_project(api: Api) -> None:
+    await api.member("busy", ["a", "b"], Tier.BASIC)
+    running = await api.running("busy", "a")
+    await api.start("busy", "b")
+    for query in ("state=running", "projectId=a", "state=running&projectId=a"):
+        items = (await api.ask("GET", f"/api/agents?{query}", "busy")).json()["items"]
+        assert [agent["agentId"] for agent in items] == [running], query
+
+
+async def test_events_are_paged(api: Api) -> None:
+    agent_id = await api.running()
+    first = (await api.ask("GET", f"/api/agents/{agent_id}/events?limit=3")).json()
+    assert [event["seq"] for event in first["items"]] == [1, 2, 3]
+    rest = (await api.ask("GET", f"/api/agents/{agent_id}/events?cursor={first['nextCursor']}")).json()
+    assert [event["seq"] for event in rest["items"]] == [4, 5]
+    assert rest["nextCursor"] is None
+
+
+async def test_cursor_that_was_mangled_or_belongs_elsewhere_is_refused(api: Api) -> None:
+    await api.member("busy", ["a", "b"], Tier.BASIC)
+    agent_id = await api.running("busy", "a")
+    await api.start("busy", "b")
+    cursor = (await api.ask("GET", "/api/agents?limit=1", "busy")).json()["nextCursor"]
+    elsewhere = (await api.ask("GET", f"/api/agents/{agent_id}/events?limit=1", "busy")).json()["nextCursor"]
+    last = "A" if cursor[-1] != "A" else "B"
+    bad = [cursor[:-1], cursor + "A", cursor[:-5] + last + cursor[-4:], elsewhere, "AAAA", "%20", "", "é", "x" * 3000]
+    for each in bad:
+        answer = await api.ask("GET", f"/api/agents?cursor={each}", "busy")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), each
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "state=happy", "projectId=", "projectId=%00"])
+async def test_query_that_makes_no_sense_is_refused(api: Api, query: str) -> None:
+    answer = await api.ask("GET", f"/api/agents?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["errors"][0]["where"].startswith("query.")
+
+
+async def test_user_stops_without_grace_unless_asked(api: Api) -> None:
+    agent_id = await api.running()
+    stopped = await api.ask("POST", f"/api/agents/{agent_id}/stop")
+    assert (stopped.status_code, stopped.json()["state"]) == (202, "draining")
+    again = await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 5})
+    assert again.status_code == 202
+    assert [(order.reason, order.grace_seconds) for order in api.lives.stops] == [
+        (EndReason.USER_REQUESTED, 0),
+        (EndReason.USER_REQUESTED, 5),
+    ]
+    assert {order.agent_id for order in api.lives.stops} == {agent_id}
+
+
+@pytest.mark.parametrize("grace", [-1, 601, "x", None, 1e400])
+async def test_grace_outside_its_bounds_is_refused(api: Api, grace: object) -> None:
+    agent_id = await api.running()
+    body = '{"graceSeconds": 1e400}' if grace == 1e400 else None
+    answer = await api.ask(
+        "POST",
+        f"/api/agents/{agent_id}/stop",
+        **(
+            {"content": body, "headers": {"Content-Type": "application/json"}}
+            if body
+            else {"json": {"graceSeconds": grace}}
+        ),
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert not api.lives.stops
+
+
+async def test_waiting_agent_is_stopped_by_leaving_the_queue(api: Api) -> None:
+    await api.lives.look(1)
+    await api.start()
+    waiting = (await api.start("stranger", "other")).json()["agentId"]
+    stopped = await api.ask("POST", f"/api/agents/{waiting}/stop", "stranger")
+    assert (stopped.status_code, stopped.json()["state"]) == (202, "cancelled")
+
+
+async def test_orders_for_a_life_that_is_over_say_what_it_is(api: Api) -> None:
+    agent_id = await api.running()
+    await api.lives.end(agent_id)
+    for order in ("stop", "keep", "restart", "activity"):
+        answer = await api.ask("POST", f"/api/agents/{agent_id}/{order}")
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem["state"]) == (409, "wrong_state", "terminated"), order
+
+
+async def test_warning_is_taken_back_within_its_grace(api: Api) -> None:
+    agent_id = await api.running()
+    assert (await api.ask("POST", f"/api/agents/{agent_id}/keep")).status_code == 409, "there is no warning yet"
+    await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 60})
+    assert (await api.ask("GET", f"/api/agents/{agent_id}")).json()["keepable"] is True
+    kept = await api.ask("POST", f"/api/agents/{agent_id}/keep")
+    assert (kept.status_code, kept.json()["state"]) == (200, "running")
+
+
+async def test_warning_whose_grace_just_ended_is_not_taken_back(api: Api) -> None:
+    agent_id = await api.running()
+    await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 60})
+    api.lives.too_late = True
+    answer = await api.ask("POST", f"/api/agents/{agent_id}/keep")
+    assert (answer.status_code, answer.json()["state"]) == (409, "draining")
+
+
+async def test_running_agent_restarts_and_stays_the_same(api: Api) -> None:
+    agent_id = await api.running()
+    answer = await api.ask("POST", f"/api/agents/{agent_id}/restart")
+    assert (answer.status_code, answer.json()["agentId"], answer.json()["state"]) == (202, agent_id, "restarting")
+
+
+async def test_failed_agent_restarts_as_a_new_life(api: Api) -> None:
+    agent_id = await api.running()
+    await api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)
+    answer = await api.ask("POST", f"/api/agents/{agent_id}/restart")
+    assert answer.status_code == 201
+    assert answer.json()["agent"]["agentId"] != agent_id
+    again = await api.ask("POST", f"/api/agents/{agent_id}/restart")
+    assert (again.status_code, again.json()["agent"]["agentId"]) == (200, answer.json()["agent"]["agentId"])
+
+
+async def test_activity_puts_off_the_idle_stop(api: Api) -> None:
+    agent_id = await api.running()
+    before = (await api.ask("GET", f"/api/agents/{agent_id}")).json()["lastActivityAt"]
+    noted = await api.ask("POST", f"/api/agents/{agent_id}/activity")
+    assert noted.status_code == 200
+    after = (await api.ask("GET", f"/api/agents/{agent_id}")).json()["lastActivityAt"]
+    assert datetime.fromisoformat(after) > datetime.fromisoformat(before)
+
+
+async def test_orders_while_temporal_is_away_are_told_to_come_back(api: Api) -> None:
+    agent_id = await api.running()
+    api.lives.away = Unavailable("down", code="temporal_unavailable")
+    answer = await api.ask("POST", f"/api/agents/{agent_id}/stop")
+    assert (answer.status_code, answer.json()["code"]) == (503, "temporal_unavailable")
+    assert (await api.ask("GET", f"/api/agents/{agent_id}")).status_code == 200, "reads do not need Temporal"
+
+
+async def test_me_tells_tier_limit_and_use(api: Api) -> None:
+    await api.member("busy", ["a", "b"], Tier.BASIC)
+    await api.start("busy", "a")
+    me = (await api.ask("GET", "/api/me", "busy")).json()
+    assert (me["userId"], me["tier"], me["limit"], me["used"], me["role"]) == ("busy", "basic", 3, 1, "user")
+    assert me["projects"] == ["a", "b"]
+
+
+async def test_queue_shows_own_waiting_agents_in_order(api: Api) -> None:
+    await api.lives.look(1)
+    await api.start()
+    await api.member("busy", ["a", "b"], Tier.BASIC)
+    ids = [(await api.start("busy", project)).json()["agentId"] for project in ("a", "b")]
+    queue = (await api.ask("GET", "/api/queue", "busy")).json()["items"]
+    assert [(agent["agentId"], agent["position"]) for agent in queue] == [(ids[0], 1), (ids[1], 2)]
+
+
+async def test_ticket_is_given_and_kept_only_as_a_hash(api: Api) -> None:
+    ticket = (await api.ask("POST", "/api/ticket")).json()
+    rows = await api.sql("SELECT ticket_hash, kind, user_id FROM tickets")
+    assert [(row["kind"], row["user_id"]) for row in rows] == [("events", "owner")]
+    assert ticket["ticket"] not in str(rows)
+    assert datetime.fromisoformat(ticket["expiresAt"]) < datetime.now(UTC) + timedelta(minutes=5)
+
+
+async def test_tickets_nobody_uses_run_out(api: Api) -> None:
+    answers = [(await api.ask("POST", "/api/ticket")).status_code for _ in range(201)]
+    assert answers == [200] * 200 + [503]
+
+
+async def test_log_is_text(api: Api) -> None:
+    agent_id = await api.running()
+    api.runtime.lines[agent_id] = [b"one\n", b"two\n"]
+    log = await api.ask("GET", f"/api/agents/{agent_id}/logs")
+    assert (log.status_code, log.text) == (200, "one\ntwo\n")
+    assert log.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_followed_log_goes_on(api: Api) -> None:
+    agent_id = await api.running()
+    api.runtime.lines[agent_id] = [b"one\n"]
+    asking = asyncio.create_task(api.ask("GET", f"/api/agents/{agent_id}/logs?follow=true"))
+    await api.runtime.waiting.wait()
+    assert not asking.done()
+    api.runtime.more.set()
+    assert (await asking).text == "one\nand more\n"
+
+
+async def test_followed_logs_of_one_user_are_bounded_and_their_places_come_back(api: Api) -> None:
+    agent_id = await api.running()
+    path = f"/api/agents/{agent_id}/logs?follow=true"
+    asking = [asyncio.create_task(api.ask("GET", path)) for _ in range(11)]
+    done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result().json()["code"] for task in done] == ["too_many_requests"]
+    api.runtime.more.set()
+    answers = await asyncio.gather(*asking)
+    assert sorted(answer.status_code for answer in answers) == [200] * 10 + [503]
+    assert (await api.ask("GET", path)).status_code == 200
+
+
+async def test_log_of_a_runtime_that_is_away_is_a_problem(api: Api) -> None:
+    agent_id = await api.running()
+    api.runtime.fails = RuntimeRetryable("away")
+    answer = await api.ask("GET", f"/api/agents/{agent_id}/logs")
+    assert (answer.status_code, answer.json()["code"]) == (503, "runtime_unavailable")
+    api.runtime.fails = None
+    assert (await api.ask("GET", f"/api/agents/{agent_id}/logs")).text == ""
+
+
+async def test_profile_is_forgotten_only_when_no_agent_lives(api: Api) -> None:
+    agent_id = await api.running()
+    busy = await api.ask("DELETE", "/api/projects/shop/profile")
+    assert (busy.status_code, busy.json()["code"]) == (409, "agent_lives")
+    assert not api.runtime.forgotten
+    await api.lives.end(agent_id)
+    assert (await api.ask("DELETE", "/api/projects/shop/profile")).status_code == 202
+    assert api.runtime.forgotten == [("owner", "shop")]
+
+
+async def test_profile_can_be_forgotten_by_one_who_left_the_project(api: Api) -> None:
+    await api.lives.end(await api.running())
+    await api.sql("DELETE FROM memberships WHERE user_id = 'owner' RETURNING user_id")
+    assert (await api.ask("DELETE", "/api/projects/shop/profile")).status_code == 202

@@ -80,7 +80,7 @@ def line_of(fault: Fault) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, without anything that a terminal would obey."""
-    return _UNPRINTABLE.sub(" ", text).strip()
+    return _UNPRINTABLE.sub(" ", text).rstrip()
 
 
 def _words(action: str | None) -> str | None:

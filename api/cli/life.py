@@ -131,7 +131,8 @@ def event_line(event: dict[str, Any], *, named: bool = False) -> str:
     words = [show.clock(event["at"]), f"{event['kind']:<24}"]
     if named:
         words.append(f"{event['projectId']} {event['agentId'] or ''}")
-    words += [event["reason"] or "", *(f"{name}={value}" for name, value in event["detail"].items())]
+    detail = {name: value for name, value in event["detail"].items() if value not in (None, "", {}, [])}
+    words += [event["reason"] or "", *(f"{name}={value}" for name, value in detail.items())]
     return "  ".join(word for word in words if word)
 
 

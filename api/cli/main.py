@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, doctor, parts, show, users
+from api.cli import agents, demo, doctor, parts, show, users
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def berth(
 parts.add_to(app)
 users.add_to(app)
 doctor.add_to(app)
+demo.add_to(app)
 agents.add_to(app)
 
 

@@ -65,6 +65,9 @@ def up(
         search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
         own_auth_secret=settings.auth.secret is None and settings.auth.jwks_url is None,
     )
+    if settings.api.port == 0:
+        # Who asks for any port means all of them: several stacks may start beside each other.
+        options = options.on_any_ports()
     return asyncio.run(run_stack(options, _announce))
 
 

@@ -1,0 +1,50 @@
+"""`berth demo`, which is `make demo`: one whole life on this machine, played before one's eyes."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli import config
+
+_TOKEN_LIFETIME = timedelta(days=1)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    leave: Annotated[
+        bool, typer.Option("--exit", envvar="DEMO_EXIT", help="Leave after the life instead of staying up.")
+    ] = False,
+    any_ports: Annotated[bool, typer.Option("--any-ports", help="On ports that nobody listens on.")] = False,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where the demo keeps its data.")] = None,
+) -> int:
+    """Play one whole life with a real browser."""
+    folder = (data_dir or config.load().data_dir / "demo").absolute()
+    from rich.console import Console
+
+    from core.dev.demo.run import DemoOptions, run_demo
+    from workflows.options import SEARCH_ATTRIBUTES
+
+    options = DemoOptions(
+        folder=folder,
+        sign=_sign,
+        leave=leave,
+        search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
+        any_ports=any_ports,
+    )
+    return asyncio.run(run_demo(options, Console(highlight=False, soft_wrap=True)))
+
+
+def _sign(secret: str, user: str, admin: bool) -> str:
+    from pydantic import SecretStr
+
+    from api.auth import Role, issue
+    from core.settings import Auth
+
+    role = Role.ADMIN if admin else Role.USER
+    return issue(Auth(secret=SecretStr(secret)), user, role, datetime.now(UTC), _TOKEN_LIFETIME)

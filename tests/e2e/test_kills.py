@@ -1,0 +1,148 @@
+"""`kill -9` of each part at each state: it comes back, and the life ends as if nothing had happened."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.fixtures.stack import LocalStack, Person, eventually
+
+PARTS = ["worker", "api", "temporal", "postgres"]
+WHOLE = ["requested", "queued", "admitted", "starting", "ready", "draining", "terminated"]
+
+
+async def _nothing_held(someone: Person) -> None:
+    """The only slot is free again and no agent is left: another one starts and ends."""
+    agent_id = await someone.start("after", key="after")
+    await someone.until(agent_id, "running")
+    await someone.stop(agent_id)
+    await someone.until(agent_id, "terminated")
+
+
+async def _back(stack: LocalStack, part: str, before: int) -> None:
+    async def another() -> bool:
+        try:
+            return stack.pid(part) != before
+        except (KeyError, FileNotFoundError, ValueError):
+            return False
+
+    await eventually(another, f"another {part}")
+    await stack.whole()
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.timeout(240)
+async def test_a_life_goes_on_when_a_part_is_killed_in_any_of_its_states(local: LocalStack, part: str) -> None:
+    ann = await local.user("ann", "shop", "after")
+    bob = await local.user("bob", "desk", "after")
+    first = await ann.start("shop")
+    killed = local.kill(part)  # starting, or just running
+    await ann.until(first, "running")
+    await _back(local, part, killed)
+
+    second = await bob.start("desk")  # the only slot is taken
+    await bob.until(second, "queued")
+    killed = local.kill(part)
+    await _back(local, part, killed)
+    assert (await ann.agent(first))["state"] == "running"
+    assert (await bob.agent(second))["state"] == "queued"
+
+    await ann.stop(first, grace=3)
+    await ann.until(first, "draining", "terminated")
+    killed = local.kill(part)
+    await ann.until(first, "terminated")
+    await bob.until(second, "running")
+    await _back(local, part, killed)
+    await bob.stop(second)
+    await bob.until(second, "terminated")
+
+    # No restart of a healthy agent, no second attempt, nothing skipped, nothing twice.
+    assert [kind for kind in await ann.kinds(first) if kind != "warning"] == WHOLE
+    assert await bob.kinds(second) == WHOLE
+    for person, agent_id in ((ann, first), (bob, second)):
+        events = await person.events(agent_id)
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        assert (await person.agent(agent_id))["restartCount"] == 0
+    await _nothing_held(bob)
+
+
+@pytest.mark.timeout(120)
+async def test_agents_of_a_killed_host_die_with_it_and_are_restarted(local: LocalStack) -> None:
+    ann = await local.user("ann", "shop", "after")
+    agent_id = await ann.start("shop")
+    await ann.until(agent_id, "running")
+    killed = local.kill("host")
+    await eventually(lambda: _restarted(ann, agent_id), "a restart")
+    await ann.until(agent_id, "running")
+    await _back(local, "host", killed)
+    await ann.stop(agent_id)
+    await ann.until(agent_id, "terminated")
+    await _nothing_held(ann)
+
+
+async def _restarted(someone: Person, agent_id: str) -> bool:
+    return "restarting" in await someone.kinds(agent_id)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("by_hand", ["signal", "cancel", "terminate"])
+async def test_what_an_operator_ends_by_hand_leaves_nothing(local: LocalStack, by_hand: str) -> None:
+    ann = await local.user("ann", "shop", "after")
+    agent_id = await ann.start("shop")
+    await ann.until(agent_id, "running")
+    name = ["-w", "agent/ann/shop"]
+    match by_hand:
+        case "signal":
+            order = ["--name", "stop", "--input", '{"reason":"operator","grace_seconds":0}']
+            await local.temporal("workflow", "signal", *name, *order)
+        case "cancel":
+            await local.temporal("workflow", "cancel", *name)
+        case "terminate":
+            # Runs no code of ours: the reaper, every 2 s here, ends what it left once it is ten seconds old.
+            await local.temporal("workflow", "terminate", *name, "--reason", "stuck")
+    ended = await ann.until(agent_id, "terminated")
+    expected = {"signal": "operator", "cancel": "workflow_cancelled", "terminate": "workflow_gone"}
+    assert ended["reason"] == expected[by_hand]
+    await _nothing_held(ann)
+
+
+async def test_the_history_of_a_life_reads_as_the_life(local: LocalStack) -> None:
+    ann = await local.user("ann", "shop")
+    agent_id = await ann.start("shop")
+    await ann.until(agent_id, "running")
+    await ann.stop(agent_id)
+    await ann.until(agent_id, "terminated")
+    told = json.loads(await local.temporal("workflow", "show", "-w", "agent/ann/shop", "--output", "json"))
+    steps = [step for step in map(_step, told["events"]) if step]
+    assert steps == [
+        "start",
+        "register",
+        "create_agent",
+        "ready",
+        "mark_running",
+        "stop",
+        "mark_draining",
+        "shut_down_agent",
+        "finish",
+    ]
+    described = json.loads(await local.temporal("workflow", "describe", "-w", "agent/ann/shop", "--output", "json"))
+    attributes = described["workflowExecutionInfo"]["searchAttributes"]["indexedFields"]
+    shown = {name: json.loads(base64.b64decode(value["data"])) for name, value in attributes.items()}
+    assert shown["AgentId"] == agent_id
+    assert shown["AgentState"] == "terminated"
+    assert shown["AgentReason"] == "user_requested"
+
+
+def _step(event: dict[str, Any]) -> str | None:
+    """What a history event tells of the life; None for the server's own bookkeeping."""
+    if "workflowExecutionUpdateAcceptedEventAttributes" in event:
+        return str(event["workflowExecutionUpdateAcceptedEventAttributes"]["acceptedRequest"]["input"]["name"])
+    if "activityTaskScheduledEventAttributes" in event:
+        return str(event["activityTaskScheduledEventAttributes"]["activityType"]["name"])
+    if "workflowExecutionSignaledEventAttributes" in event:
+        return str(event["workflowExecutionSignaledEventAttributes"]["signalName"])
+    if "markerRecordedEventAttributes" in event:
+        data = event["markerRecordedEventAttributes"]["details"]["data"]["payloads"][0]["data"]
+        return str(json.loads(base64.b64decode(data))["activity_type"])
+    return None

@@ -68,7 +68,7 @@ export class AgentPage {
     for (const name of ["keep", "again", "stop", "stopNow", "restart", "terminate"]) show(this[name], can[name]);
     say(this.stop, WAITING.has(agent.state) ? "Leave the queue …" : "Stop …");
     show(this.screen.node, this.mine);
-    this.screen.show(can.desktop, agent.endedAt ? "It is over: there is no desktop any more." : "There is a desktop once it runs.");
+    this.screen.show(can.desktop, agent.endedAt ? "It is over: there is no desktop any more." : "There is a desktop once it runs.", agent.state === "running");
     this.#state(agent);
   }
 

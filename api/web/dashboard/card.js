@@ -12,6 +12,7 @@ export class Card {
     this.chip = new Chip();
     this.link = el("a", { href: path`#/agents/${agent.agentId}` }, agent.projectId);
     this.line = el("span");
+    this.how = el("span");
     this.since = el("time");
     this.keep = button("Keep it", () => busy(this.keep, () => orders.keep(this.agent)), "primary");
     this.stop = button("Stop", () => busy(this.stop, () => orders.stop(this.agent)));
@@ -21,7 +22,7 @@ export class Card {
       { class: "card", "data-agent": agent.agentId },
       el("div", { class: "head" }, el("h3", {}, this.link), this.chip.node),
       el("p", { class: "what" }, this.line),
-      el("div", { class: "foot" }, el("span", { class: "faint" }, this.since), el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
+      el("div", { class: "foot" }, el("span", { class: "faint" }, this.how, " ", this.since), el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
     );
   }
 
@@ -31,7 +32,9 @@ export class Card {
     this.chip.show(words);
     const extra = agent.state === "queued" && agent.position ? `Place ${agent.position}, ${wait(agent)}. ` : "";
     say(this.line, inGrace(agent, now()) ? `Stops in ${left(agent.deadlineAt)}. ${words.what}` : `${extra}${words.what}`);
-    live(this.since, since(agent));
+    const [how, from, kind] = since(agent);
+    say(this.how, how);
+    live(this.since, from, kind);
     const can = possible(agent, true);
     show(this.keep, can.keep);
     show(this.leave, can.stop && agent.state === "queued");
@@ -41,9 +44,15 @@ export class Card {
   }
 }
 
-/** When the agent came to be as it is, as far as its row says. */
+/** Since when the agent is as it is, as far as its row says: words, the moment, and how `live` tells it. */
 export function since(agent) {
-  if (agent.endedAt) return agent.endedAt;
-  if (agent.state === "running") return agent.readyAt ?? agent.startedAt ?? agent.createdAt;
-  return agent.state === "starting" ? (agent.startedAt ?? agent.createdAt) : agent.createdAt;
+  if (agent.endedAt) return ["Ended", agent.endedAt, "ago"];
+  const started = agent.startedAt ?? agent.createdAt;
+  switch (agent.state) {
+    case "running": return ["Running for", agent.readyAt ?? started, "span"];
+    case "starting": return ["Starting for", started, "span"];
+    case "draining":
+    case "restarting": return ["Alive for", started, "span"];
+    default: return ["Waiting for", agent.createdAt, "span"];
+  }
 }

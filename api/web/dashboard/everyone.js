@@ -7,7 +7,7 @@ import { arrange, button, busy, el, say, show } from "./dom.js";
 import { PoolCard } from "./pool.js";
 import { since } from "./card.js";
 import { attempt } from "./notices.js";
-import { describe, LIVING, living, sentence, wait, WAITING } from "./words.js";
+import { describe, LIVING, sentence, wait, WAITING } from "./words.js";
 
 const EVERY = 3;
 const PAGE = 50;
@@ -154,7 +154,8 @@ export class EveryonePage {
     const words = describe(agent, at, this.store.mine(agent));
     row.chip.show(words);
     say(row.why, words.what);
-    live(row.since, since(agent), living(agent) ? "span" : "ago");
+    const [, from, kind] = since(agent);
+    live(row.since, from, kind);
     return row.node;
   }
 

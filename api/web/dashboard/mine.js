@@ -42,8 +42,10 @@ export class MinePage {
     this.#page?.stopListening();
   }
 
-  /** Show the list and, beside it, the agent of that id. */
-  render(agentId) {
+  /** Show the list and, beside it, the agent of that id; without one, where there is space, one that lives. */
+  render(asked) {
+    this.node.dataset.chosen = String(Boolean(asked));
+    const agentId = asked ?? this.#likely();
     const { store } = this;
     this.form.render();
     const { used, limit, tier } = store.account ?? {};
@@ -61,6 +63,13 @@ export class MinePage {
     say(this.empty, past.length ? "No agent of yours lives right now. Start one above." : this.#firstWords());
     for (const [id] of this.#cards) if (!store.agents.has(id)) this.#cards.delete(id);
     this.#detail(agentId);
+  }
+
+  /** What stood there goes on standing there, so that nothing jumps. */
+  #likely() {
+    const shown = this.#page?.agent;
+    if (shown && this.store.mine(shown) && this.store.agents.has(shown.agentId)) return shown.agentId;
+    return this.store.list().find((agent) => this.store.mine(agent) && living(agent))?.agentId ?? null;
   }
 
   #firstWords() {
@@ -82,7 +91,6 @@ export class MinePage {
 
   #detail(agentId) {
     const agent = agentId && this.store.agents.get(agentId);
-    this.node.dataset.chosen = String(Boolean(agentId));
     if (agentId !== this.#page?.agent.agentId) {
       this.#page?.stopListening();
       this.#page = agent ? new AgentPage(this.store, this.orders, agent) : null;

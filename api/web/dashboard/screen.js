@@ -27,8 +27,9 @@ export class Screen {
     this.close();
   }
 
-  /** `can`: whether a desktop may be opened now; `why` not, else. */
-  show(can, why) {
+  /** `can`: whether a desktop may be opened now; `why` not, else; `first`: nothing else is more urgent. */
+  show(can, why, first) {
+    this.watch.classList.toggle("primary", first);
     show(this.watch, can && this.mode !== "view");
     show(this.steer, can && this.mode !== "control");
     show(this.shut, this.#frame !== null);

@@ -56,7 +56,7 @@ const lookup = (table, reason, otherwise) => {
 };
 
 const theirs = (words, mine) =>
-  mine ? words : words.map((text) => text.replace(/^You /, "Its user ").replace(/^Your /, "The ").replace("before you", "before"));
+  mine ? words : words.map((text) => text.replace(/^You /, "Its user ").replace(/^Your /, "The ").replace("before you", "first"));
 
 export const LIVING = new Set(["requested", "queued", "starting", "running", "restarting", "draining"]);
 export const WAITING = new Set(["requested", "queued"]);

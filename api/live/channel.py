@@ -35,7 +35,7 @@ log = structlog.get_logger()
 _ONLINE_SECONDS = 10.0
 _CLAIM_LIMIT = 32
 # A wake-up wakes the sender at once; this is how soon it notices what no wake-up told, such as a dead token.
-_LOOK_SECONDS = 15.0
+_LOOK_SECONDS = 30.0
 _GARBAGE_BUDGET = 10
 _RATE, _BURST = 100.0, 200.0
 _HEARTBEAT_APART_SECONDS = 1.0
@@ -224,22 +224,21 @@ class AgentSocket:
     # ---- down ----
 
     async def _dispatch(self, news: Subscription) -> None:
-        who = self._who
+        who, woken = self._who, True
         while True:
             async with self._db.transaction() as session:
                 await channels.held_by(session, who, self._epoch)
-                await commands.expire(session, who.agent_id, now())
-                due = await commands.claim(session, who.agent_id, who.attempt, self._epoch, _CLAIM_LIMIT)
-                unwanted = await commands.to_cancel(session, who.agent_id, who.attempt)
+                due = await commands.claim(session, who.agent_id, who.attempt, self._epoch, now(), _CLAIM_LIMIT)
+                unwanted = await commands.to_cancel(session, who.agent_id, who.attempt) if woken else []
             for command in due:
                 await self._order(command)
             for command_id in unwanted:
                 if command_id not in self._cancelled:
                     self._cancelled.add(command_id)
                     await self._send(Cancel(command_id=command_id))
-            self._cancelled.intersection_update(unwanted)
-            if len(due) < _CLAIM_LIMIT:
-                await news.wait(_LOOK_SECONDS)
+            if woken:
+                self._cancelled.intersection_update(unwanted)
+            woken = len(due) == _CLAIM_LIMIT or await news.wait(_LOOK_SECONDS)
 
     async def _order(self, command: CommandView) -> None:
         if command.kind == commands.EXECUTE:

@@ -3,7 +3,7 @@ import RFB from "/static/novnc/core/rfb.js";
 
 const PROTOCOL = "berth.desktop";
 const WORDS = {
-  4401: ["This link has been used", "A desktop link works once and for a few minutes. Open the desktop again from your agent."],
+  4401: ["This link no longer works", "A desktop link works once, and for a few minutes only. Open the desktop again from your agent."],
   4410: ["The agent has ended", "This desktop belonged to an agent that has stopped or was started anew."],
   4413: ["The connection is too slow", "The picture could not be sent fast enough. Open the desktop again from your agent."],
   1013: ["The desktop cannot be reached", "The agent's screen does not answer right now. Open the desktop again in a moment."],
@@ -29,6 +29,7 @@ function end(code) {
   part("text").textContent = text;
   part("notice").hidden = false;
   part("paste").hidden = true;
+  part("full").hidden = true;
   show("closed", "Closed");
 }
 

@@ -1,14 +1,20 @@
 """Commands from users to agents, over two API replicas."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import SecretStr
 
 from core.domain.lifecycle import AgentState
 from core.domain.wire import CommandFault, Execute
+from core.runtime.base import Reach
 from tests.fakes.agent import Answer
-from tests.fixtures.live import LiveStage, eventually
+from tests.fixtures.live import Berthed, LiveStage, eventually, serve
 
 STATE: dict[str, Any] = {"command": "state"}
 
@@ -138,6 +144,53 @@ async def test_command_of_an_agent_that_ends_is_answered_at_once(live: LiveStage
         answer = await asyncio.wait_for(waiting, 3)
         assert (answer.status_code, answer.json()["code"]) == (409, "shutting_down")
         await fake.until(lambda fake: fake.closed_with == 4401)
+
+
+@asynccontextmanager
+async def http_agent(live: LiveStage, agent: Berthed, answer: tuple[int, dict[str, Any]]) -> AsyncIterator[list[Any]]:
+    """The agent's own HTTP door; gives what it was asked."""
+    asked: list[Any] = []
+    app = FastAPI()
+
+    @app.post("/execute")
+    async def execute(request: Request) -> JSONResponse:
+        asked.append((request.headers.get("x-agent-token"), await request.json()))
+        return JSONResponse(answer[1], answer[0])
+
+    async with serve(app) as url:
+        live.runtime.reaches[agent.agent_id, 1] = Reach(api_url=url, desktop_url=url, token=SecretStr("inside"))
+        yield asked
+
+
+async def test_agent_without_a_socket_is_reached_over_http(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    done = {"status": "executed", "commandId": "h", "result": {"title": "Shop"}}
+    async with http_agent(live, agent, (200, done)) as asked:
+        answer = await live.execute(agent, {"command": "navigate", "parameters": {"url": "http://shop/"}}, key="h")
+        assert answer.json() == {"status": "executed", "commandId": "h", "result": {"title": "Shop"}}
+        ((token, body),) = asked
+        assert token == "inside"
+        assert body.pop("timeoutSeconds") > 100
+        assert body == {"command": "navigate", "parameters": {"url": "http://shop/"}, "commandId": "h"}
+    events = await live.rows("SELECT kind FROM events WHERE agent_id = :a", a=agent.agent_id)
+    assert [event["kind"] for event in events] == ["command.executed"]
+
+
+async def test_fault_over_http_is_the_same_as_over_the_socket(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with http_agent(live, agent, (409, {"code": "busy", "detail": "a task runs"})):
+        answer = await live.execute(agent, STATE)
+        assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (409, "busy", "a task runs")
+
+
+async def test_agent_that_http_cannot_reach_gets_its_command_when_it_comes_back(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with http_agent(live, agent, (401, {"code": "unauthenticated"})) as asked:
+        waiting = asyncio.create_task(live.execute(agent, STATE, key="k"))
+        await eventually(lambda: asked)
+        async with live.fake(agent, replica=1).online() as fake:
+            assert (await waiting).status_code == 200
+            assert fake.runs == ["k"]
 
 
 @pytest.mark.parametrize("state", [s for s in AgentState if s is not AgentState.RUNNING])

@@ -88,19 +88,17 @@ async def hold(session: AsyncSession, who: AgentView, epoch: int | None) -> Chan
 
 async def held_by(session: AsyncSession, who: AgentView, epoch: int) -> None:
     """Raise `Superseded` unless socket `epoch` still speaks for a living attempt; no newer one opens before commit."""
-    query = select(Channel.epoch).where(Channel.agent_id == who.agent_id, Channel.attempt == who.attempt)
-    if await session.scalar(query.with_for_update(read=True)) != epoch:
-        raise Superseded(replaced=True)
-    await _alive(session, who.agent_id, who.attempt)
-
-
-async def connected(session: AsyncSession, agent_id: str, attempt: int) -> bool:
-    """Whether some replica holds a socket of the attempt, as far as the rows know."""
-    query = select(Channel.connected_at, Channel.disconnected_at).where(
-        Channel.agent_id == agent_id, Channel.attempt == attempt
+    query = (
+        select(Channel.epoch, Agent.attempt, Agent.state, Agent.token_hash)
+        .join(Agent, Agent.agent_id == Channel.agent_id)
+        .where(Channel.agent_id == who.agent_id, Channel.attempt == who.attempt)
+        .with_for_update(read=True, of=Channel)
     )
     row = (await session.execute(query)).one_or_none()
-    return row is not None and row.connected_at is not None and row.disconnected_at is None
+    if row is None or row.epoch != epoch:
+        raise Superseded(replaced=True)
+    if row.attempt != who.attempt or row.token_hash is None or row.state not in HOLDING:
+        raise Superseded(replaced=False)
 
 
 async def close_socket(session: AsyncSession, who: AgentView, epoch: int, at: datetime) -> None:

@@ -103,7 +103,9 @@ async def get(session: AsyncSession, agent_id: str, command_id: str) -> CommandV
     return None if row is None else _view(row)
 
 
-async def claim(session: AsyncSession, agent_id: str, attempt: int, epoch: int, limit: int) -> list[CommandView]:
+async def claim(
+    session: AsyncSession, agent_id: str, attempt: int, epoch: int, at: datetime, limit: int
+) -> list[CommandView]:
     """Take what socket `epoch` has yet to send, oldest first: new commands, and those an earlier socket had taken.
 
     The agent runs a commandId once, so sending again after a break does no harm. The caller holds the channel row.
@@ -113,6 +115,7 @@ async def claim(session: AsyncSession, agent_id: str, attempt: int, epoch: int, 
         .where(
             Command.agent_id == agent_id,
             Command.attempt == attempt,
+            Command.deadline_at > at,
             or_(
                 Command.state == CommandState.PENDING,
                 and_(Command.state == CommandState.SENT, func.coalesce(Command.sent_epoch, 0) < epoch),

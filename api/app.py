@@ -11,6 +11,7 @@ from temporalio.client import Client
 
 from api import problems
 from api.auth import open_verifier
+from api.bodies import BodyLimit
 from api.deps import Deps, Turnstile
 from api.live.hub import Live, open_live
 from api.metrics import Metrics
@@ -37,7 +38,6 @@ from api.server import listen, serve
 from api.services.logs import LogReader
 from api.services.start import Starter
 from core.db.engine import Db
-from core.domain.wire import MAX_MESSAGE_BYTES
 from core.settings import Settings
 from temporal.client import connect
 from temporal.lives import Lives
@@ -66,7 +66,6 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(decode_parameters)],
-        max_body_size=MAX_MESSAGE_BYTES,
     )
     app.state.deps = deps
     app.state.settings = settings
@@ -74,6 +73,8 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
     app.state.starter = Starter(deps)
     app.state.logs = LogReader(deps)
     app.state.metrics = Metrics()
+    # The one added last is the outermost.
+    app.add_middleware(BodyLimit)
     app.add_middleware(Requests, metrics=app.state.metrics)
     problems.install(app)
     for module in _ROUTES:

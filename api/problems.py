@@ -135,8 +135,8 @@ async def _on_http(_: Request, error: HTTPException) -> Response:
             return answer(InvalidRequest("the body cannot be read"), headers)
 
 
-# Connection exceptions, insufficient resources, operator intervention, statement timeout, serialisation and deadlock.
-_PASSING = re.compile(r"^(08|53|57|40|55P03)")
+# Connection exceptions, rollbacks and deadlocks, insufficient resources, not ready, operator intervention and timeouts.
+_PASSING = re.compile(r"^(08|40|53|55|57)")
 
 
 async def _on_database(request: Request, error: Exception) -> Response:

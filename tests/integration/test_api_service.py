@@ -1,0 +1,154 @@
+"""The process itself: health, readiness, metrics, and every kind of bad request as a problem with a code."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import httpx2
+import pytest
+
+from core.db.engine import Db
+from core.settings import Settings
+from tests.fakes.lives import SimulatedLives
+from tests.fixtures.api import Api, replica
+
+
+async def test_health_needs_nothing(api: Api) -> None:
+    answer = await api.http.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+
+
+async def test_ready_names_the_part_that_does_not_answer(api: Api) -> None:
+    probes = api.app.state.deps.probes
+    assert (await api.http.get("/ready")).status_code == 200
+
+    async def well() -> None:
+        pass
+
+    async def ill() -> None:
+        raise ConnectionError("secret address")
+
+    async def stuck() -> None:
+        await asyncio.Event().wait()
+
+    probes.update({"database": well, "temporal": ill, "other": stuck})
+    answer = await api.http.get("/ready")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (503, "not_ready")
+    assert problem["checks"] == {"database": "ok", "temporal": "failed", "other": "no answer"}
+    assert "secret" not in answer.text
+
+
+async def test_metrics_count_requests_by_route_and_agents_by_state(api: Api) -> None:
+    agent_id = await api.running()
+    await api.ask("GET", f"/api/agents/{agent_id}")
+    await api.http.get("/nothing/here")
+    shown = (await api.http.get("/metrics")).text
+    assert 'berth_http_requests_total{method="GET",route="/api/agents/{agentId}",status="200"} 1.0' in shown
+    assert 'berth_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in shown
+    assert 'berth_agents{pool="default",state="running"} 1.0' in shown
+    assert "berth_database_up 1.0" in shown
+    assert agent_id not in shown
+    assert "owner" not in shown
+
+
+async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
+    nowhere = await api.http.get("/api/nowhere")
+    assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")
+    wrong = await api.http.delete("/api/agents")
+    assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"]
+    for answer in (nowhere, wrong):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"[" * 100_000, b'{"template": "\\ud800"}', b'{"template": NaN}', b"1e999999"]
+)
+async def test_body_that_is_no_json_is_a_problem(api: Api, content: bytes) -> None:
+    answer = await api.start(content=content, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) in {(422, "invalid_request"), (422, "unknown_template")}
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_body_over_a_mebibyte_is_refused_with_and_without_its_length(api: Api) -> None:
+    async def unannounced() -> AsyncIterator[bytes]:
+        for _ in range(32):
+            yield b" " * 65_536
+
+    announced = await api.start(content=b" " * (2 << 20), headers={"Content-Type": "application/json"})
+    chunked = await api.start(content=unannounced(), headers={"Content-Type": "application/json"})
+    for answer in (announced, chunked):
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert not api.lives.orders
+
+
+@pytest.mark.parametrize(
+    "path", ["x" * 257, "%00", "%C3%28", ".", "..", "%0A", "%7F", "a%00b", "%ED%A0%80"], ids=lambda path: path[:9]
+)
+async def test_malformed_ids_are_refused(api: Api, path: str) -> None:
+    transport = httpx2.ASGITransport(api.app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://berth") as http:
+        url = httpx2.URL("http://berth/", raw_path=f"/api/projects/{path}/start-agent".encode())
+        answer = await http.post(url, headers=api.bearer())
+    assert answer.status_code in {404, 422}, answer.text
+    assert answer.json()["code"] in {"not_found", "invalid_request"}
+    assert not api.lives.orders
+
+
+async def test_fault_of_ours_tells_its_text_to_nobody(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(api.lives, "start", broken)
+    answer = await api.start()
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "hunter2" not in answer.text
+    assert answer.headers["x-request-id"]
+
+
+async def test_database_that_is_away_is_unavailable_and_comes_back(database_url: str, settings: Settings) -> None:
+    async with Db.open(database_url, application="test", pool_size=2) as db:
+        lives = SimulatedLives(db, settings)
+        await lives.look(10)
+        async with replica(db, settings, lives) as api:
+            await api.member("owner", ["shop"])
+            name = database_url.rsplit("/", 1)[1]
+            server = await _admin(database_url)
+            try:
+                await server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+                await server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+                for _ in range(3):
+                    answer = await api.start()
+                    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+                    assert "retry-after" in answer.headers
+                assert "berth_database_up 0.0" in (await api.http.get("/metrics")).text
+                await server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+            finally:
+                await server.close()
+            assert (await api.start()).status_code == 201
+
+
+async def _admin(database_url: str) -> asyncpg.Connection:
+    return await asyncpg.connect(database_url.rsplit("/", 1)[0] + "/postgres")
+
+
+async def test_refusals_do_not_repeat_what_was_sent(api: Api) -> None:
+    answer = await api.ask("PUT", "/api/projects/shop/start-agent", json={"password": "hunter2"})
+    assert "hunter2" not in answer.text
+    answer = await api.start(json={"template": 5, "password": "hunter2"})
+    assert answer.status_code == 422
+    assert "hunter2" not in answer.text
+    assert {each["where"] for each in answer.json()["errors"]} == {"body.template", "body.password"}
+
+
+async def test_docs_are_one_page_without_anything_from_elsewhere(api: Api) -> None:
+    page = await api.http.get("/docs")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "/api/projects/{projectId}/start-agent" in page.text
+    assert "<script" not in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text

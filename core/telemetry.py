@@ -15,7 +15,7 @@ _CHATTY = ("uvicorn.access", "httpx2", "httpcore2", "asyncio")
 
 
 def configure(part: str, *, json: bool = False, level: int = logging.INFO) -> None:
-    """Set up logging of the process that is `part`. May be called again; the last call counts."""
+    """Set up logging of the process that is `part`. Call once and first: loggers keep what they find."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,0 +1,1 @@
+"""What runs agents: the seam, and the runtimes of this machine."""

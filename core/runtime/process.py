@@ -5,7 +5,6 @@ EXITED only after its last process has ended, whatever the first one did; that m
 """
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import re
@@ -13,79 +12,36 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 
 from core import launch
 from core.domain.recovery import FailureKind
-from core.domain.templates import MIB, Resources
+from core.domain.templates import MIB
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.accounts import Accounts
+from core.runtime.attempt import NAME, Attempt, Key
 from core.runtime.attempts import Record, Records
-from core.runtime.base import AgentSpec, ClusterCapacity, Created, Handle, Observation, Phase, Reach, Usage
-from core.runtime.cgroup import Cgroups, Group
+from core.runtime.base import AgentSpec, ClusterCapacity, Created, Observation, Phase, Reach, Usage
+from core.runtime.cgroup import Cgroups
 from core.runtime.changes import Changes
-from core.runtime.crew import Crew, StillThere
+from core.runtime.crew import StillThere
 from core.runtime.exits import exit_code_of, failure_of
 from core.runtime.folders import Folders
 from core.runtime.host.address import host_folder
-from core.runtime.journals import Journal, Journals
-from core.runtime.machine import Claim, Machine
+from core.runtime.journals import Journals
+from core.runtime.machine import Machine
 from core.runtime.program import Program, find
 from core.settings import Settings
 from core.tokens import hash_token
 
-NAME = "process"
 _PROCESSES = 512
 # What SIGKILL and cleaning up may take before a delete is told to try again.
 _KILL_SECONDS = 10.0
-_STOP_SECONDS = 10.0
-_YOUNG_SECONDS = 10.0
+_STOP_SECONDS = 6.0
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _log = structlog.get_logger()
-
-Key = tuple[str, int]
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One attempt. `over` is set once its last process has ended; only then may its profile have another writer."""
-
-    record: Record
-    owner: str
-    group: Group = field(default_factory=lambda: Group([]))
-    resources: Resources = field(default_factory=Resources)
-    reach: Reach | None = None
-    journal: Journal | None = None
-    pidfd: int | None = None
-    told: bool = False
-    leaving: bool = False
-    host_stops: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    removing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def key(self) -> Key:
-        return self.record.agent_id, self.record.attempt
-
-    def crew(self, adopted: Callable[[], set[int]] = set) -> Crew:
-        record = self.record
-        main = (record.pid, record.started) if record.pid is not None and record.started is not None else None
-        return Crew(record.agent_id, record.attempt, self.group, record.uid, record.work, main, adopted)
-
-    def signal(self, number: signal.Signals) -> None:
-        if self.pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.group.kill()
-
-    def usage(self) -> Usage:
-        return Usage(cpu_seconds=self.record.cpu_seconds, peak_memory_bytes=self.record.peak_memory_bytes)
 
 
 class ProcessRuntime:
@@ -100,8 +56,8 @@ class ProcessRuntime:
         self._settings = settings
         self._folders = Folders(host_folder(settings.data_dir))
         self._loop = asyncio.get_running_loop()
-        self._attempts: dict[Key, _Attempt] = {}
-        self._writers: dict[str, _Attempt] = {}
+        self._attempts: dict[Key, Attempt] = {}
+        self._writers: dict[str, Attempt] = {}
         self._finishing: set[asyncio.Task[None]] = set()
         self._changes = Changes()
         self._program: Program | None = None
@@ -126,7 +82,7 @@ class ProcessRuntime:
 
     async def _recover(self, record: Record) -> None:
         owner = self._folders.owner(record.user_id, record.project_id)
-        attempt = _Attempt(record=record, owner=owner)
+        attempt = Attempt(record=record, owner=owner)
         try:
             await attempt.crew().end(_KILL_SECONDS)
         except StillThere as still:
@@ -154,9 +110,9 @@ class ProcessRuntime:
                 raise RuntimePermanent(f"the agent's environment is not one a process can have: {error}") from error
             except OSError as error:
                 raise RuntimeRetryable(f"this machine could not start the agent: {error}") from error
-        return Created(handle=_handle(attempt), token_hash=attempt.record.token_hash)
+        return Created(handle=attempt.handle(), token_hash=attempt.record.token_hash)
 
-    def _make(self, spec: AgentSpec) -> _Attempt:
+    def _make(self, spec: AgentSpec) -> Attempt:
         """All of it without a pause, so that nothing else of this runtime happens in between."""
         if not _AGENT_ID.fullmatch(spec.agent_id):
             raise RuntimePermanent("an agent id has 1 to 63 letters, digits, '-' or '_'")
@@ -179,7 +135,7 @@ class ProcessRuntime:
             group=name,
             uid=account.uid if account else None,
         )
-        attempt = _Attempt(record=record, owner=owner, resources=spec.template.resources)
+        attempt = Attempt(record=record, owner=owner, resources=spec.template.resources)
         try:
             # Noted before it is begun: if we die in between, the next supervisor knows what to look for.
             self._records.save(record)
@@ -188,10 +144,10 @@ class ProcessRuntime:
             self._undo(attempt)
             raise
         self._attempts[attempt.key] = self._writers[owner] = attempt
-        self._changes.publish(_look(attempt))
+        self._changes.publish(attempt.observation())
         return attempt
 
-    def _begin(self, attempt: _Attempt, spec: AgentSpec, program: Program, account: launch.Account | None) -> None:
+    def _begin(self, attempt: Attempt, spec: AgentSpec, program: Program, account: launch.Account | None) -> None:
         record = attempt.record
         profile = self._folders.profile(attempt.owner, account)
         attempt.group = self._cgroups.make(
@@ -224,14 +180,14 @@ class ProcessRuntime:
         self._note(attempt)
         _log.info("agent.begun", agent_id=spec.agent_id, attempt=spec.attempt, pid=process.pid, uid=record.uid)
 
-    def _note(self, attempt: _Attempt) -> None:
+    def _note(self, attempt: Attempt) -> None:
         """Keep the record of an attempt that has begun. A full disk must not end what runs, or hide what ended."""
         try:
             self._records.save(attempt.record)
         except OSError as error:
             _log.error("attempt.not_saved", agent_id=attempt.key[0], attempt=attempt.key[1], error=str(error))
 
-    def _undo(self, attempt: _Attempt) -> None:
+    def _undo(self, attempt: Attempt) -> None:
         attempt.kill()
         if attempt.journal is not None:
             attempt.journal.close()
@@ -239,7 +195,7 @@ class ProcessRuntime:
         self._folders.remove_work(attempt.record.work)
         self._records.remove(*attempt.key)
 
-    def _main_ended(self, attempt: _Attempt, process: "subprocess.Popen[bytes]") -> None:
+    def _main_ended(self, attempt: Attempt, process: "subprocess.Popen[bytes]") -> None:
         assert attempt.pidfd is not None  # noqa: S101  its readability is why we are here
         self._loop.remove_reader(attempt.pidfd)
         os.close(attempt.pidfd)
@@ -251,7 +207,7 @@ class ProcessRuntime:
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 
-    async def _finish(self, attempt: _Attempt, code: int, usage: Usage) -> None:
+    async def _finish(self, attempt: Attempt, code: int, usage: Usage) -> None:
         """The main process ended: end the others, then say so."""
         while True:
             try:
@@ -285,13 +241,13 @@ class ProcessRuntime:
         attempt.over.set()
         _log.info("agent.ended", agent_id=record.agent_id, attempt=record.attempt, exit_code=code, failure=failure)
         if not attempt.leaving:
-            self._changes.publish(_look(attempt))
+            self._changes.publish(attempt.observation())
 
     async def observe(self, agent_id: str, attempt: int) -> Observation:
         found = self._attempts.get((agent_id, attempt))
         if found is None:
             return Observation(agent_id=agent_id, attempt=attempt, phase=Phase.GONE)
-        return _look(found)
+        return found.observation()
 
     async def delete(self, agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
         found = self._attempts.get((agent_id, attempt))
@@ -304,7 +260,7 @@ class ProcessRuntime:
                 await self._remove(found)
         return found.usage()
 
-    async def _stop(self, attempt: _Attempt, grace_seconds: float) -> None:
+    async def _stop(self, attempt: Attempt, grace_seconds: float) -> None:
         if attempt.over.is_set():
             return
         if grace_seconds > 0 and not attempt.told:
@@ -319,7 +275,7 @@ class ProcessRuntime:
         finally:
             timer.cancel()
 
-    async def _remove(self, attempt: _Attempt) -> None:
+    async def _remove(self, attempt: Attempt) -> None:
         record = attempt.record
         try:
             await asyncio.to_thread(self._folders.remove_work, record.work)
@@ -330,13 +286,13 @@ class ProcessRuntime:
         del self._attempts[attempt.key]
         if self._writers.get(attempt.owner) is attempt:
             del self._writers[attempt.owner]
-        self._changes.publish(_look(attempt).model_copy(update={"phase": Phase.GONE}))
+        self._changes.publish(attempt.observation().model_copy(update={"phase": Phase.GONE}))
 
     async def list(self) -> list[Observation]:
-        return [_look(attempt) for attempt in self._attempts.values()]
+        return [attempt.observation() for attempt in self._attempts.values()]
 
     async def capacity(self) -> ClusterCapacity:
-        return self._machine.capacity([_claim(a) for a in self._attempts.values() if not a.over.is_set()])
+        return self._machine.capacity([a.claim() for a in self._attempts.values() if not a.over.is_set()])
 
     def watch(self) -> AsyncIterator[Observation]:
         return self._changes.subscribe()
@@ -364,7 +320,7 @@ class ProcessRuntime:
         self._accounts.forget(owner)
 
     async def close(self) -> None:
-        """Stop all agents in order, at most 10 s and then by force. They stay known as lost with their host."""
+        """Stop all agents in order, at most 6 s and then by force. They stay known as lost with their host."""
         living = [attempt for attempt in self._attempts.values() if not attempt.over.is_set()]
         for attempt in living:
             attempt.host_stops = True
@@ -385,36 +341,6 @@ class ProcessRuntime:
     def mains(self) -> set[int]:
         """The pids of agents' main processes that this runtime waits for."""
         return {a.record.pid for a in self._attempts.values() if a.pidfd is not None and a.record.pid is not None}
-
-
-def _look(attempt: _Attempt) -> Observation:
-    record = attempt.record
-    return Observation(
-        agent_id=record.agent_id,
-        attempt=record.attempt,
-        phase=Phase.EXITED if attempt.over.is_set() else Phase.STARTED,
-        exit_code=record.exit_code,
-        failure=record.failure,
-        detail=record.detail,
-        created_at=record.created_at,
-        user_id=record.user_id,
-        project_id=record.project_id,
-        handle=_handle(attempt),
-    )
-
-
-def _handle(attempt: _Attempt) -> Handle:
-    agent_id, number = attempt.key
-    return Handle(runtime=NAME, agent_id=agent_id, attempt=number, native={"pid": attempt.record.pid})
-
-
-def _claim(attempt: _Attempt) -> Claim:
-    held = attempt.group.memory_bytes()
-    if held is None:
-        # Nobody counts it. Once it has had time to take its memory the machine's own figure holds it.
-        age = (datetime.now(UTC) - attempt.record.created_at).total_seconds()
-        held = 0 if age < _YOUNG_SECONDS else None
-    return Claim(attempt.resources, held)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -53,9 +53,9 @@ class HostProcess:
         self.process.kill()
         await asyncio.to_thread(self.process.wait, _SECONDS)
 
-    async def stop(self) -> int:
-        """Ask it to stop; return its exit code."""
+    async def stop(self, *, signal_it: bool = True) -> int:
+        """Ask it to stop, or wait until it does by itself; return its exit code."""
         assert self.process is not None
-        if self.process.poll() is None:
+        if signal_it and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, _SECONDS)

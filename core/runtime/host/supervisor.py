@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from core import launch
-from core.errors import RuntimePermanent
+from core.errors import RuntimeFault, RuntimePermanent
 from core.runtime.base import AgentRuntime
 from core.runtime.host.address import host_folder, listen, withdraw
 from core.runtime.host.orphans import Orphans
@@ -45,8 +45,11 @@ async def run_host(settings: Settings) -> int:
     announce = settings.data_dir / "run" / "host.ready"
     try:
         await serve_host(settings, on_ready=lambda: _announce(announce), stop=stop)
-    except HostTaken as taken:
-        _log.error("host.taken", detail=taken.detail)
+    except RuntimeFault as fault:
+        _log.error("host.cannot_serve", detail=fault.detail)
+        return 1
+    except OSError as error:
+        _log.error("host.cannot_serve", detail=f"the data folder {settings.data_dir} cannot be used: {error}")
         return 1
     finally:
         _withdraw_announcement(announce)

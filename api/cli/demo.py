@@ -3,11 +3,15 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from api.cli import config
+from api.cli.faults import Fault
+
+if TYPE_CHECKING:
+    from core.settings import Settings
 
 _TOKEN_LIFETIME = timedelta(days=1)
 
@@ -24,7 +28,9 @@ def demo(
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Where the demo keeps its data.")] = None,
 ) -> int:
     """Play one whole life with a real browser."""
-    folder = (data_dir or config.load().data_dir / "demo").absolute()
+    settings = config.load()
+    _check_machine(settings)
+    folder = (data_dir or settings.data_dir / "demo").absolute()
     from rich.console import Console
 
     from core.dev.demo.run import DemoOptions, run_demo
@@ -38,6 +44,17 @@ def demo(
         any_ports=any_ports,
     )
     return asyncio.run(run_demo(options, Console(highlight=False, soft_wrap=True)))
+
+
+def _check_machine(settings: "Settings") -> None:
+    """Raises `Fault`, so that nothing is begun that cannot end well."""
+    from api.cli.checks import For, examine, lacking, packages
+
+    # Of the stack itself the demo starts one of its own, whatever database or Temporal is set.
+    missing = [check for check in lacking(examine(settings, []), "process") if check.needed_by is not For.STACK]
+    if missing:
+        found = "; ".join(f"{check.what}: {check.found}" for check in missing)
+        raise Fault(f"the demo cannot run here: {found}", packages(missing) or missing[0].mend)
 
 
 def _sign(secret: str, user: str, admin: bool) -> str:

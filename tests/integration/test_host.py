@@ -149,14 +149,19 @@ async def test_second_host_of_a_folder_says_who_holds_it(host: HostProcess, fold
     assert (folder / "run" / "host.ready").read_text().strip() == str(host.process.pid)
 
 
-async def test_data_folder_that_cannot_be_used_is_said_in_one_line(folder: Path) -> None:
+@pytest.fixture
+def unusable(folder: Path) -> Path:
     folder.mkdir()
     (folder / "host").write_text("in the way")
-    host = HostProcess(folder)
+    return folder
+
+
+async def test_data_folder_that_cannot_be_used_is_said_in_one_line(unusable: Path) -> None:
+    host = HostProcess(unusable)
     host.start()
     assert await host.stop(signal_it=False) == 1
     (line,) = host.log.read_text().splitlines()
-    assert str(folder) in json.loads(line)["detail"]
+    assert str(unusable) in json.loads(line)["detail"]
 
 
 async def test_host_announces_itself_only_while_it_serves(host: HostProcess, folder: Path) -> None:

@@ -15,7 +15,7 @@ from api.bodies import BodyLimit
 from api.deps import Deps, Turnstile
 from api.live.hub import Live, open_live
 from api.metrics import Metrics
-from api.openapi import TAGS, document_of
+from api.openapi import TAGS, document_of, operation_id
 from api.paths import decode_parameters
 from api.requests import Requests
 from api.routes import (
@@ -62,6 +62,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
         description="Gives every user a browser agent of their own, and owns that agent's whole life.",
         openapi_tags=TAGS,
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

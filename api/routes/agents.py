@@ -9,14 +9,24 @@ from api import problems
 from api.deps import Caller, DepsOf
 from api.pagination import Cursor, Limit, Page, seal, unseal
 from api.routes.start import respond
-from api.schemas.agents import AgentBody, EventBody, StartBody, StartedBody, StopBody, agent_body, event_body
+from api.schemas.agents import (
+    AgentBody,
+    EventBody,
+    PendingBody,
+    QueuedBody,
+    StartBody,
+    StartedBody,
+    StopBody,
+    agent_body,
+    event_body,
+)
 from api.schemas.base import AgentIdPath, ProjectIdText
 from api.services import orders
 from api.services.access import readable_agent
 from api.services.start import Starter
 from core.db.repositories import agents, events, queue
 from core.domain.lifecycle import AgentState
-from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from core.errors import Conflict, InvalidRequest, NotFound, Rejected, Unavailable
 
 router = APIRouter(prefix="/api/agents", tags=["agents"])
 
@@ -94,17 +104,22 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
     operation_id="restartAgent",
     summary="Restart it; of a failed one, a new life with a new id",
     status_code=202,
-    response_model=AgentBody,
+    response_model=None,
     responses={
         **_ORDER,
+        **problems.problems((Rejected, "max_agents_exceeded"), (Rejected, "subscription_inactive")),
+        202: {
+            "model": AgentBody | QueuedBody | PendingBody,
+            "description": "restarts; or a failed agent's new life waits",
+        },
         200: {"model": StartedBody, "description": "a failed agent's project has a living one already"},
         201: {"model": StartedBody, "description": "a new life after a failed one"},
     },
 )
-async def restart_agent(request: Request, deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentBody | JSONResponse:
+async def restart_agent(request: Request, deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> JSONResponse:
     view = await orders.restart(deps, who, agent_id)
     if view.state is not AgentState.FAILED:
-        return agent_body(view)
+        return JSONResponse(agent_body(view).model_dump(mode="json", by_alias=True), 202)
     starter: Starter = request.app.state.starter
     return respond(
         await starter.start(who, view.project_id, StartBody.model_validate({"template": view.template}), None)

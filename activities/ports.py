@@ -2,7 +2,17 @@
 
 from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict
+
 from core.domain.orders import FailureReport, StopOrder
+
+
+class Owner(BaseModel):
+    """Whose a running workflow is. `deciding`: it has work under way, so that this may be about to change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str | None
+    deciding: bool
 
 
 class Signals(Protocol):
@@ -19,5 +29,5 @@ class Signals(Protocol):
     async def owners(self) -> dict[str, str | None]:
         """Running agent workflows as the list shows them, perhaps a little late: workflow id to agent id."""
 
-    async def owner(self, workflow_id: str) -> str | None:
-        """The agent id that the running workflow of this id owns now; None when none runs. Never late."""
+    async def owner(self, workflow_id: str) -> Owner | None:
+        """Which agent the running workflow of this id owns now; None when none runs. Never late."""

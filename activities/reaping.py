@@ -98,10 +98,11 @@ class ReapingActivities:
         owner = await self._signals.owner(row.workflow_id)
         if owner is None:
             return True
-        if owner == row.agent_id:
+        # A workflow that is just handing over to this one, or clearing up behind it, is not there yet.
+        if owner.deciding or owner.agent_id == row.agent_id:
             return False
         # One that waits behind its ending predecessor belongs to the workflow that still runs that one.
-        predecessor = look.rows.get(owner)
+        predecessor = look.rows.get(owner.agent_id or "")
         return not (
             row.state in WAITING
             and predecessor is not None

@@ -16,6 +16,7 @@ from temporalio.client import (
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.ports import Owner
 from core.db.repositories.agents import AgentView
 from core.domain.orders import (
     FailureReport,
@@ -171,7 +172,7 @@ class Lives:
                 )
             }
 
-    async def owner(self, workflow_id: str) -> str | None:
+    async def owner(self, workflow_id: str) -> Owner | None:
         try:
             with translated():
                 run = await self._handle(workflow_id).describe(rpc_timeout=_SIGNAL_TIMEOUT)
@@ -181,7 +182,10 @@ class Lives:
             raise
         if run.status is not WorkflowExecutionStatus.RUNNING:
             return None
-        return run.typed_search_attributes.get(AGENT_ID)
+        return Owner(
+            agent_id=run.typed_search_attributes.get(AGENT_ID),
+            deciding=run.raw_description.HasField("pending_workflow_task"),
+        )
 
     # ---- below ------------------------------------------------------------------------------------------------------
 

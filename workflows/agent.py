@@ -50,7 +50,9 @@ class AgentWorkflow:
             onward = await asyncio.shield(whole)
         except asyncio.CancelledError:
             # A cancel is one more way to be told to stop: the same steps run to their end, none is torn apart.
-            self._tell_to_stop(StopOrder(reason=EndReason.CANCELLED, grace_seconds=0))
+            order = StopOrder(reason=EndReason.CANCELLED, grace_seconds=0)
+            self._tell_to_stop(order)
+            await self._withdraw_successor(order)
             onward = await whole
             if onward is None:
                 raise
@@ -61,6 +63,9 @@ class AgentWorkflow:
         """Live until the end, or until this run is full; return what the next run starts from."""
         if self._passage is None:
             await self._register_first()
+        else:
+            # The workflow is this life's from now on; the reaper goes by it.
+            self._passage.show()
         passage = self._passage
         while passage is not None and not passage.over and not await self._may_hand_on(passage):
             await passage.step()
@@ -113,6 +118,7 @@ class AgentWorkflow:
             timings=registered.timings,
             state=registered.state,
             born_at=workflow.now(),
+            waits_for=registered.answer.reason if registered.answer else None,
             # With room for it the first attempt began in the very transaction that registered it.
             begun=registered.life.attempt if registered.state is AgentState.STARTING else 0,
         )
@@ -138,7 +144,7 @@ class AgentWorkflow:
     def _answer_of(self, course: Course, request: StartRequest) -> StartAnswer:
         agent_id = course.life.agent_id
         if course.state in WAITING:
-            return StartAnswer(outcome=StartOutcome.QUEUED, agent_id=agent_id)
+            return StartAnswer(outcome=StartOutcome.QUEUED, agent_id=agent_id, reason=course.waits_for)
         outcome = StartOutcome.CREATED if request.agent_id == agent_id else StartOutcome.EXISTING
         return StartAnswer(outcome=outcome, agent_id=agent_id)
 
@@ -157,13 +163,15 @@ class AgentWorkflow:
 
     @workflow.signal
     async def stop(self, order: StopOrder) -> None:
-        """Drain this life; a successor that waits behind it is withdrawn at once."""
+        """Drain this life, or withdraw the successor that waits behind it; an order without a name is for both."""
+        self._tell_to_stop(order)
+        await self._withdraw_successor(order)
+
+    async def _withdraw_successor(self, order: StopOrder) -> None:
         successor = self._successor
-        if successor is not None and order.agent_id == successor.life.agent_id:
+        if successor is not None and order.agent_id in (None, successor.life.agent_id):
             self._successor = None
             await withdraw(successor.life, order)
-        else:
-            self._tell_to_stop(order)
 
     def _tell_to_stop(self, order: StopOrder) -> None:
         if self._passage is None:

@@ -41,6 +41,7 @@ class Course(BaseModel):
     timings: Timings
     state: AgentState
     born_at: datetime
+    waits_for: str | None = None
     begun: int = 0
     restarts: int = 0
     running_since: datetime | None = None

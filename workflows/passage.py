@@ -305,7 +305,7 @@ class Passage:
         )
 
     async def _still_draining(self) -> bool:
-        """Asked to be kept: back to running when the warning may be taken back. False when this is no drain any more."""
+        """Asked to be kept: back to running when the warning may be taken back. False when the drain is over."""
         if self.may_be_kept():
             moved = await workflow.execute_local_activity(contracts.mark_kept, self.course.life, **LOCAL)
             if await self._arrived(moved, AgentState.RUNNING):

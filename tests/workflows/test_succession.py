@@ -1,0 +1,175 @@
+"""Starting anew while the last life is still ending: who waits behind whom, and who takes over."""
+
+import asyncio
+
+from core.domain.lifecycle import AgentState
+from core.domain.orders import StartOutcome, StopOrder
+from tests.fixtures.stage import SetStage, Stage, until
+from workflows.options import AGENT_ID
+
+LONG = {"grace_seconds": 600}
+
+
+async def succeeded(stage: Stage, reason: str = "maintenance") -> tuple[str, str]:
+    """An agent in its grace, and the one that waits behind it."""
+    first = await stage.started()
+    await stage.stop(first, reason)
+    await stage.until(first, AgentState.DRAINING)
+    answer = await stage.start()
+    assert (answer.outcome, answer.reason) == (StartOutcome.QUEUED, "previous_ending")
+    assert answer.agent_id is not None
+    return first, answer.agent_id
+
+
+async def owned_by(stage: Stage, agent_id: str) -> None:
+    async def owns() -> bool:
+        found = await stage.lives.owner(stage.workflow().id)
+        return found is not None and found.agent_id == agent_id
+
+    await until(owns, f"{agent_id} to own the workflow")
+
+
+async def test_start_while_ending_waits_and_becomes_a_new_life_of_the_same_workflow(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage)
+    assert first != second
+    again = await stage.start()
+    assert (again.outcome, again.agent_id) == (StartOutcome.QUEUED, second)
+    assert (await stage.agent(first)).state is AgentState.DRAINING
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+    ended, running = await stage.agent(first), await stage.agent(second)
+    assert ended.state is AgentState.TERMINATED
+    assert ended.workflow_id == running.workflow_id
+    assert await stage.kinds(second) == ["requested", "queued", "admitted", "starting", "ready"]
+    # The next life is a whole one: it restarts, is kept, and ends.
+    await stage.fail(second)
+    await stage.until(second, AgentState.RESTARTING)
+    await stage.until(second, AgentState.RUNNING)
+    await stage.stop(second)
+    await stage.nothing_left()
+
+
+async def test_successor_is_the_workflows_own_as_soon_as_it_takes_over(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG, capacity=1)
+    first, second = await succeeded(stage)
+    bob = await stage.queued("bob", "bar", tier="enterprise")
+    await stage.stop(first)
+    # Somebody goes before the successor, so it waits in a workflow that was handed to it.
+    await stage.until(bob, AgentState.RUNNING)
+    await owned_by(stage, second)
+    assert (await stage.agent(second)).state is AgentState.QUEUED
+    listed = await stage.lives.owners()
+    assert listed[stage.workflow().id] == second
+    await stage.stop(bob)
+    await stage.until(second, AgentState.RUNNING)
+
+
+async def test_stopped_successor_leaves_its_predecessor_alone(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage)
+    await stage.stop(second)
+    assert (await stage.until(second, AgentState.CANCELLED)).reason == "user_requested"
+    assert (await stage.agent(first)).state is AgentState.DRAINING
+    third = await stage.queued()
+    assert third not in (first, second)
+    await stage.stop(first)
+    await stage.until(third, AgentState.RUNNING)
+
+
+async def test_without_its_successor_the_workflow_ends_with_its_life(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage)
+    await stage.stop(second)
+    await stage.until(second, AgentState.CANCELLED)
+    await stage.stop(first)
+    await stage.nothing_left()
+    await stage.until_closed()
+
+
+async def test_keep_is_refused_once_a_successor_stands_in_line(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage, "inactivity")
+    assert not await asyncio.wait_for(stage.lives.keep(await stage.agent(first)), 10)
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+
+
+async def test_keep_and_start_at_once_end_with_one_agent(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    for _ in range(4):
+        first = await stage.started()
+        await stage.stop(first, "inactivity")
+        draining = await stage.until(first, AgentState.DRAINING)
+        kept, started = await asyncio.wait_for(asyncio.gather(stage.lives.keep(draining), stage.start()), 15)
+        if kept:
+            assert (started.outcome, started.agent_id) == (StartOutcome.EXISTING, first)
+        else:
+            assert started.outcome is StartOutcome.QUEUED
+            await stage.stop(first)
+        current = await stage.until(started.agent_id or "", AgentState.RUNNING)
+        await stage.stop(current.agent_id)
+        await stage.nothing_left()
+
+
+async def test_order_that_names_no_agent_ends_the_successor_too(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage)
+    await stage.workflow().signal("stop", StopOrder(grace_seconds=0))
+    await stage.until(second, AgentState.CANCELLED)
+    await stage.until(first, AgentState.TERMINATED)
+    await stage.until_closed()
+    await stage.nothing_left()
+
+
+async def test_cancelled_workflow_ends_the_successor_too(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, second = await succeeded(stage)
+    await stage.workflow().cancel()
+    await stage.until(second, AgentState.CANCELLED)
+    await stage.until(first, AgentState.TERMINATED)
+    await stage.until_closed()
+    await stage.nothing_left()
+
+
+async def test_user_whose_only_excess_is_ending_waits_rather_than_being_refused(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first = await stage.started(project_id="shop")
+    refused = await stage.start(project_id="bank")
+    assert (refused.outcome, refused.reason, refused.action) == (
+        StartOutcome.REJECTED,
+        "max_agents_exceeded",
+        "upgrade_subscription",
+    )
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    waits = await stage.start(project_id="bank")
+    assert (waits.outcome, waits.reason) == (StartOutcome.QUEUED, "previous_ending")
+    await stage.stop(first)
+    await stage.until(waits.agent_id or "", AgentState.RUNNING)
+    held = await stage.sql("SELECT count(*) FROM agents WHERE state IN ('starting','running','draining')")
+    assert held == [{"count": 1}]
+
+
+async def test_start_at_the_very_end_of_a_life_is_answered(stage: Stage) -> None:
+    """Whichever moment of the ending a start hits, it gets an agent that then runs."""
+    for pause in (0, 0.01, 0.02, 0.03, 0.05):
+        agent_id = await stage.started()
+        await stage.stop(agent_id)
+        await asyncio.sleep(pause)
+        answer = await stage.start()
+        assert answer.agent_id is not None
+        if answer.outcome is StartOutcome.EXISTING:
+            # It overtook the stop.
+            assert answer.agent_id == agent_id
+            await stage.nothing_left()
+            continue
+        await stage.until(answer.agent_id, AgentState.RUNNING)
+        await stage.stop(answer.agent_id)
+        await stage.nothing_left()
+
+
+async def test_name_of_the_agent_is_searchable_from_its_start(stage: Stage) -> None:
+    agent_id = await stage.started()
+    described = await stage.workflow().describe()
+    assert described.typed_search_attributes[AGENT_ID] == agent_id

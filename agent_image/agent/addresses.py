@@ -68,7 +68,8 @@ class AddressPolicy:
                 port = parts.port
             except ValueError:
                 raise ValueError(f"allowed_hosts: {entry!r} has no valid port") from None
-            if not parts.hostname or parts.username or parts.path or parts.query:
+            strange = parts.username or parts.path or parts.query or any(each.isspace() for each in entry)
+            if not parts.hostname or strange:
                 raise ValueError(f"allowed_hosts: {entry!r} is neither host, host:port nor CIDR")
             names.add((normal(parts.hostname), port))
         return cls(frozenset(names), tuple(networks))

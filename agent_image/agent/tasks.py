@@ -41,6 +41,7 @@ class TaskRunner:
         self._session: Any = None
         self._current: asyncio.Task[Result] | None = None
         self._stopped: CommandFailed | None = None
+        self._letting_go: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[None] | None = None
 
     @property
@@ -89,7 +90,8 @@ class TaskRunner:
         try:
             return await self._current
         except asyncio.CancelledError:
-            await self._detach()  # a run that was cut off leaves its session in the middle of something
+            # A run that was cut off leaves its session in the middle of something: not used again, let go behind us.
+            self._letting_go = asyncio.create_task(self._detach(), name="let browser-use go")
             if self._stopped is not None:
                 raise self._stopped from None
             raise
@@ -107,8 +109,15 @@ class TaskRunner:
         return True
 
     async def close(self) -> None:
+        """End the running task and let the browser go."""
         self.stop(CommandFault.SHUTTING_DOWN, "the agent is stopping")
+        await self._let_go()
         await self._detach()
+
+    async def _let_go(self) -> None:
+        if self._letting_go is not None:
+            await asyncio.wait({self._letting_go}, timeout=_DETACH_SECONDS + 4)
+            self._letting_go = None
 
     async def _run(self, parameters: RunTask, model: ModelAccess) -> Result:
         try:
@@ -147,6 +156,7 @@ class TaskRunner:
         }
 
     async def _attached(self) -> Any:
+        await self._let_go()
         if self._session is None:
             from browser_use import Browser
 

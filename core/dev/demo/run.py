@@ -34,11 +34,13 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
     """Returns 0 when all of it happened, 1 when a step failed, 130 when it was interrupted. Nothing runs afterwards."""
     asked, settled = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    demo = asyncio.create_task(_demo(options, Steps(console), asked, settled))
+    steps = Steps(console)
+    demo = asyncio.create_task(_demo(options, steps, asked, settled))
 
     def ask() -> None:
         asked.set()
         if not settled.is_set():
+            steps.say("interrupted; stopping")
             demo.cancel()
         for number in _STOPS:
             # A second signal ends everything at once.

@@ -98,7 +98,7 @@ async def _stop(stage: Stage, steps: Steps, first: Person, second: Person) -> No
         warned = GRACE_SECONDS - (time.monotonic() - began)
         if warned > 0:
             raise Unexpected(f"it ended {warned:.1f} s before its grace did")
-        step.outcome = f"{agent['reason']}, after a grace of {GRACE_SECONDS:g} s"
+        step.outcome = f"gone {-warned:.1f} s after its grace of {GRACE_SECONDS:g} s ({agent['reason']})"
 
 
 async def _count_down(steps: Steps, step: Step, agent: dict[str, Any], second: Person) -> None:

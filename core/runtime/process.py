@@ -87,9 +87,7 @@ class ProcessRuntime:
             await attempt.crew().end(_KILL_SECONDS)
         except StillThere as still:
             raise RuntimeRetryable(f"agent {record.agent_id} of an earlier host: {still}") from still
-        if record.uid is not None:
-            self._folders.sweep(record.uid)
-        self._folders.remove_work(record.work)
+        await self._clear(record)
         if not record.exited:
             _log.info("agent.lost_with_host", agent_id=record.agent_id, attempt=record.attempt)
             lost = {"exited": True, "failure": FailureKind.HOST_LOST, "detail": "the host supervisor ended"}
@@ -97,6 +95,16 @@ class ProcessRuntime:
             self._records.save(attempt.record)
         attempt.over.set()
         self._attempts[attempt.key] = attempt
+
+    async def _clear(self, record: Record) -> None:
+        """Remove what the processes of an attempt left behind; only profile and log outlive them."""
+        try:
+            await asyncio.to_thread(self._folders.remove_work, record.work)
+        except OSError as error:
+            # Its delete tries again, and says so when that fails too.
+            _log.warning("work.not_removed", agent_id=record.agent_id, attempt=record.attempt, error=str(error))
+        if record.uid is not None:
+            await asyncio.to_thread(self._folders.sweep, record.uid)
 
     async def create(self, spec: AgentSpec) -> Created:
         attempt = self._attempts.get((spec.agent_id, spec.attempt))
@@ -218,8 +226,7 @@ class ProcessRuntime:
         group, record = attempt.group, attempt.record
         if attempt.journal is not None:
             attempt.journal.close()
-        if record.uid is not None:
-            await asyncio.to_thread(self._folders.sweep, record.uid)
+        await self._clear(record)
         failure = failure_of(code, killed_for_memory=group.oom_kills() > 0)
         if attempt.leaving:
             failure = None
@@ -237,6 +244,7 @@ class ProcessRuntime:
                 "peak_memory_bytes": usage.peak_memory_bytes if peak is None else peak,
             }
         )
+        group.remove()
         self._note(attempt)
         attempt.over.set()
         _log.info("agent.ended", agent_id=record.agent_id, attempt=record.attempt, exit_code=code, failure=failure)

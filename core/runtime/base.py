@@ -126,7 +126,10 @@ class AgentRuntime(Protocol):
     async def capacity(self) -> ClusterCapacity: ...
 
     def watch(self) -> AsyncIterator[Observation]:
-        """Changes as they happen, from now on; ends or raises when the stream breaks, then list and watch again."""
+        """Changes as they happen, and those of the last few seconds, so that none falls between a list and its watch.
+
+        Ends or raises when the stream breaks, then list and watch again.
+        """
 
     async def reach(self, agent_id: str, attempt: int) -> Reach:
         """Raises `RuntimePermanent` when the attempt is not there."""

@@ -1,0 +1,30 @@
+"""How many more agents a machine takes: by cores, by memory, and never fewer than none."""
+
+import pytest
+
+from core.domain.templates import MIB, Resources
+from core.runtime.machine import Claim, fits
+
+GIB = 1024 * MIB
+SMALL = Resources(cpu=0.5, memory_mib=512)
+
+
+@pytest.mark.parametrize(
+    ("living", "cores", "memory", "available", "expected"),
+    [
+        pytest.param([], 4, 64 * GIB, 60 * GIB, 8, id="cores decide"),
+        pytest.param([], 64, 10 * GIB, 4 * GIB, 6, id="memory decides, a tenth of it stays free"),
+        pytest.param([Claim(SMALL, 512 * MIB)] * 3, 4, 64 * GIB, 60 * GIB, 5, id="each agent takes its cores"),
+        pytest.param(
+            [Claim(SMALL, 0)] * 2, 64, 10 * GIB, 4 * GIB, 4, id="memory asked for and not yet taken is theirs"
+        ),
+        pytest.param([Claim(SMALL, 2 * GIB)] * 2, 64, 10 * GIB, 4 * GIB, 6, id="memory taken is in what is available"),
+        pytest.param([Claim(SMALL, None)] * 2, 64, 10 * GIB, 4 * GIB, 6, id="memory nobody counts is, too"),
+        pytest.param([Claim(Resources(cpu=3), 0)] * 2, 4, 64 * GIB, 60 * GIB, 0, id="more was given than there is"),
+        pytest.param([], 4, 64 * GIB, 1 * GIB, 0, id="the reserve is gone already"),
+    ],
+)
+def test_room_is_what_cores_and_memory_leave(
+    living: list[Claim], cores: int, memory: int, available: int, expected: int
+) -> None:
+    assert fits(SMALL, living, cores=cores, memory=memory, available=available) == expected

@@ -25,7 +25,8 @@ async def lively(stage: Stage) -> AsyncIterator[Api]:
 async def _state(api: Api, agent_id: str, wanted: str) -> None:
     async def reached() -> bool:
         found = await api.ask("GET", f"/api/agents/{agent_id}")
-        return wanted == str(found.json()["state"])
+        state: str = found.json()["state"]
+        return state == wanted
 
     await until(reached, f"{agent_id} to be {wanted}")
 

@@ -17,6 +17,7 @@ from core.db.repositories.agents import fact
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
+from core.domain.recovery import FailureKind
 from core.errors import NotFound
 from core.settings import Settings
 
@@ -111,6 +112,8 @@ class LifeActivities:
             afterSeconds=ask.after_seconds,
             restart=ask.restarts,
         )
+        # An attempt that failed is heard no more; one that its user wants renewed is still to be told to save and leave.
+        heard = {} if ask.kind == FailureKind.USER_RESTART else {"token_hash": None}
         async with self._db.transaction() as session:
             now = _now()
             # What was asked of the attempt that is gone cannot be answered by the next one.
@@ -124,8 +127,8 @@ class LifeActivities:
                 restarting,
                 reason=ask.kind,
                 restart_count=ask.restarts,
-                token_hash=None,
                 deadline_at=now + timedelta(seconds=ask.after_seconds),
+                **heard,
             )
         return _moved(moved)
 

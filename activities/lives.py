@@ -112,7 +112,7 @@ class LifeActivities:
             afterSeconds=ask.after_seconds,
             restart=ask.restarts,
         )
-        # An attempt that failed is heard no more; one that its user wants renewed is still to be told to save and leave.
+        # An attempt that failed is heard no more; one that its user wants renewed must still hear to save and leave.
         heard = {} if ask.kind == FailureKind.USER_RESTART else {"token_hash": None}
         async with self._db.transaction() as session:
             now = _now()

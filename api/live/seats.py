@@ -13,6 +13,9 @@ class Seats:
         self._most = most
         self._taken: Counter[str] = Counter()
 
+    def taken(self, user_id: str) -> int:
+        return self._taken[user_id]
+
     @contextlib.contextmanager
     def take(self, user_id: str) -> Iterator[None]:
         """One seat for the time of the block. Raises `Busy`."""

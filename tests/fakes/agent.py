@@ -56,7 +56,9 @@ class FakeAgent:
         self.cancels: list[str] = []
         self.shutdowns: list[GracefulShutdown] = []
         self.resumed_from: list[int] = []
+        # Faults: overhears acknowledgements; never gets orders.
         self.mute = False
+        self.deaf = False
         self.closed_with: int | None = None
         self._results: dict[str, CommandResult] = {}
         self._socket: ClientConnection | None = None
@@ -158,6 +160,8 @@ class FakeAgent:
             case Ack(seq=seq):
                 if not self.mute:
                     self._forget(seq)
+            case Execute() if self.deaf:
+                pass
             case Execute() as order:
                 self._spawn(self._run(order))
             case Cancel(command_id=command_id):

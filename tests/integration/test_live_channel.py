@@ -11,8 +11,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from core.db.repositories import agents
+from core.db.repositories.channels import Superseded
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.domain.wire import AgentStatus, Ready
+from core.tokens import hash_token
 from tests.fakes.agent import FakeAgent
 from tests.fixtures.live import Berthed, LiveStage, eventually, raise_stage
 
@@ -88,6 +92,12 @@ async def test_what_was_not_acknowledged_is_sent_again_and_takes_effect_once(liv
         assert fake.resumed_from == [0, 2]
         await fake.heard_all()
         assert (await row(live, agent))["last_seq"] == 3
+        # One that comes twice although it was acknowledged is acknowledged again, and nothing goes back.
+        fake.acknowledged = -1
+        again = AgentStatus(agent_id=agent.agent_id, seq=2, at=datetime.now(UTC), status="task_begun")
+        await fake.raw(again.model_dump_json(by_alias=True))
+        await fake.until(lambda fake: fake.acknowledged == 3)
+        assert (await row(live, agent))["last_seq"] == 3
 
 
 async def _seq(live: LiveStage, agent: Berthed, number: int) -> bool:
@@ -118,13 +128,18 @@ async def test_second_socket_wins_also_on_another_replica(live: LiveStage) -> No
 
 async def test_late_message_through_the_old_socket_changes_nothing(live: LiveStage) -> None:
     agent = await starting(live)
-    async with live.fake(agent).online() as old:
-        # Another socket took over, and the word of it has not come yet.
-        await live.rows("UPDATE channels SET epoch = epoch + 1 WHERE agent_id = :a RETURNING epoch", a=agent.agent_id)
-        await old.ready()
-        await old.until(lambda fake: fake.closed_with == 4409)
+    async with live.db.transaction() as session:
+        who = await agents.get(session, agent.agent_id)
+    assert who is not None
+    older, newer = (app.state.live.intake for app in live.apps)
+    first = await older.online(who, hash_token(agent.token), "one", 1)
+    second = await newer.online(who, hash_token(agent.token), "two", 1)
+    late = Ready(agent_id=agent.agent_id, seq=1, at=datetime.now(UTC), seconds=1)
+    with pytest.raises(Superseded):
+        await older.take(who, first.epoch, late)
     assert (await row(live, agent))["ready_at"] is None
     assert (agent.agent_id, 1) not in live.lives.readied
+    assert await newer.take(who, second.epoch, late) == 1
 
 
 async def test_old_token_is_refused_after_a_restart_and_after_the_end(live: LiveStage) -> None:

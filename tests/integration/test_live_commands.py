@@ -131,6 +131,25 @@ async def test_command_sent_into_a_broken_socket_is_sent_again_and_run_once(live
     assert len(events) == 1
 
 
+async def test_command_lost_with_its_socket_is_sent_again_through_the_next(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    fake = live.fake(agent, replica=0)
+    fake.deaf = True
+    async with fake.online():
+        waiting = asyncio.create_task(live.execute(agent, STATE, key="k", replica=1))
+
+        async def sent() -> bool:
+            rows = await live.rows("SELECT state FROM commands WHERE agent_id = :a", a=agent.agent_id)
+            return bool(rows) and rows[0]["state"] == "sent"
+
+        await eventually(sent)
+        await fake.cut()
+        fake.deaf = False
+        await fake.connect()
+        assert (await waiting).status_code == 200
+        assert fake.runs == ["k"]
+
+
 async def test_command_of_an_agent_that_ends_is_answered_at_once(live: LiveStage) -> None:
     async def never(_: Execute) -> Answer:
         return None

@@ -18,7 +18,7 @@ from core.db.repositories.events import Fact
 from core.db.repositories.tickets import TicketGrant, TicketKind
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
-from tests.fixtures.live import Berthed, LiveStage, raise_stage
+from tests.fixtures.live import Berthed, LiveStage, eventually, raise_stage
 
 WAIT = 10.0
 
@@ -203,6 +203,23 @@ async def test_client_that_talks_is_cut_off(live: LiveStage) -> None:
     async with stream(live, await live.user("ann")) as socket:
         await socket.send("hello?")
         assert await closed(socket) == 4400
+
+
+async def test_client_that_does_not_read_is_let_go(live: LiveStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.live.feed.SEND_SECONDS", 0.3)
+    ann = await live.user("ann")
+    agent = await live.agent(ann)
+    seats = live.apps[0].state.live.seats
+    begin = await here(live, ann)
+    for _ in range(40):
+        await note(live, agent, "x" * 500_000)
+    url = live.replicas[0].replace("http", "ws") + f"/ws/events?after={begin}"
+    socket = await connect(url, additional_headers=live.bearer(ann), proxy=None, max_queue=1, close_timeout=0.1)
+    try:
+        await eventually(lambda: seats.taken(ann) == 1)
+        await eventually(lambda: seats.taken(ann) == 0)
+    finally:
+        socket.transport.abort()
 
 
 async def test_stream_ends_after_its_lifetime_and_asks_to_come_again(live: LiveStage) -> None:

@@ -77,6 +77,7 @@ class Bench:
         self.note("bare workflow of three activities", f"{bare:.1f}/s")
         self.note("lives through HTTP, memory", f"{lives:.1f}/s")
         self.note("lives against bare workflows", f"{lives / bare:.2f} x", ">= 0.6 x", lives / bare >= 0.6)
+        self.note("answers that were pending at first", str(crowd.pending), "0", crowd.pending == 0)
         await crowd.http.aclose()
 
     async def _answers(self, stack: LocalStack) -> None:

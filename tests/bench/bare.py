@@ -8,7 +8,8 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from tests.bench.load import stopwatch
+with workflow.unsafe.imports_passed_through():
+    from tests.bench.load import stopwatch
 
 _QUEUE = "bench-bare"
 

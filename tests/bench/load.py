@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 from pydantic import SecretStr
@@ -26,15 +28,21 @@ class Crowd:
     http: httpx2.AsyncClient
     auth: Auth
     count: int
+    pending: int = 0
 
     def bearer(self, user_id: str, role: Role = Role.USER) -> dict[str, str]:
         token = issue(self.auth, user_id, role, datetime.now(UTC), timedelta(hours=1))
         return {"Authorization": f"Bearer {token}"}
 
     async def start(self, number: int) -> str:
-        path = f"/api/projects/p{number}/start-agent"
-        body = (await self._ask("POST", path, number)).json()
-        return str(body["agentId"] if "agentId" in body else body["agent"]["agentId"])
+        """Ask until it is decided, with one key, as a client would."""
+        path, key = f"/api/projects/p{number}/start-agent", {"Idempotency-Key": f"bench-{uuid4().hex}"}
+        for _ in range(20):
+            body = (await self._ask("POST", path, number, key)).json()
+            if body["status"] != "pending":
+                return str(body["agentId"] if "agentId" in body else body["agent"]["agentId"])
+            self.pending += 1
+        raise RuntimeError("no worker decided")
 
     async def stop(self, number: int, agent_id: str) -> None:
         await self._ask("POST", f"/api/agents/{agent_id}/stop", number)
@@ -47,8 +55,10 @@ class Crowd:
 
         await eventually(there, f"{agent_id} to be {state}", every=0.02)
 
-    async def _ask(self, method: str, path: str, number: int) -> httpx2.Response:
-        answer = await self.http.request(method, path, headers=self.bearer(f"u{number}"))
+    async def _ask(
+        self, method: str, path: str, number: int, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> httpx2.Response:
+        answer = await self.http.request(method, path, headers={**self.bearer(f"u{number}"), **headers})
         answer.raise_for_status()
         return answer
 

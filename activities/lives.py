@@ -90,7 +90,7 @@ class LifeActivities:
         """Write that this attempt starts: after a grant, or the next one of a restart."""
         now = _now()
         deadline = now + timedelta(seconds=ask.deadline_seconds)
-        async with self._db.transaction() as session:
+        async with self._db.single() as session:
             moved = await agents.begin(session, ask.life.agent_id, ask.life.attempt, now, deadline)
         return _moved(moved)
 
@@ -161,23 +161,14 @@ class LifeActivities:
     @activity.defn(name="withdraw")
     async def withdraw(self, ask: Final) -> Moved:
         """Cancel a waiting agent. One that was granted a slot meanwhile ends by the legal way, nothing was made yet."""
-        life, now = ask.life, _now()
         async with self._db.transaction() as session:
-            row = await agents.lock(session, life.agent_id)
-            if row is None:
-                raise NotFound("no such agent")
-            if AgentState(row.state) not in WAITING:
-                drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
-                await agents.move(
-                    session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason
-                )
-                return await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
-            cancelled = fact(EventKind.CANCELLED, AgentState.CANCELLED, ask.reason, detail=ask.detail)
-            moved = await agents.move(
-                session, life.agent_id, life.attempt, AgentState.CANCELLED, now, cancelled, reason=ask.reason
-            )
-            await queue.announce(session, life.pool)
-        return _moved(moved)
+            moved = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), _now())
+            await queue.announce(session, ask.life.pool)
+            held = moved.state is AgentState.TERMINATED
+            waiting = await queue.somebody_waits(session, self._cluster(ask.life)) if held else []
+        for pool in waiting:
+            await self._signals.wake_pool(pool)
+        return moved
 
     @activity.defn(name="finish")
     async def finish(self, ask: Final) -> Moved:
@@ -196,7 +187,7 @@ class LifeActivities:
             .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == life.attempt))
             .where(Agent.agent_id == life.agent_id)
         )
-        async with self._db.transaction() as session:
+        async with self._db.single() as session:
             state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
         return contracts.Activity(
             last_activity_at=last_activity_at,
@@ -211,7 +202,7 @@ class LifeActivities:
         return pool.cluster if pool else life.pool
 
     async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
-        async with self._db.transaction() as session:
+        async with self._db.single() as session:
             moved = await agents.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
         return _moved(moved)
 

@@ -149,9 +149,9 @@ class AgentWorkflow:
         return StartAnswer(outcome=outcome, agent_id=agent_id)
 
     @workflow.update
-    async def keep(self, order: KeepOrder) -> KeepAnswer:
+    async def keep(self, order: KeepOrder | None = None) -> KeepAnswer:
         """Take the warning back while its grace runs and its reason allows; says what came of it."""
-        passage = self._passage
+        passage, order = self._passage, order or KeepOrder()
         if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
@@ -162,8 +162,10 @@ class AgentWorkflow:
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
 
     @workflow.signal
-    async def stop(self, order: StopOrder) -> None:
+    async def stop(self, order: StopOrder | None = None) -> None:
         """Drain this life, or withdraw the successor that waits behind it; an order without a name is for both."""
+        # Signals are also typed by hand: one without words is an operator's order, a report without words says nothing.
+        order = order or StopOrder()
         self._tell_to_stop(order)
         await self._withdraw_successor(order)
 
@@ -181,33 +183,33 @@ class AgentWorkflow:
             self._passage.course.inbox.stop = order
 
     @workflow.signal
-    def restart(self, order: RestartOrder) -> None:
-        course = self._passage.course if self._passage else None
-        if course is None or course.state is not AgentState.RUNNING:
+    def restart(self, order: RestartOrder | None = None) -> None:
+        course, order = self._passage.course if self._passage else None, order or RestartOrder()
+        if course is None or course.state not in (AgentState.STARTING, AgentState.RUNNING):
             return
         if order.agent_id in (None, course.life.agent_id):
             course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
 
     @workflow.signal
-    def admitted(self, grant: Grant) -> None:
+    def admitted(self, grant: Grant | None = None) -> None:
         for course in (self._passage.course if self._passage else None, self._successor):
-            if course is not None and _speaks_of(course, grant.agent_id, grant.attempt):
+            if course is not None and _speaks_of(course, grant):
                 course.inbox.granted = True
 
     @workflow.signal
-    def ready(self, report: ReadyReport) -> None:
+    def ready(self, report: ReadyReport | None = None) -> None:
         course = self._passage.course if self._passage else None
-        if course is not None and _speaks_of(course, report.agent_id, report.attempt):
+        if course is not None and _speaks_of(course, report):
             course.inbox.ready = True
 
     @workflow.signal
-    def failed(self, report: FailureReport) -> None:
+    def failed(self, report: FailureReport | None = None) -> None:
         course = self._passage.course if self._passage else None
-        if course is None or not _speaks_of(course, report.agent_id, report.attempt):
+        if course is None or not _speaks_of(course, report):
             return
         if course.state not in WAITING and course.state not in FINAL and course.state is not AgentState.RESTARTING:
             course.inbox.failure = report
 
 
-def _speaks_of(course: Course, agent_id: str, attempt: int) -> bool:
-    return course.life.agent_id == agent_id and course.life.attempt == attempt
+def _speaks_of(course: Course, word: Grant | ReadyReport | FailureReport | None) -> bool:
+    return word is not None and (word.agent_id, word.attempt) == (course.life.agent_id, course.life.attempt)

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind, GiveUp, Restart
     from core.domain.timings import seconds
+    from core.ids import keyword
     from workflows.life import Course, Drain, Inbox
     from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL, create_options, removal_options
 
@@ -339,7 +340,7 @@ class Passage:
             [
                 AGENT_ID.value_set(course.life.agent_id),
                 AGENT_STATE.value_set(course.state.value),
-                AGENT_REASON.value_set(reason) if reason else AGENT_REASON.value_unset(),
+                AGENT_REASON.value_set(keyword(reason)) if reason else AGENT_REASON.value_unset(),
             ]
         )
         because = f": {reason}" if reason else ""

@@ -17,6 +17,9 @@ class Db:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # Shares the pool. For one statement that is a transaction by itself: two round trips less.
+        alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single = async_sessionmaker(alone, expire_on_commit=False)
 
     @classmethod
     @asynccontextmanager
@@ -46,6 +49,12 @@ class Db:
             yield cls(engine)
         finally:
             await engine.dispose()
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[AsyncSession]:
+        """A session in which every statement commits by itself: for a read, or a write in one statement."""
+        async with self._single() as session:
+            yield session
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

@@ -77,15 +77,19 @@ class SimulatedLives:
         if agent.state in WAITING:
             await self.move(agent.agent_id, AgentState.CANCELLED, EventKind.CANCELLED)
         elif agent.state in _DRAINABLE:
-            keepable = order.reason in KEEPABLE and bool(order.grace_seconds)
-            await self.move(agent.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, keepable=keepable)
+            grace = order.grace_seconds or 0
+            changes = {
+                "keepable": order.reason in KEEPABLE and grace > 0,
+                "deadline_at": _now() + timedelta(seconds=grace) if grace else None,
+            }
+            await self.move(agent.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, **changes)
         return True
 
     async def keep(self, agent: AgentView) -> bool:
         self._count("keep")
         if self.too_late:
             return False
-        await self.move(agent.agent_id, AgentState.RUNNING, EventKind.KEPT, keepable=False)
+        await self.move(agent.agent_id, AgentState.RUNNING, EventKind.KEPT, keepable=False, deadline_at=None)
         return True
 
     async def restart(self, agent: AgentView) -> bool:

@@ -46,11 +46,15 @@ export class AgentPage {
     );
     this.heard = ({ detail }) => this.timeline.hear(detail);
     store.addEventListener("event", this.heard);
+    // A socket that was opened anew does not tell what it missed before it had told anything.
+    this.opened = () => this.timeline.load();
+    store.feed.addEventListener("open", this.opened);
     this.timeline.load();
   }
 
   stopListening() {
     this.store.removeEventListener("event", this.heard);
+    this.store.feed.removeEventListener("open", this.opened);
     this.screen.stop();
   }
 

@@ -28,6 +28,7 @@ const ENDED = {
   subscription_expired: ["The subscription has ended.", "Renew it to start agents again."],
   resource_pressure: ["The machines ran short of memory.", AGAIN],
   maintenance: ["The machine it runs on is being serviced.", AGAIN],
+  health_check_failed: ["It failed its health checks.", AGAIN],
   operator: ["An administrator stopped it.", "Your administrator knows why."],
   max_life: ["It reached the longest time an agent may live.", AGAIN],
   workflow_cancelled: ["An administrator cancelled it.", "Your administrator knows why."],

@@ -1,0 +1,341 @@
+"""The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what is said when it fails."""
+
+import re
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from playwright.async_api import Locator, Page, WebSocketRoute, expect
+from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as serve_socket
+
+from api.auth import Role
+from core.db.repositories import agents
+from core.domain.events import EventKind
+from core.domain.lifecycle import AgentState
+from core.domain.recovery import FailureKind
+from core.runtime.base import Reach
+from core.settings import Auth, DefaultPool, Settings
+from tests.fixtures.api import SECRET, Api
+from tests.fixtures.live import eventually
+from tests.fixtures.web import Dashboard
+
+pytestmark = pytest.mark.needs("chromium")
+
+MARKUP = '<img src=x onerror="document.title=1">'
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """One place, so that a second agent waits."""
+    return Settings(auth=Auth(secret=SecretStr(SECRET)), pool=DefaultPool(runtime="memory", capacity=1))
+
+
+def card(page: Page, project: str) -> Locator:
+    return page.locator(".card", has=page.get_by_role("link", name=project, exact=True))
+
+
+def agent(page: Page, project: str) -> Locator:
+    return page.get_by_role("article", name=f"Agent of {project}")
+
+
+async def ask_for(page: Page, project: str) -> None:
+    await page.get_by_label("Project", exact=True).fill(project)
+    await page.get_by_role("button", name="Start an agent").click()
+
+
+async def only_agent(api: Api, user_id: str = "owner") -> str:
+    async with api.db.transaction() as session:
+        found, _ = await agents.page(session, user_id)
+    return found[0].agent_id
+
+
+async def test_agent_started_by_button_is_seen_to_run_without_reload(dashboard: Dashboard) -> None:
+    page = await dashboard.open()
+    await expect(page.get_by_text("You have no agent yet.")).to_be_visible()
+    await ask_for(page, "shop")
+    await expect(card(page, "shop")).to_contain_text("Starting")
+    await expect(agent(page, "shop")).to_contain_text("Its desktop and browser are being started.")
+    await dashboard.api.lives.run(await only_agent(dashboard.api))
+    await expect(card(page, "shop")).to_contain_text("Running")
+    await expect(agent(page, "shop")).to_contain_text("Ready to use.")
+    await expect(page.locator("#said")).to_have_text("shop: Running. Ready to use.")
+    await expect(page.get_by_text("1 of 1 in use")).to_be_visible()
+
+
+async def test_waiting_agent_shows_its_place_and_why_and_gets_in_when_another_leaves(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    await api.member("third", ["garden"])
+    holder = await api.running("stranger", "other")
+    await api.start("third", "garden")
+    page = await dashboard.open()
+    await ask_for(page, "shop")
+    shown = agent(page, "shop")
+    await expect(shown.locator(".figure")).to_have_text("2")
+    await expect(shown).to_contain_text("your place in line, about")
+    await expect(shown).to_contain_text("Others asked before you.")
+    await expect(shown).to_contain_text("It starts by itself when its turn comes")
+    await api.ask("POST", f"/api/agents/{await only_agent(api, 'third')}/stop", "third")
+    await expect(shown.locator(".figure")).to_have_text("1")
+    await expect(shown).to_contain_text("you are next")
+    await api.lives.end(holder)
+    await api.lives.move(await only_agent(api), AgentState.STARTING, EventKind.ADMITTED)
+    await expect(shown.locator(".counter")).to_be_hidden()
+    await expect(shown).to_contain_text("Starting")
+
+
+async def test_queue_is_left_after_a_question(dashboard: Dashboard) -> None:
+    await dashboard.api.running("stranger", "other")
+    page = await dashboard.open()
+    await ask_for(page, "shop")
+    await card(page, "shop").get_by_role("button", name="Leave the queue").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("It gives up place 1 in line.")
+    await page.get_by_role("dialog").get_by_role("button", name="Leave the queue").click()
+    await expect(agent(page, "shop")).to_contain_text("Withdrawn")
+    await expect(page.get_by_text("No agent of yours lives right now.")).to_be_visible()
+
+
+async def test_stop_with_grace_counts_down_and_keep_takes_it_back(dashboard: Dashboard) -> None:
+    await dashboard.api.running()
+    page = await dashboard.open()
+    await agent(page, "shop").get_by_role("button", name="Stop …").click()
+    await page.get_by_label("In 30 seconds").check()
+    await page.get_by_role("button", name="Stop it").click()
+    figure = agent(page, "shop").locator(".figure")
+    await expect(figure).to_have_text(re.compile(r"^0:(30|29|28)$"))
+    await expect(figure).to_have_text(re.compile(r"^0:2[0-7]$"))
+    await expect(card(page, "shop")).to_contain_text("Stopping soon")
+    await card(page, "shop").get_by_role("button", name="Keep it").click()
+    await expect(card(page, "shop")).to_contain_text("Running")
+    await expect(agent(page, "shop").locator(".counter")).to_be_hidden()
+    await expect(agent(page, "shop").locator(".timeline")).to_contain_text("The warning was taken back.")
+
+
+async def test_grace_is_cut_short_by_stop_now(dashboard: Dashboard) -> None:
+    await dashboard.api.running()
+    page = await dashboard.open()
+    await agent(page, "shop").get_by_role("button", name="Stop …").click()
+    await page.get_by_label("In 10 minutes").check()
+    await page.get_by_role("button", name="Stop it").click()
+    await agent(page, "shop").get_by_role("button", name="Stop now").click()
+    await eventually(lambda: len(dashboard.api.lives.stops) == 2)
+    assert [order.grace_seconds for order in dashboard.api.lives.stops] == [600, 0]
+
+
+async def test_life_is_told_from_its_beginning_to_its_end(dashboard: Dashboard) -> None:
+    agent_id = await dashboard.api.running()
+    page = await dashboard.open()
+    steps = agent(page, "shop").locator(".timeline li strong")
+    await expect(steps).to_have_text(["Asked for", "In line", "Got a place", "Starting", "Ready to use"])
+    await dashboard.api.lives.end(agent_id)
+    await expect(steps).to_have_text(
+        ["Asked for", "In line", "Got a place", "Starting", "Ready to use", "Stopping", "Stopped"]
+    )
+    await agent(page, "shop").get_by_role("button", name="Start again").click()
+    await expect(card(page, "shop").first).to_contain_text("Starting")
+
+
+async def test_failure_is_told_with_its_reason_and_what_would_help(dashboard: Dashboard) -> None:
+    agent_id = await dashboard.api.running()
+    page = await dashboard.open()
+    await dashboard.api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED, FailureKind.OUT_OF_MEMORY)
+    await expect(agent(page, "shop")).to_contain_text("It needed more memory than it may have.")
+    await expect(agent(page, "shop")).to_contain_text("Fewer open pages, or a larger agent, would help.")
+    await expect(page.get_by_role("alert").filter(has_text="shop failed.")).to_be_visible()
+
+
+async def test_refusal_is_a_sentence_with_what_would_help(dashboard: Dashboard) -> None:
+    await dashboard.api.member("owner", ["second"])
+    await dashboard.api.running()
+    page = await dashboard.open()
+    answer = page.locator("#start-answer")
+    await ask_for(page, "second")
+    await expect(answer).to_contain_text("You have as many agents as your subscription allows.")
+    await expect(answer).to_contain_text("Stop one of your agents first")
+    await ask_for(page, "no/such?project")
+    await expect(answer).not_to_contain_text("as many agents")
+    await expect(answer).to_contain_text("the name may be misspelt")
+
+
+async def test_pending_start_is_asked_again_with_its_key_until_somebody_decides(dashboard: Dashboard) -> None:
+    page = await dashboard.open()
+    keys: list[str | None] = []
+
+    async def nobody_yet(route, request):
+        keys.append(await request.header_value("idempotency-key"))
+        if len(keys) == 1:
+            await route.fulfill(status=202, headers={"Retry-After": "1"}, json={"status": "pending"})
+        else:
+            await route.continue_()
+
+    await page.route("**/start-agent", nobody_yet)
+    await ask_for(page, "shop")
+    await expect(page.locator("#start-answer")).to_contain_text("No worker has answered yet")
+    await expect(card(page, "shop")).to_contain_text("Starting")
+    await expect(page.locator("#start-answer")).to_be_hidden()
+    assert len(keys) == 2
+    assert keys[0] == keys[1] != ""
+
+
+async def test_page_without_connection_says_so_and_catches_up(dashboard: Dashboard) -> None:
+    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
+    page = await dashboard.blank()
+    sockets: list[WebSocketRoute] = []
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    await page.route_web_socket("**/ws/events**", pass_on)
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner')}")
+    await expect(page.locator("#line")).to_have_text("Live")
+    await page.route("**/api/**", lambda route: route.abort())
+    await sockets[-1].close(code=1011)
+    await expect(page.locator("#line")).to_contain_text("Offline; as it was at")
+    await expect(card(page, "shop")).to_contain_text("Starting")
+    await dashboard.api.lives.run(agent_id)
+    await page.unroute("**/api/**")
+    await expect(page.locator("#line")).to_have_text("Live")
+    await expect(card(page, "shop")).to_contain_text("Running")
+    await expect(agent(page, "shop").locator(".timeline")).to_contain_text("Ready to use")
+
+
+async def test_agents_stay_current_where_sockets_are_blocked(dashboard: Dashboard) -> None:
+    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
+    page = await dashboard.blank()
+    await page.route_web_socket("**/ws/events**", lambda socket: socket.close(code=1011))
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner')}")
+    await expect(page.locator("#line")).to_contain_text("Reconnecting")
+    await dashboard.api.lives.run(agent_id)
+    await expect(card(page, "shop")).to_contain_text("Running")
+
+
+async def test_token_leaves_the_address_and_an_expired_one_leads_back_to_the_form(dashboard: Dashboard) -> None:
+    page = await dashboard.open()
+    assert "token" not in page.url
+    await page.reload()
+    await expect(page.locator("#line")).to_have_text("Live")
+    await page.goto("about:blank")
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner', minutes=-5)}")
+    await expect(page.get_by_role("alert")).to_have_text("The token has expired. Get a fresh token and sign in again.")
+    await expect(page.get_by_text("berth token USER")).to_be_visible()
+    await page.get_by_label("Your access token").fill(f"Bearer {dashboard.token('owner')}\n")
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.locator("#line")).to_have_text("Live")
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Your access token")).to_be_focused()
+    assert await page.evaluate("JSON.stringify([sessionStorage, localStorage, document.cookie])") == '[{},{},""]'
+
+
+async def test_user_whom_berth_does_not_know_is_told_what_to_do(dashboard: Dashboard) -> None:
+    page = await dashboard.blank()
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('nobody')}")
+    await expect(page.get_by_role("alert")).to_contain_text("An administrator has to add you")
+
+
+async def test_stranger_sees_nothing_of_others(dashboard: Dashboard) -> None:
+    agent_id = await dashboard.api.running()
+    page = await dashboard.open("stranger", where=f"#/agents/{agent_id}")
+    await expect(page.get_by_text("There is no such agent, or it is not yours.")).to_be_visible()
+    await expect(page.get_by_role("link", name="Everyone")).to_be_hidden()
+    await page.goto(f"{dashboard.url}/#/everyone")
+    await expect(page.get_by_role("heading", name="My agents")).to_be_visible()
+    assert "shop" not in await page.locator("body").inner_text()
+    assert agent_id not in await page.content()
+
+
+async def test_markup_in_names_and_events_stays_text(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    await api.member("owner", [MARKUP])
+    await api.ask("POST", "/api/projects/%3Cimg%20src%3Dx%20onerror%3D%22document.title%3D1%22%3E/start-agent")
+    agent_id = await only_agent(api)
+    await api.lives.move(agent_id, AgentState.RESTARTING, EventKind.RESTARTING, f"{MARKUP}<script>1</script>")
+    page = await dashboard.open()
+    shown = agent(page, MARKUP)
+    await expect(shown.get_by_role("heading", name=MARKUP)).to_be_visible()
+    await expect(shown.locator(".timeline")).to_contain_text("<script>1</script>")
+    assert await page.locator("main img, main script").count() == 0
+    await shown.get_by_text("Details", exact=True).click()
+    await expect(shown.locator(".facts")).to_contain_text(MARKUP)
+    assert await page.title() != "1"
+
+
+async def test_administrator_sees_everyone_and_the_pools(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    agent_id = await api.running("stranger", "other")
+    await api.start()
+    page = await dashboard.open("admin", Role.ADMIN)
+    await page.get_by_role("link", name="Everyone").click()
+    pool = page.locator(".pool")
+    await expect(pool).to_contain_text("1 of 1 taken, 1 waiting")
+    queue = page.get_by_role("table", name="Queue")
+    await expect(queue.get_by_role("row").nth(1)).to_contain_text("owner")
+    rows = page.get_by_role("table", name="Agents").get_by_role("row")
+    await expect(rows).to_have_count(3)
+    await pool.get_by_role("button", name="Pause").click()
+    await expect(pool).to_contain_text("Paused: nobody is let in.")
+    await pool.get_by_role("button", name="Change capacity").click()
+    await page.get_by_label("Agents at once").fill("7")
+    await page.get_by_role("button", name="Set", exact=True).click()
+    await expect(pool).to_contain_text("1 of 7 taken")
+    assert await api.sql("SELECT capacity, paused FROM pool_overrides") == [{"capacity": 7, "paused": True}]
+    await page.get_by_label("User").fill("stranger")
+    await page.get_by_role("button", name="Show", exact=True).click()
+    await expect(rows).to_have_count(2)
+    await page.get_by_role("link", name="other").click()
+    shown = agent(page, "other")
+    await expect(shown.get_by_role("button", name="Watch")).to_be_hidden()
+    await shown.get_by_role("button", name="End it").click()
+    await page.get_by_label("Reason").fill("a better reason")
+    await page.get_by_role("dialog").get_by_role("button", name="End it").click()
+    await expect(shown).to_contain_text("An administrator stopped it.")
+    assert [(order.agent_id, order.detail) for order in api.lives.stops] == [(agent_id, "a better reason")]
+
+
+@pytest.mark.needs("novnc")
+async def test_desktop_is_framed_for_watching_and_for_control(dashboard: Dashboard, monkeypatch) -> None:
+    await dashboard.api.running()
+    modes: list[str] = []
+    async with tiny_desktop(modes) as desktop_url:
+
+        async def reach(agent_id: str, attempt: int) -> Reach:
+            return Reach(api_url="http://127.0.0.1:9", desktop_url=desktop_url, token=SecretStr("token"))
+
+        monkeypatch.setattr(dashboard.api.runtime, "reach", reach, raising=False)
+        page = await dashboard.open()
+        shown = agent(page, "shop")
+        await shown.get_by_role("button", name="Watch").click()
+        frame = page.frame_locator("iframe")
+        await expect(frame.locator("#status")).to_have_text("Connected")
+        await expect(shown).to_contain_text("You watch; it does not notice.")
+        await shown.get_by_role("button", name="Take control").click()
+        await expect(frame.locator("#mode")).to_have_text("control")
+        await expect(frame.locator("#status")).to_have_text("Connected")
+        assert modes == ["view", "control"]
+        await shown.get_by_role("button", name="Close the desktop").click()
+        await expect(page.locator("iframe")).to_have_count(0)
+        assert "ticket" not in page.url
+
+
+@asynccontextmanager
+async def tiny_desktop(modes: list[str]) -> AsyncIterator[str]:
+    """A VNC server of 8 x 8 points that never draws anything; notes the mode each viewer came with."""
+
+    async def greet(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        modes.append(socket.request.path.partition("mode=")[2])
+        await socket.send(b"RFB 003.008\n")
+        await socket.recv()
+        await socket.send(bytes([1, 1]))  # one kind of security: none
+        await socket.recv()
+        await socket.send(bytes(4))
+        await socket.recv()
+        form = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
+        await socket.send(struct.pack(">HH", 8, 8) + form + struct.pack(">I", 4) + b"tiny")
+        async for _ in socket:
+            pass
+
+    async with serve_socket(greet, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"

@@ -1,15 +1,10 @@
-"""The agents' socket: who may speak, what is durable, who wins, and what is too much."""
+"""The agents' socket: what is durable, who wins, and what reaches the workflow."""
 
 import asyncio
-import contextlib
-import json
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
 import pytest
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from core.db.repositories import agents
 from core.db.repositories.channels import Superseded
@@ -27,15 +22,6 @@ async def starting(live: LiveStage) -> Berthed:
 
 async def row(live: LiveStage, agent: Berthed) -> dict[str, Any]:
     return (await live.rows("SELECT * FROM channels WHERE agent_id = :a", a=agent.agent_id))[0]
-
-
-async def knock(live: LiveStage, headers: dict[str, str]) -> int:
-    """The status that a handshake is refused with."""
-    url = live.replicas[0].replace("http", "ws") + "/ws/agent"
-    with pytest.raises(InvalidStatus) as refused:
-        await connect(url, additional_headers=headers, proxy=None)
-    assert json.loads(refused.value.response.body or b"{}")["code"]
-    return refused.value.response.status_code
 
 
 async def test_ready_reaches_the_workflow_once_and_is_acknowledged_when_durable(live: LiveStage) -> None:
@@ -142,86 +128,6 @@ async def test_late_message_through_the_old_socket_changes_nothing(live: LiveSta
     assert await newer.take(who, second.epoch, late) == 1
 
 
-async def test_old_token_is_refused_after_a_restart_and_after_the_end(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    async with live.fake(agent).online() as fake:
-        await live.change(agent, attempt=2, token_hash="another")
-        await fake.status("still here")
-        await fake.until(lambda fake: fake.closed_with == 4401)
-    assert await knock(live, {"Authorization": f"Bearer {agent.token}"}) == 401
-    await live.change(agent, state="terminated", token_hash=None)
-    assert await knock(live, {"X-Agent-Token": agent.token}) == 401
-
-
-async def test_wrong_missing_and_user_tokens_and_pages_are_refused(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    assert await knock(live, {}) == 401
-    assert await knock(live, {"X-Agent-Token": "agent_wrong"}) == 401
-    assert await knock(live, {"X-Agent-Token": "x" * 4000}) == 401
-    assert await knock(live, live.bearer(agent.user_id)) == 401
-    assert await knock(live, {"X-Agent-Token": agent.token, "Origin": "https://evil.example"}) == 403
-
-
-async def test_agent_cannot_speak_for_another(live: LiveStage) -> None:
-    user = await live.user("ann")
-    one, other = await live.agent(user), await live.agent(user)
-    async with live.fake(one).online() as fake:
-        fake.agent_id = other.agent_id
-        await fake.ready()
-        await fake.until(lambda fake: fake.closed_with == 4403)
-    assert await live.rows("SELECT 1 FROM channels WHERE agent_id = :a", a=other.agent_id) == []
-
-
-async def test_token_of_one_attempt_cannot_claim_another(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    async with connect(live.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
-        at = datetime.now(UTC).isoformat()
-        online = {"type": "agent_online", "agentId": agent.agent_id, "seq": 1, "at": at, "attempt": 7}
-        await socket.send(json.dumps(online))
-        await asyncio.wait_for(socket.wait_closed(), 5)
-        assert socket.close_code == 4401
-
-
-async def test_a_little_garbage_is_overlooked_and_much_closes(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    async with live.fake(agent).online() as fake:
-        for garbage in ("", "{", "[]", '{"type": "ready"}', b"\xff\x00", "[" * 5000):
-            await fake.raw(garbage)
-        await fake.raw(json.dumps({"type": "from_the_future", "agentId": agent.agent_id, "seq": 1}))
-        await fake.status("fine")
-        await fake.heard_all()
-        for _ in range(10):
-            await fake.raw("garbage")
-        await fake.until(lambda fake: fake.closed_with == 4400)
-
-
-async def test_socket_that_does_not_begin_with_agent_online_is_closed(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    async with connect(live.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}, proxy=None) as socket:
-        at = datetime.now(UTC).isoformat()
-        await socket.send(json.dumps({"type": "ready", "agentId": agent.agent_id, "seq": 1, "at": at, "seconds": 1}))
-        await asyncio.wait_for(socket.wait_closed(), 5)
-        assert socket.close_code == 4400
-
-
-async def test_message_over_a_mebibyte_closes_the_socket(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    async with live.fake(agent).online() as fake:
-        await fake.raw("x" * ((1 << 20) + 1))
-        await fake.until(lambda fake: fake.closed_with == 1009)
-
-
-async def test_flood_closes_the_socket_and_others_are_served(live: LiveStage) -> None:
-    user = await live.user("ann")
-    loud, quiet = await live.agent(user), await live.agent(user)
-    async with live.fake(loud).online() as fake, live.fake(quiet).online():
-        with contextlib.suppress(ConnectionClosed):
-            for _ in range(2000):
-                await fake.beat()
-        await fake.until(lambda fake: fake.closed_with == 4429)
-        assert (await live.execute(quiet, {"command": "state"})).status_code == 200
-
-
 async def test_third_unhealthy_report_in_a_row_is_a_failure(live: LiveStage) -> None:
     agent = await live.agent(await live.user("ann"))
     failures = live.lives.failures
@@ -297,27 +203,6 @@ async def test_shutdown_order_reaches_the_agent_with_its_reason(live: LiveStage)
 
 async def _is(live: LiveStage, query: str, agent: Berthed, value: str) -> bool:
     return bool(next(iter((await live.rows(query, a=agent.agent_id))[0].values())) == value)
-
-
-async def test_agent_is_told_to_come_again_and_not_refused_while_the_database_is_away(live: LiveStage) -> None:
-    agent = await live.agent(await live.user("ann"))
-    deps = live.apps[0].state.deps
-    await deps.db.engine.dispose()
-    name = live.url.rsplit("/", 1)[1]
-    admin = live.url.rsplit("/", 1)[0] + "/postgres"
-    connection = await asyncpg.connect(admin)
-    try:
-        await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-        assert await knock(live, {"X-Agent-Token": agent.token}) == 503
-    finally:
-        await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-        await connection.close()
-    async with live.fake(agent, replica=0).online() as fake:
-        # The listener's connection was lost as well, and a command still arrives.
-        answer = await live.execute(agent, {"command": "state"}, replica=1)
-        assert answer.status_code == 200
-        assert len(fake.runs) == 1
 
 
 async def test_agent_without_a_socket_registers_and_reports_by_http(live: LiveStage) -> None:

@@ -72,7 +72,8 @@ async def ticket_of(live: LiveStage, agent: Berthed, mode: str = "control", user
     assert answer.status_code == 200, answer.text
     url = urlsplit(answer.json()["url"])
     assert f"{url.scheme}://{url.netloc}{url.path}?{url.query}" == "http://berth.example/desktop/?"
-    return parse_qs(url.fragment)["ticket"][0]
+    ticket: str = parse_qs(url.fragment)["ticket"][0]
+    return ticket
 
 
 @asynccontextmanager

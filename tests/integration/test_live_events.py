@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from api.live.feed import cursor_of
 from core.db.repositories import agents, events, replicas, tickets
@@ -47,7 +48,7 @@ async def note(live: LiveStage, agent: Berthed, text: str) -> None:
 
 
 async def take(socket: ClientConnection, count: int) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     async with asyncio.timeout(WAIT):
         while len(found) < count:
             found.append(json.loads(await socket.recv()))
@@ -158,7 +159,7 @@ async def test_ticket_opens_one_stream_once(live: LiveStage) -> None:
     ann = await live.user("ann")
     ticket = await _ticket(live, ann, TicketKind.EVENTS)
     url = live.replicas[1].replace("http", "ws") + f"/ws/events?ticket={ticket}&after={await here(live, ann)}"
-    async with connect(url, proxy=None, origin="http://berth.example") as socket:
+    async with connect(url, proxy=None, origin=Origin("http://berth.example")) as socket:
         agent = await live.agent(ann)
         await note(live, agent, "seen")
         assert texts(await take(socket, 1)) == ["seen"]

@@ -29,7 +29,7 @@ _FLAGS = (
     "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
     "--disable-background-timer-throttling", "--disable-gpu", "--disable-extensions", "--disable-domain-reliability",
     "--no-pings", "--metrics-recording-only", "--noerrdialogs", "--start-maximized", "--window-position=0,0",
-    "--test-type=webdriver", "--keep-alive-for-test", "--disable-client-side-phishing-detection",
+    "--test-type=webdriver", "--disable-client-side-phishing-detection",
     "--disable-dev-shm-usage",
     # What leaves the browser leaves through our gateway: no UDP of its own, no names asked by itself.
     "--disable-quic", "--force-webrtc-ip-handling-policy=disable_non_proxied_udp", "--proxy-bypass-list=<-loopback>",

@@ -40,15 +40,17 @@ class CdpPipe:
         self.closed = asyncio.Event()
 
     async def open(self, read_end: int, write_end: int) -> None:
-        """Take both descriptors over and start reading."""
+        """Take both descriptors over and start reading; also again, for a browser that took another's place."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_MAX_MESSAGE_BYTES)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb"))
         transport, protocol = await loop.connect_write_pipe(
             asyncio.streams.FlowControlMixin, os.fdopen(write_end, "wb")
         )
+        self._sessions.clear()
+        self.closed = asyncio.Event()
         self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
-        self._pump = asyncio.create_task(self._read(reader), name="cdp.pipe")
+        self._pump = asyncio.create_task(self._read(reader, self._writer, self.closed), name="cdp.pipe")
 
     def on_root(self, handler: Handler) -> None:
         """`handler` gets every event that belongs to no session."""
@@ -100,18 +102,17 @@ class CdpPipe:
         self._writer.write(json.dumps(outgoing).encode() + b"\0")
         return number
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, closed: asyncio.Event) -> None:
         try:
             while True:
                 self._dispatch(json.loads((await reader.readuntil(b"\0"))[:-1]))
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # the browser is gone; its exit is watched elsewhere
         finally:
-            self.closed.set()
+            closed.set()
             self._fail(None)
-            if self._writer is not None:
-                with contextlib.suppress(OSError):
-                    self._writer.close()
+            with contextlib.suppress(OSError):
+                writer.close()
 
     def _dispatch(self, message: Message) -> None:
         if "id" in message:

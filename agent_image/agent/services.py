@@ -95,11 +95,7 @@ class Services:
 
     async def ready(self) -> None:
         """Take the started browser over, tell Berth, load what is heavy."""
-        pipe = self._parts.browser.pipe
-        await self._tabs.start()
-        downloads = self._parts.config.work / "downloads"
-        await pipe.call("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
-        self._usable = True
+        await self._take_over()
         age = process_age()
         self.channel.tell("ready", seconds=round(age, 3))
         log.info("ready", seconds=round(age, 3), browser=self._parts.browser.version)
@@ -107,6 +103,23 @@ class Services:
             self._run(self._open_start_page())
         if self._parts.config.model is not None:
             self._tasks.preload()
+
+    def browser_gone(self) -> None:
+        """A person closed the browser: refuse commands until it is back."""
+        self._usable = False
+        self._tasks.stop(CommandFault.BROWSER_FAILED, "the browser was closed by its user")
+
+    async def browser_back(self) -> None:
+        """A new browser runs in the old one's place."""
+        await self._take_over()
+        self._tell("browser_reopened", "its user had closed it")
+
+    async def _take_over(self) -> None:
+        await self._tabs.start()
+        downloads = self._parts.config.work / "downloads"
+        how = {"behavior": "allow", "downloadPath": str(downloads)}
+        await self._parts.browser.pipe.call("Browser.setDownloadBehavior", how)
+        self._usable = True
 
     async def health(self) -> Health:
         """The agent's own judgement, right now."""

@@ -62,6 +62,7 @@ class Supervisor:
         self._desktop = Desktop(config.work, self._sockets, settings.width, settings.height)
         self._browser = Browser(settings, config.profile, config.work, CdpPipe())
         self._services: Services | None = None
+        self._reopening: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
@@ -73,9 +74,10 @@ class Supervisor:
             self._end(self._failed(error))
         ending = await self._ending
         log.info("stopping", code=ending.code, reason=ending.reason)
-        starting.cancel()
-        orphans.cancel()
-        await asyncio.gather(starting, orphans, return_exceptions=True)
+        tasks = [task for task in (starting, orphans, self._reopening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._stop(ending)
         leave_word(self._config.work, ending.code, ending.reason)
         log.info("stopped", code=ending.code)
@@ -95,7 +97,23 @@ class Supervisor:
             browser.cancel()
         await self._services.ready()
         for part in self._parts():
-            part.exited.add_done_callback(lambda done, part=part: self._part_ended(part))
+            self._watch(part)
+
+    def _watch(self, part: Part) -> None:
+        part.exited.add_done_callback(lambda done: self._part_ended(part))
+
+    async def _reopen(self, services: "Services") -> None:
+        """A person closed the last window, and with it the browser: the desktop must not stay empty."""
+        log.info("browser.closed_by_user")
+        services.browser_gone()
+        try:
+            await self._browser.start(self._desktop.environment(_environment(self._config.work)), self._gateway.port)
+            await services.browser_back()
+        except (PartFailed, CdpError, TimeoutError, OSError) as error:
+            self._end(Ending(PART_CRASHED, f"the browser did not come back: {error}"))
+            return
+        if self._browser.part is not None:
+            self._watch(self._browser.part)
 
     async def _open_services(self, loading: "asyncio.Task[object]") -> "Services":
         await loading
@@ -134,6 +152,9 @@ class Supervisor:
 
     def _part_ended(self, part: Part) -> None:
         if self._ending.done():
+            return
+        if part is self._browser.part and part.process.returncode == 0 and self._services is not None:
+            self._reopening = asyncio.create_task(self._reopen(self._services), name="reopen")
             return
         if part.killed and self._oom.rose():
             self._end(Ending(PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))

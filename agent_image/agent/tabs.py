@@ -100,13 +100,14 @@ class Tabs:
         self._count = 0
         self._work: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._closing = False
         self._opening = asyncio.Lock()
         self.commanding = 0
         """How many commands of ours run now: only then are a page's dialogs answered without asking a person."""
 
     async def start(self) -> None:
         """Watch every page there is and will be."""
+        self._tabs.clear()
+        self._by_target.clear()
         self._pipe.on_root(self._on_root)
         watched = [{"type": "page"}]
         await self._pipe.call("Target.setDiscoverTargets", {"discover": True, "filter": watched})
@@ -116,7 +117,6 @@ class Tabs:
         )
 
     def stop(self) -> None:
-        self._closing = True
         for task in list(self._work):
             task.cancel()
 
@@ -211,15 +211,6 @@ class Tabs:
         self._pipe.unroute(session)
         tab.touch()
         self._touch()
-        if not self._tabs and not self._closing and not self._pipe.closed.is_set():
-            self._spawn(self._never_empty())
-
-    async def _never_empty(self) -> None:
-        """A person closed the last page: the browser stays, with a blank one."""
-        try:
-            await self._ensure()
-        except (CdpError, TimeoutError) as error:
-            log.warning("tabs.no_page", error=str(error))
 
     def _on_page(self, tab: Tab, message: Message) -> None:
         params = message["params"]

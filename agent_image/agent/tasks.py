@@ -40,7 +40,7 @@ class TaskRunner:
         self._work = work
         self._session: Any = None
         self._current: asyncio.Task[Result] | None = None
-        self._stopped: CommandFailed | None = None
+        self._halt: asyncio.Future[CommandFailed] | None = None
         self._letting_go: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[None] | None = None
 
@@ -85,27 +85,25 @@ class TaskRunner:
             raise CommandFailed(CommandFault.NO_MODEL, "this agent has no model: LLM_BASE_URL is not set")
         if self._current is not None:
             raise CommandFailed(CommandFault.BUSY, "a task is running already")
-        self._stopped = None
-        self._current = asyncio.create_task(self._run(parameters, self._model), name="browser-use task")
+        run = asyncio.create_task(self._run(parameters, self._model), name="browser-use task")
+        self._current, self._halt = run, asyncio.get_running_loop().create_future()
         try:
-            return await self._current
-        except asyncio.CancelledError:
-            # A run that was cut off leaves its session in the middle of something: not used again, let go behind us.
-            self._letting_go = asyncio.create_task(self._detach(), name="let browser-use go")
-            if self._stopped is not None:
-                raise self._stopped from None
-            raise
+            await asyncio.wait({run, self._halt}, return_when=asyncio.FIRST_COMPLETED)
+            if self._halt.done():
+                raise self._halt.result()
+            return run.result()
         finally:
-            if not self._current.done():
-                self._current.cancel()
-            self._current = None
+            if not run.done():
+                # Cut off in the middle of something: what it leaves is not used again, and is let go behind us.
+                run.cancel()
+                self._letting_go = asyncio.create_task(self._let_run_go(run), name="let browser-use go")
+            self._current = self._halt = None
 
     def stop(self, fault: CommandFault, detail: str) -> bool:
         """End the running task with `fault`; False when none runs."""
-        if self._current is None or self._current.done():
+        if self._halt is None or self._halt.done():
             return False
-        self._stopped = CommandFailed(fault, detail)
-        self._current.cancel()
+        self._halt.set_result(CommandFailed(fault, detail))
         return True
 
     async def close(self) -> None:
@@ -114,9 +112,15 @@ class TaskRunner:
         await self._let_go()
         await self._detach()
 
+    async def _let_run_go(self, run: "asyncio.Task[Result]") -> None:
+        await asyncio.wait({run}, timeout=_DETACH_SECONDS)
+        if run.done() and not run.cancelled() and (error := run.exception()) is not None:
+            log.info("tasks.cut_off", error=repr(error)[:300])
+        await self._detach()
+
     async def _let_go(self) -> None:
         if self._letting_go is not None:
-            await asyncio.wait({self._letting_go}, timeout=_DETACH_SECONDS + 4)
+            await asyncio.wait({self._letting_go}, timeout=2 * _DETACH_SECONDS + 2)
             self._letting_go = None
 
     async def _run(self, parameters: RunTask, model: ModelAccess) -> Result:

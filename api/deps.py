@@ -93,7 +93,8 @@ class Deps:
             yield session, await users.require(session, who.user_id)
 
 
-def deps_of(connection: HTTPConnection) -> Deps:
+async def deps_of(connection: HTTPConnection) -> Deps:
+    # A coroutine: FastAPI would send a plain function to a thread, at a millisecond a request.
     deps: Deps = connection.app.state.deps
     return deps
 

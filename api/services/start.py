@@ -71,18 +71,18 @@ class Starter:
     async def start(self, who: Identity, project_id: str, body: StartBody, key: str | None) -> StartReply:
         """Raises `NotFound`, `KeyReused`, `InvalidRequest` (`unknown_template`), `Busy`, `Unavailable`."""
         by = _keyed(who, project_id, body, key)
-        template, pool = placement(self._deps.settings, body.template)
         async with self._deps.acting(who) as (session, _):
             await projects.require_member(session, project_id, who.user_id)
             # The agent first: whoever sees its row then also sees what was decided under the key in that transaction.
             found = await agents.current(session, who.user_id, project_id)
             kept = await idempotency.claim(session, by, self._deps.clock()) if by else Kept()
-        if kept.status is not None and kept.body is not None:
-            return StartReply(kept.status, kept.body)
-        if kept.outcome is not None:
-            return await self._reply(who, kept.outcome, by)
-        if found is not None and found.state is not AgentState.DRAINING:
-            return await self._reply(who, _as_it_is(found), by)
+            if kept.status is not None and kept.body is not None:
+                return StartReply(kept.status, kept.body)
+            template, pool = placement(self._deps.settings, body.template)
+            if kept.outcome is not None:
+                return await self._settle(session, kept.outcome, by)
+            if found is not None and found.state is not AgentState.DRAINING:
+                return await self._settle(session, _as_it_is(found), by, found)
         request = StartRequest(
             agent_id=new_agent_id(),
             user_id=who.user_id,
@@ -98,7 +98,12 @@ class Starter:
             if error.error_code != "worker_silent":
                 raise
             return _pending(project_id)
-        return await self._reply(who, outcome, by)
+        if outcome.reason == RejectReason.QUEUE_FULL:
+            raise _refusal(outcome)
+        async with self._deps.acting(who) as (session, _):
+            # The decision that was made in the key's own name counts, whichever replica carried it there.
+            decided = by and await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
+            return await self._settle(session, decided or outcome, by)
 
     async def _order(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
         """The workflow's answer; to a call that joined another's order, the agent is there already."""
@@ -130,28 +135,21 @@ class Starter:
         except TimeoutError:
             raise Unavailable("no worker answered in time", code="worker_silent") from None
 
-    async def _reply(self, who: Identity, outcome: StartAnswer, by: KeyedBy | None) -> StartReply:
+    async def _settle(
+        self, session: AsyncSession, outcome: StartAnswer, by: KeyedBy | None, found: AgentView | None = None
+    ) -> StartReply:
         """Build the answer from outcome and row, and keep it; what another call kept first is given instead."""
         if outcome.outcome is StartOutcome.REJECTED:
-            error = _refusal(outcome)
-            if error.retryable:
-                raise error
-        async with self._deps.acting(who) as (session, _):
-            if by is not None:
-                # The decision that was made in the key's own name counts, whichever replica carried it there.
-                decided = await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
-                outcome = decided or outcome
-            if outcome.outcome is StartOutcome.REJECTED:
-                status, body = 403, problems.body_of(_refusal(outcome))
-            else:
-                status, body = self._agent_answer(outcome, await self._view(session, outcome))
-            if by is not None:
-                kept = await idempotency.store(session, by, outcome, status, body)
-                status, body = kept.status or status, kept.body or body
+            status, body = 403, problems.body_of(_refusal(outcome))
+        else:
+            status, body = self._agent_answer(outcome, await self._view(session, outcome, found))
+        if by is not None:
+            kept = await idempotency.store(session, by, outcome, status, body)
+            status, body = kept.status or status, kept.body or body
         return StartReply(status, body)
 
-    async def _view(self, session: AsyncSession, outcome: StartAnswer) -> AgentView:
-        view = await agents.get(session, outcome.agent_id or "")
+    async def _view(self, session: AsyncSession, outcome: StartAnswer, found: AgentView | None) -> AgentView:
+        view = found or await agents.get(session, outcome.agent_id or "")
         if view is None:
             raise Unavailable("the agent's row is not there yet")
         return await queue.with_wait(session, view, self._deps.settings.queue.lifespan_minutes)

@@ -4,12 +4,14 @@ import asyncio
 import time
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.live.intake import MAX_SEQ, Intake
-from api.live.limits import SEND_SECONDS, Close, TokenBucket
+from api.live.inbox import Inbox
+from api.live.intake import Intake
+from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, now
+from api.live.whole import whole
 from core.db.engine import Db
 from core.db.notify import Listener, Subscription, Wake
 from core.db.repositories import channels, commands
@@ -17,8 +19,6 @@ from core.db.repositories.agents import AgentView
 from core.db.repositories.channels import Superseded
 from core.db.repositories.commands import CommandView
 from core.domain.wire import (
-    MAX_MESSAGE_BYTES,
-    UP,
     Ack,
     AgentOnline,
     AgentStatus,
@@ -36,25 +36,7 @@ _ONLINE_SECONDS = 10.0
 _CLAIM_LIMIT = 32
 # A wake-up wakes the sender at once; this is how soon it notices what no wake-up told, such as a dead token.
 _LOOK_SECONDS = 30.0
-_GARBAGE_BUDGET = 10
-_RATE, _BURST = 100.0, 200.0
 _HEARTBEAT_APART_SECONDS = 1.0
-_KNOWN = frozenset({"agent_online", "ready", "agent_status", "command_result", "heartbeat"})
-
-
-class Closing(Exception):
-    """Ends the socket with `code`."""
-
-    def __init__(self, code: Close, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
-class _Envelope(BaseModel):
-    """The little that every message has, to tell an unknown type from garbage."""
-
-    type: str
-    agent_id: str = ""
 
 
 class AgentSocket:
@@ -75,8 +57,7 @@ class AgentSocket:
         self._socket, self._who, self._token_hash, self._replica = socket, who, token_hash, replica
         self._db, self._listener, self._intake = db, listener, intake
         self._stale_seconds = stale_seconds
-        self._bucket = TokenBucket(_RATE, _BURST)
-        self._garbage_left = _GARBAGE_BUDGET
+        self._inbox = Inbox(socket, who.agent_id)
         self._epoch = 0
         self._beat_at = time.monotonic()
         self._beat_stored_at, self._beat_status = 0.0, ""
@@ -114,7 +95,7 @@ class AgentSocket:
         with self._listener.subscribe((Wake.COMMANDS, who.agent_id), (Wake.CHANNEL, who.agent_id)) as news:
             try:
                 async with asyncio.timeout(_ONLINE_SECONDS):
-                    first = await self._message()
+                    first = await self._inbox.next()
             except TimeoutError:
                 raise Closing(Close.GARBAGE, "agent_online must come first") from None
             if not isinstance(first, AgentOnline):
@@ -154,55 +135,13 @@ class AgentSocket:
 
     async def _read(self) -> None:
         while True:
-            match await self._message():
+            match await self._inbox.next():
                 case Heartbeat() as beat:
                     await self._heard(beat)
                 case Ready() | AgentStatus() | CommandResult() as message:
-                    await self._send(Ack(seq=await self._intake.take(self._who, self._epoch, message)))
+                    await self._send(Ack(seq=await whole(self._intake.take(self._who, self._epoch, message))))
                 case AgentOnline():
-                    self._spoil("agent_online came twice")
-
-    async def _message(self) -> AgentOnline | Ready | AgentStatus | CommandResult | Heartbeat:
-        """The next message that makes sense and is this agent's own."""
-        while True:
-            raw = await self._receive()
-            if not self._bucket.take():
-                raise Closing(Close.FLOOD, "too many messages")
-            if len(raw) > MAX_MESSAGE_BYTES:
-                raise Closing(Close.TOO_BIG, "message too big")
-            try:
-                message = UP.validate_json(raw)
-            except ValidationError:
-                self._unknown(raw)
-                continue
-            if message.seq > MAX_SEQ:
-                self._spoil("seq is too large")
-                continue
-            if message.agent_id != self._who.agent_id:
-                raise Closing(Close.NOT_YOURS, "the token is another agent's")
-            return message
-
-    def _unknown(self, raw: bytes) -> None:
-        try:
-            envelope = _Envelope.model_validate_json(raw)
-        except ValidationError:
-            return self._spoil("not a message")
-        if envelope.type in _KNOWN:
-            return self._spoil("malformed")
-        log.info("channel.unknown_type", agent_id=self._who.agent_id, type=envelope.type[:64])
-
-    def _spoil(self, what: str) -> None:
-        self._garbage_left -= 1
-        log.warning("channel.garbage", agent_id=self._who.agent_id, what=what)
-        if self._garbage_left < 0:
-            raise Closing(Close.GARBAGE, what)
-
-    async def _receive(self) -> bytes:
-        event = await self._socket.receive()
-        if event["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(event.get("code", 1005))
-        text: str | None = event.get("text")
-        return event.get("bytes") or b"" if text is None else text.encode()
+                    self._inbox.spoil("agent_online came twice")
 
     async def _heard(self, beat: Heartbeat) -> None:
         self._beat_at = time.monotonic()
@@ -210,13 +149,13 @@ class AgentSocket:
         if status == self._beat_status and self._beat_at - self._beat_stored_at < _HEARTBEAT_APART_SECONDS:
             return
         self._beat_stored_at, self._beat_status = self._beat_at, status
-        await self._intake.heartbeat(self._who, self._epoch, beat.health)
+        await whole(self._intake.heartbeat(self._who, self._epoch, beat.health))
 
     async def _watch(self) -> None:
         while True:
             silent = time.monotonic() - self._beat_at
             if silent >= self._stale_seconds:
-                await self._intake.missed(self._who, self._epoch, silent)
+                await whole(self._intake.missed(self._who, self._epoch, silent))
                 await asyncio.sleep(self._stale_seconds)
             else:
                 await asyncio.sleep(self._stale_seconds - silent)
@@ -224,12 +163,9 @@ class AgentSocket:
     # ---- down ----
 
     async def _dispatch(self, news: Subscription) -> None:
-        who, woken = self._who, True
+        woken = True
         while True:
-            async with self._db.transaction() as session:
-                await channels.held_by(session, who, self._epoch)
-                due = await commands.claim(session, who.agent_id, who.attempt, self._epoch, now(), _CLAIM_LIMIT)
-                unwanted = await commands.to_cancel(session, who.agent_id, who.attempt) if woken else []
+            due, unwanted = await whole(self._due(with_cancels=woken))
             for command in due:
                 await self._order(command)
             for command_id in unwanted:
@@ -240,6 +176,15 @@ class AgentSocket:
                 self._cancelled.intersection_update(unwanted)
             woken = len(due) == _CLAIM_LIMIT or await news.wait(_LOOK_SECONDS)
 
+    async def _due(self, *, with_cancels: bool) -> tuple[list[CommandView], list[str]]:
+        """What this socket has to send now, taken in its name, and the ids of commands to give up."""
+        who = self._who
+        async with self._db.transaction() as session:
+            await channels.held_by(session, who, self._epoch)
+            due = await commands.claim(session, who.agent_id, who.attempt, self._epoch, now(), _CLAIM_LIMIT)
+            unwanted = await commands.to_cancel(session, who.agent_id, who.attempt) if with_cancels else []
+        return due, unwanted
+
     async def _order(self, command: CommandView) -> None:
         if command.kind == commands.EXECUTE:
             await self._send(execute_message(command))
@@ -248,6 +193,9 @@ class AgentSocket:
         await self._send(
             GracefulShutdown(reason=str(parameters["reason"]), within_seconds=float(parameters["withinSeconds"]))
         )
+        await whole(self._told(command))
+
+    async def _told(self, command: CommandView) -> None:
         async with self._db.transaction() as session:
             await commands.told(session, command.agent_id, command.command_id, now())
 

@@ -10,8 +10,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from api.live.limits import SEND_SECONDS, Close
+from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, Reacher, now
+from api.live.whole import whole
 from core.db.engine import Db
 from core.db.notify import Listener, Wake
 from core.db.repositories import agents, tickets
@@ -35,12 +36,6 @@ _MAX_QUEUE = 16
 _INPUT = frozenset({4, 5, 6, 255})
 
 
-class Ended(Exception):
-    def __init__(self, code: Close, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
 class Desktops:
     """Admits viewers by ticket and carries their sockets."""
 
@@ -48,18 +43,18 @@ class Desktops:
         self._db, self._listener, self._reach = db, listener, reach
 
     async def admit(self, ticket: str) -> tuple[TicketGrant, AgentView]:
-        """Use a ticket up, and check again all that it stood for. Raises `Ended`."""
+        """Use a ticket up, and check again all that it stood for. Raises `Closing`."""
         async with self._db.transaction() as session:
             grant = await tickets.consume(session, ticket, TicketKind.DESKTOP, now())
             view = None if grant is None or grant.agent_id is None else await agents.get(session, grant.agent_id)
         if grant is None or view is None:
-            raise Ended(Close.REFUSED, "the ticket is unknown, used or expired")
+            raise Closing(Close.REFUSED, "the ticket is unknown, used or expired")
         if not _may_look(view, grant):
-            raise Ended(Close.REFUSED, "the ticket is of an agent that is over")
+            raise Closing(Close.REFUSED, "the ticket is of an agent that is over")
         return grant, view
 
     async def carry(self, viewer: WebSocket, grant: TicketGrant, view: AgentView) -> None:
-        """Join the accepted socket to the agent's screen until one side leaves or access ends. Raises `Ended`."""
+        """Join the accepted socket to the agent's screen until one side leaves or access ends. Raises `Closing`."""
         try:
             reach = await self._reach(view.runtime, view.agent_id, view.attempt)
             async with connect(
@@ -76,7 +71,7 @@ class Desktops:
                 await self._join(viewer, screen, grant)
         except (RuntimeFault, InvalidHandshake, OSError) as error:
             log.warning("desktop.not_reached", agent_id=view.agent_id, error=type(error).__name__)
-            raise Ended(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None
+            raise Closing(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None
 
     async def _join(self, viewer: WebSocket, screen: ClientConnection, grant: TicketGrant) -> None:
         tasks = [
@@ -101,15 +96,15 @@ class Desktops:
                 raise WebSocketDisconnect(event.get("code", 1005))
             data = event.get("bytes")
             if not data:
-                raise Ended(Close.GARBAGE, "only binary messages")
+                raise Closing(Close.GARBAGE, "only binary messages")
             if grant.mode == "control" and data[0] in _INPUT and time.monotonic() - touched > _TOUCH_SECONDS:
                 touched = time.monotonic()
-                await self._touch(grant)
+                await whole(self._touch(grant))
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     await screen.send(data)
             except ConnectionClosed:
-                raise Ended(Close.ENDED, "the agent closed its screen") from None
+                raise Closing(Close.ENDED, "the agent closed its screen") from None
 
     async def _touch(self, grant: TicketGrant) -> None:
         try:
@@ -118,19 +113,22 @@ class Desktops:
         except DATABASE_AWAY as error:
             log.warning("desktop.not_touched", error=type(error).__name__)
 
+    async def _present(self, agent_id: str) -> AgentView | None:
+        async with self._db.transaction() as session:
+            return await agents.get(session, agent_id)
+
     async def _watch(self, grant: TicketGrant) -> None:
         """Raise when the viewer may look no longer."""
         agent_id = grant.agent_id or ""
         with self._listener.subscribe((Wake.CHANNEL, agent_id), (Wake.EVENTS, grant.user_id)) as news:
             while True:
                 try:
-                    async with self._db.transaction() as session:
-                        view = await agents.get(session, agent_id)
+                    view = await whole(self._present(agent_id))
                 except DATABASE_AWAY as error:
                     log.warning("desktop.not_checked", error=type(error).__name__)
                 else:
                     if view is None or not _may_look(view, grant):
-                        raise Ended(Close.ENDED, "the agent has ended")
+                        raise Closing(Close.ENDED, "the agent has ended")
                 await news.wait(_LOOK_SECONDS)
 
 
@@ -142,8 +140,8 @@ async def _down(viewer: WebSocket, screen: ClientConnection) -> None:
     except ConnectionClosed:
         pass
     except TimeoutError:
-        raise Ended(Close.SLOW, "too slow") from None
-    raise Ended(Close.ENDED, "the agent closed its screen")
+        raise Closing(Close.SLOW, "too slow") from None
+    raise Closing(Close.ENDED, "the agent closed its screen")
 
 
 def _may_look(view: AgentView, grant: TicketGrant) -> bool:

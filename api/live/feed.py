@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.live.limits import SEND_SECONDS, Close
+from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, now
 from api.live.positions import Positions, Watcher
+from api.live.whole import whole
 from api.pagination import seal, unseal
 from core.db.engine import Db
 from core.db.notify import Listener, Wake
@@ -57,12 +58,6 @@ def place_of(cursor: str) -> int:
     return int(place)
 
 
-class Ending(Exception):
-    def __init__(self, code: Close, reason: str) -> None:
-        super().__init__(reason)
-        self.code, self.reason = code, reason
-
-
 class Feed:
     """One accepted socket. Pulls from the database as fast as the client reads, so there is no queue to overflow."""
 
@@ -84,7 +79,7 @@ class Feed:
 
     async def serve(self) -> None:
         """Until the client leaves, its time is up, or it does not behave."""
-        ending = Ending(Close.RECONNECT, "reconnect")
+        closing = Closing(Close.RECONNECT, "reconnect")
         tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._lifetime_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -98,13 +93,13 @@ class Feed:
             match outcome:
                 case WebSocketDisconnect():
                     return
-                case Ending():
-                    ending = outcome
+                case Closing():
+                    closing = outcome
                 case _:
                     raise outcome
         try:
             async with asyncio.timeout(SEND_SECONDS):
-                await self._socket.close(ending.code, ending.reason)
+                await self._socket.close(closing.code, closing.reason)
         except (TimeoutError, WebSocketDisconnect, RuntimeError):
             log.info("feed.gone", user_id=self._user_id)
 
@@ -113,7 +108,7 @@ class Feed:
         event = await self._socket.receive()
         if event["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(event.get("code", 1005))
-        raise Ending(Close.GARBAGE, "this socket only tells")
+        raise Closing(Close.GARBAGE, "this socket only tells")
 
     async def _write(self) -> None:
         with (
@@ -131,11 +126,7 @@ class Feed:
 
     async def _push_new(self, watcher: Watcher) -> None:
         while True:
-            async with self._db.transaction() as session:
-                head = await events.head(session, self._user_id)
-                # Without a place to begin, and after one that is yet to come, begin now.
-                self._after = head if self._after is None else min(self._after, head)
-                batch = await events.of_user(session, self._user_id, self._after, _BATCH)
+            batch = await whole(self._batch())
             for event in batch:
                 await self._send(_message(event))
                 self._after = event.cursor
@@ -143,15 +134,22 @@ class Feed:
                 break
         for place in watcher.places.values():
             if self._told.get(place.agent_id) != place:
-                await self._send(_moved(place, self._after))
+                await self._send(_moved(place, self._after or 0))
         self._told = dict(watcher.places)
+
+    async def _batch(self) -> list[Event]:
+        async with self._db.transaction() as session:
+            head = await events.head(session, self._user_id)
+            # Without a place to begin, and after one that is yet to come, begin now.
+            self._after = head if self._after is None else min(self._after, head)
+            return await events.of_user(session, self._user_id, self._after, _BATCH)
 
     async def _send(self, message: FeedEvent) -> None:
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._socket.send_text(message.model_dump_json(by_alias=True))
         except TimeoutError:
-            raise Ending(Close.SLOW, "too slow") from None
+            raise Closing(Close.SLOW, "too slow") from None
 
 
 def _message(event: Event) -> FeedEvent:

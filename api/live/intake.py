@@ -22,8 +22,6 @@ log = structlog.get_logger()
 
 FAILED_CHECKS_TO_REPORT = 3
 VIEWER_ACTIVE = "viewer_active"
-# Beyond it an integer is no longer the same number on both sides of JSON.
-MAX_SEQ = 1 << 53
 
 
 class Intake:

@@ -40,6 +40,14 @@ class Close(IntEnum):
     FLOOD = 4429
 
 
+class Closing(Exception):
+    """Ends a socket with `code`."""
+
+    def __init__(self, code: Close, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
 class TokenBucket:
     """Lets `burst` through at once and `rate` a second after that."""
 

@@ -12,9 +12,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.deps import Caller, DepsOf
 from api.live.calls import not_ready
-from api.live.desktop import TICKET_LIFETIME, VIEWABLE, Ended
+from api.live.desktop import TICKET_LIFETIME, VIEWABLE
 from api.live.hub import Live, live_of
-from api.live.limits import Close
+from api.live.limits import Close, Closing
 from api.live.origins import check_origin
 from api.live.ports import DATABASE_AWAY, now
 from api.problems import answer, responses
@@ -123,8 +123,8 @@ async def socket(viewer: WebSocket) -> None:
         await _view(live, viewer, ticket)
     except WebSocketDisconnect:
         return
-    except Ended as ended:
-        await _close(viewer, ended.code, ended.reason)
+    except Closing as closing:
+        await _close(viewer, closing.code, closing.reason)
     except Busy as busy:
         await _close(viewer, Close.TRY_AGAIN, busy.detail)
     except DATABASE_AWAY as error:

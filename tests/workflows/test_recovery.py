@@ -1,0 +1,115 @@
+"""What follows a failure: another attempt after a pause, or the end."""
+
+from datetime import timedelta
+
+import pytest
+
+from core.domain.lifecycle import AgentState
+from core.domain.orders import StartOutcome
+from core.domain.recovery import FailureKind
+from core.domain.templates import Simulation, Template
+from core.domain.timings import Timings
+from tests.fixtures.stage import SetStage, Stage
+
+
+async def restarts(stage: Stage, agent_id: str) -> list[tuple[str | None, float]]:
+    """Reason and pause of each restart."""
+    return [
+        (event.reason, event.detail["afterSeconds"])
+        for event in await stage.events(agent_id)
+        if event.kind == "agent.restarting"
+    ]
+
+
+async def test_silent_agent_is_restarted_after_two_four_and_eight_seconds_then_failed(set_stage: SetStage) -> None:
+    mute = {"default": Template(simulation=Simulation(never_ready=True))}
+    stage = await set_stage(Timings(), templates=mute)
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.exists(agent_id)
+    await stage.forward(4 * 90 + 2 + 4 + 8 + 1)
+    failed = await stage.until(agent_id, AgentState.FAILED)
+    assert (failed.reason, failed.restart_count, failed.attempt) == ("start_deadline", 3, 4)
+    assert await restarts(stage, agent_id) == [("start_deadline", pause) for pause in (2, 4, 8)]
+    await stage.nothing_left()
+
+
+async def test_crashed_agent_comes_back_as_its_next_attempt_and_the_fourth_crash_ends_it(stage: Stage) -> None:
+    agent_id = await stage.started()
+    for attempt in (1, 2, 3):
+        await stage.fail(agent_id, FailureKind.OUT_OF_MEMORY, attempt=attempt)
+        await stage.until(agent_id, AgentState.RESTARTING)
+        agent = await stage.until(agent_id, AgentState.RUNNING)
+        assert (agent.attempt, agent.restart_count) == (attempt + 1, attempt)
+    await stage.fail(agent_id, FailureKind.OUT_OF_MEMORY)
+    assert (await stage.until(agent_id, AgentState.FAILED)).reason == "out_of_memory"
+    assert await restarts(stage, agent_id) == [("out_of_memory", pause) for pause in (0.1, 0.2, 0.4)]
+    await stage.nothing_left()
+    # A failed agent frees the quota: the next start is a new life.
+    again = await stage.start()
+    assert again.outcome is StartOutcome.CREATED
+    assert again.agent_id != agent_id
+
+
+async def test_ten_healthy_minutes_forgive_earlier_restarts(set_stage: SetStage) -> None:
+    stage = await set_stage({"healthy_seconds": 600, "idle_seconds": 7200})
+    agent_id = await stage.started()
+    for attempt in (1, 2):
+        await stage.fail(agent_id, attempt=attempt)
+        await stage.until(agent_id, AgentState.RESTARTING)
+        await stage.until(agent_id, AgentState.RUNNING)
+    await stage.forward(601)
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    agent = await stage.until(agent_id, AgentState.RUNNING)
+    assert agent.restart_count == 1
+    assert [pause for _, pause in await restarts(stage, agent_id)] == [0.1, 0.2, 0.1]
+
+
+async def test_agent_that_cannot_start_is_not_tried_again(set_stage: SetStage) -> None:
+    templates = {"default": Template(simulation=Simulation(exit_after_seconds=0.05, exit_code=78, never_ready=True))}
+    stage = await set_stage(templates=templates)
+    agent_id = (await stage.start()).agent_id or ""
+    failed = await stage.until(agent_id, AgentState.FAILED)
+    assert (failed.reason, failed.restart_count) == ("cannot_start", 0)
+    await stage.nothing_left()
+
+
+async def test_creation_that_fails_twice_is_tried_again_without_a_restart(set_stage: SetStage) -> None:
+    stage = await set_stage(templates={"default": Template(simulation=Simulation(fail_create=2))})
+    agent_id = await stage.started()
+    assert (await stage.agent(agent_id)).attempt == 1
+    assert await restarts(stage, agent_id) == []
+
+
+async def test_agent_that_exits_by_itself_is_seen_and_restarted(set_stage: SetStage) -> None:
+    templates = {"default": Template(simulation=Simulation(exit_after_seconds=0.3, exit_code=75))}
+    stage = await set_stage(templates=templates)
+    agent_id = await stage.started()
+    await stage.until(agent_id, AgentState.RESTARTING)
+    assert (await restarts(stage, agent_id))[0] == ("crash", 0.1)
+    await stage.stop(agent_id)
+    await stage.nothing_left()
+
+
+async def test_restart_that_its_user_asked_for_counts_as_none(stage: Stage) -> None:
+    agent_id = await stage.started()
+    for attempt in (2, 3, 4, 5, 6):
+        await stage.lives.restart(await stage.agent(agent_id))
+        await stage.until(agent_id, AgentState.RESTARTING, AgentState.STARTING)
+        agent = await stage.until(agent_id, AgentState.RUNNING)
+        assert (agent.attempt, agent.restart_count) == (attempt, 0)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CRASH, FailureKind.HEALTH])
+async def test_stop_in_the_pause_before_a_restart_ends_the_life_at_once(set_stage: SetStage, kind: FailureKind) -> None:
+    stage = await set_stage({"restart_backoff_seconds": 600, "grace_seconds": 600})
+    agent_id = await stage.started()
+    await stage.fail(agent_id, kind)
+    restarting = await stage.until(agent_id, AgentState.RESTARTING)
+    assert restarting.deadline_at is not None
+    assert restarting.started_at is not None
+    assert restarting.deadline_at - restarting.started_at > timedelta(seconds=599)
+    await stage.stop(agent_id, "inactivity", grace_seconds=300)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert (await stage.kinds(agent_id))[-3:] == ["restarting", "draining", "terminated"]
+    await stage.nothing_left()

@@ -19,6 +19,7 @@ from core.errors import Unavailable
 log = structlog.get_logger()
 
 _BACKLOG = 2048
+_UNREAD_MS = 30_000
 _OPTIONS: dict[str, Any] = {
     "lifespan": "on",
     "log_config": None,
@@ -68,6 +69,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it: a peer that takes nothing for so long is cut off, although it answers the kernel's probes.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
     try:
         listening.bind((host, port))
         listening.listen(_BACKLOG)

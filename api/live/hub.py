@@ -14,7 +14,7 @@ from api.live import serverlog
 from api.live.calls import Calls
 from api.live.desktop import Desktops
 from api.live.intake import Intake
-from api.live.limits import USER_SOCKET_SECONDS
+from api.live.limits import MAX_USER_CALLS, MAX_USER_SOCKETS, USER_SOCKET_SECONDS
 from api.live.positions import Positions
 from api.live.presence import stay_present
 from api.live.reporter import Reporter
@@ -39,7 +39,8 @@ class Live:
     calls: Calls
     desktops: Desktops
     positions: Positions
-    seats: Seats = field(default_factory=Seats)
+    seats: Seats = field(default_factory=lambda: Seats(MAX_USER_SOCKETS, "sockets"))
+    calling: Seats = field(default_factory=lambda: Seats(MAX_USER_CALLS, "waiting calls"))
     intray: Intray = field(default_factory=Intray)
     user_socket_seconds: float = USER_SOCKET_SECONDS
 

@@ -11,6 +11,8 @@ SEND_SECONDS = 10.0
 # The user's sockets end by themselves, so that a token that expired or a replica that left is noticed.
 USER_SOCKET_SECONDS = 15 * 60.0
 MAX_USER_SOCKETS = 20
+# More than one agent may have open: the same command may be waited for by several.
+MAX_USER_CALLS = 100
 
 # For whoever starts the server: the socket library itself refuses what is too large, before it is in memory.
 # Compression would cost each socket some memory and carries pictures no better.

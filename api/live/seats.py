@@ -1,16 +1,15 @@
-"""How many sockets each user holds in this process."""
+"""How many sockets, or waiting calls, each user holds in this process."""
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
-from api.live.limits import MAX_USER_SOCKETS
 from core.errors import Busy
 
 
 class Seats:
-    def __init__(self, most: int = MAX_USER_SOCKETS) -> None:
-        self._most = most
+    def __init__(self, most: int, what: str) -> None:
+        self._most, self._what = most, what
         self._taken: Counter[str] = Counter()
 
     def taken(self, user_id: str) -> int:
@@ -20,7 +19,7 @@ class Seats:
     def take(self, user_id: str) -> Iterator[None]:
         """One seat for the time of the block. Raises `Busy`."""
         if self._taken[user_id] >= self._most:
-            raise Busy(f"at most {self._most} sockets at a time; close one")
+            raise Busy(f"at most {self._most} {self._what} at a time; let one end first")
         self._taken[user_id] += 1
         try:
             yield

@@ -65,7 +65,8 @@ async def execute(
         parameters=parameters,
         seconds=body.timeout_seconds,
     )
-    command = await live.calls.execute(call)
+    with live.calling.take(who.user_id):
+        command = await live.calls.execute(call)
     if command.state is not CommandState.DONE:
         raise error_of(command)
     return ExecuteAnswer(command_id=command.command_id, result=command.result or {})

@@ -107,6 +107,7 @@ async def test_stop_with_grace_counts_down_and_keep_takes_it_back(dashboard: Das
     await expect(figure).to_have_text(re.compile(r"^0:(30|29|28)$"))
     await expect(figure).to_have_text(re.compile(r"^0:2[0-7]$"))
     await expect(card(page, "shop")).to_contain_text("Stopping soon")
+    await expect(page).to_have_title(re.compile(r"^0:\d\d shop stops"))
     await card(page, "shop").get_by_role("button", name="Keep it").click()
     await expect(card(page, "shop")).to_contain_text("Running")
     await expect(agent(page, "shop").locator(".counter")).to_be_hidden()

@@ -20,7 +20,7 @@ export class Card {
     this.node = el(
       "li",
       { class: "card", "data-agent": agent.agentId },
-      el("div", { class: "head" }, el("h3", {}, this.link), this.chip.node),
+      el("div", { class: "head" }, el("h2", {}, this.link), this.chip.node),
       el("p", { class: "what" }, this.line),
       el("div", { class: "foot" }, el("span", { class: "faint" }, this.how, " ", this.since), el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
     );

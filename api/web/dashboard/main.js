@@ -1,6 +1,6 @@
 // Puts the page together: who is here, which view, and how true what is shown still is.
 
-import { clock, now, tick, timeOfDay } from "./clock.js";
+import { clock, left, now, tick, timeOfDay } from "./clock.js";
 import { Client } from "./client.js";
 import { el, say, show } from "./dom.js";
 import { EveryonePage } from "./everyone.js";
@@ -10,7 +10,7 @@ import { announce, fail } from "./notices.js";
 import { Orders } from "./orders.js";
 import { claims, forget, takeToken, token } from "./session.js";
 import { Store } from "./store.js";
-import { describe, remedy } from "./words.js";
+import { describe, inGrace, remedy } from "./words.js";
 
 const part = (id) => document.getElementById(id);
 const main = part("main");
@@ -125,6 +125,13 @@ function draw() {
   view.render(agentId);
 }
 
+/** What a person who looks at another tab should know: an agent of theirs is about to stop. */
+function urgent() {
+  const ending = store.list().filter((agent) => store.mine(agent) && inGrace(agent, now()));
+  ending.sort((a, b) => a.deadlineAt.localeCompare(b.deadlineAt));
+  return ending.length ? `${left(ending[0].deadlineAt)} ${ending[0].projectId} stops` : null;
+}
+
 const LINES = {
   connecting: () => "Connecting …",
   live: () => "Live",
@@ -144,8 +151,7 @@ function header() {
     if (link.dataset.view === viewName) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  const living = store.account ? ` (${store.account.used})` : "";
-  const title = viewName === "everyone" ? "Everyone · Berth" : `My agents${living} · Berth`;
+  const title = `${urgent() ?? (viewName === "everyone" ? "Everyone" : "My agents")} · Berth`;
   if (document.title !== title) document.title = title;
 }
 

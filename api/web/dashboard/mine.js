@@ -30,6 +30,7 @@ export class MinePage {
     this.earlier = el("details", { class: "earlier" }, this.summary, this.past);
     this.note = el("p", { class: "faint" }, "Older ones: ", el("code", {}, "berth agents list"), " shows all.");
     this.earlier.append(this.note);
+    this.earlier.addEventListener("toggle", () => store.changed());
     this.list = el("section", { class: "list", "aria-labelledby": "agents" },
       el("div", { class: "head" }, el("h1", { id: "agents" }, "My agents"), this.usage),
       this.form.node, this.empty, this.current, this.earlier);
@@ -46,6 +47,7 @@ export class MinePage {
   render(asked) {
     this.node.dataset.chosen = String(Boolean(asked));
     const agentId = asked ?? this.#likely();
+    this.node.dataset.empty = String(!agentId && this.store.agents.size === 0);
     const { store } = this;
     this.form.render();
     const { used, limit, tier } = store.account ?? {};

@@ -4,6 +4,11 @@ import { path } from "./client.js";
 import { busy, button, el, say, show } from "./dom.js";
 import { attempt } from "./notices.js";
 
+const TOLD = {
+  view: "You watch; it does not notice.",
+  control: "You and the agent share mouse and keyboard.",
+};
+
 export class Screen {
   #frame = null;
 
@@ -30,10 +35,12 @@ export class Screen {
   /** `can`: whether a desktop may be opened now; `why` not, else; `first`: nothing else is more urgent. */
   show(can, why, first) {
     this.watch.classList.toggle("primary", first);
-    show(this.watch, can && this.mode !== "view");
-    show(this.steer, can && this.mode !== "control");
+    const open = this.#frame !== null && !this.ended;
+    show(this.watch, can && !(open && this.mode === "view"));
+    show(this.steer, can && !(open && this.mode === "control"));
     show(this.shut, this.#frame !== null);
-    say(this.note, this.#frame ? (this.mode === "view" ? "You watch; it does not notice." : "You and the agent share mouse and keyboard.") : can ? "See what it does, or take the mouse yourself." : why);
+    if (open) say(this.note, TOLD[this.mode]);
+    else say(this.note, can ? "See what it does, or take the mouse yourself." : why);
     if (!can && this.#frame && this.ended) this.close();
   }
 

@@ -53,7 +53,7 @@ export class StartForm {
   /** The first project without an agent: most people have one or two. */
   #likely(projects) {
     const taken = new Set(this.store.list().filter((a) => a.endedAt === null).map((a) => a.projectId));
-    return projects.find((project) => !taken.has(project)) ?? projects[0] ?? "";
+    return projects.find((project) => !taken.has(project)) ?? "";
   }
 
   async #start() {

@@ -101,8 +101,9 @@ class _User:
             attached = answer.get("result", {}).get("sessionId")
             if isinstance(attached, str):
                 self._own(attached)
-            reply = {key: answer[key] for key in ("result", "error") if key in answer}
-            self._deliver({"id": number, **reply} | ({"sessionId": session} if session else {}))
+            outgoing: Message = {"id": number}
+            outgoing.update({key: answer[key] for key in ("result", "error") if key in answer})
+            self._deliver({**outgoing, "sessionId": session} if session else outgoing)
 
         self._pipe.send(message, session or self._root, answered)
 

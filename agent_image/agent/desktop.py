@@ -68,12 +68,13 @@ class Desktop:
         raise PartFailed(f"the VNC socket does not open: {self.server.last_words() if self.server else ''}")
 
     def _server_command(self, display_fd: int) -> list[str]:
+        # GLX would load a whole software renderer (50 MiB) that nobody draws with.
         # Without "-nolisten local" on purpose: the abstract socket is how servers that start together see that a
         # display number is taken. Who may draw is decided by the cookie.
         return [
             "Xtigervnc", "-displayfd", str(display_fd), "-geometry", self._size, "-depth", "24", "-nolisten", "tcp",
             "-rfbport", "-1", "-rfbunixpath", str(self.vnc), "-rfbunixmode", "0600", "-SecurityTypes", "None",
-            "-AlwaysShared", "-AcceptSetDesktopSize=0", "-noreset", "-auth", str(self.authority),
+            "-AlwaysShared", "-AcceptSetDesktopSize=0", "-noreset", "-extension", "GLX", "-auth", str(self.authority),
         ]  # fmt: skip
 
 

@@ -74,7 +74,7 @@ class Gateway:
             name = "127.0.0.1"  # RFC 6761: always this machine, whatever the resolver makes of it
         async with asyncio.timeout(_CONNECT_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(ipaddress.ip_address(info[4][0].split("%")[0]) for info in found))
+        addresses = list(dict.fromkeys(ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found))
         return self._policy.choose(host, port, addresses)
 
     async def check(self, url: str) -> None:

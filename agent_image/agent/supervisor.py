@@ -14,7 +14,7 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_image.agent import memory
 from agent_image.agent.addresses import AddressPolicy
@@ -69,7 +69,8 @@ class Supervisor:
         self._guard_process()
         starting = asyncio.create_task(self._start(), name="start")
         orphans = asyncio.create_task(self._reap(), name="orphans")
-        await asyncio.wait({starting, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {starting, self._ending}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self._ending.done() and (error := starting.exception()) is not None:
             self._end(self._failed(error))
         ending = await self._ending

@@ -88,7 +88,8 @@ class TaskRunner:
         run = asyncio.create_task(self._run(parameters, self._model), name="browser-use task")
         self._current, self._halt = run, asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait({run, self._halt}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {run, self._halt}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if self._halt.done():
                 raise self._halt.result()
             return run.result()

@@ -64,6 +64,10 @@ class Berth:
         berth = cls(_url(), token)
         try:
             yield berth
+        except KeyError as error:
+            raise Unreachable(
+                f"what answers at {berth.url} is no Berth of this version: no {error} in its answer"
+            ) from error
         finally:
             berth._http.close()
 

@@ -14,6 +14,8 @@ _ID = re.compile(r"ag-[0-9a-f]{32}")
 _PENDING_SECONDS = 60.0
 _WAIT_SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
+_ORDER_LOOKS, _ORDER_LOOK_SECONDS = 20, 0.1
+_STEADY = {"running", "starting"}
 _OVER = {"terminated", "cancelled", "failed"}
 _SINCE = {"queued": "createdAt", "requested": "createdAt", "starting": "startedAt", "running": "readyAt"}
 _DETAILS = (
@@ -52,11 +54,17 @@ def id_of(berth: Berth, which: str) -> str:
 
 
 def order(berth: Berth, which: str, what: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """Give an order and return the agent as it is then."""
-    answer: dict[str, Any] = berth.ask("POST", f"/api/agents/{segment(id_of(berth, which))}/{what}", body=body).body
+    """Give an order and return the agent as it is when the order shows, or soon after."""
+    agent_id = id_of(berth, which)
+    answer: dict[str, Any] = berth.ask("POST", f"/api/agents/{segment(agent_id)}/{what}", body=body).body
     # A restart of a failed agent is answered as a start is.
     if "status" in answer:
-        return berth.ask("GET", f"/api/agents/{segment(_started(answer))}").body  # type: ignore[no-any-return]
+        return find(berth, str(answer.get("agentId") or answer["agent"]["agentId"]))
+    # Orders are carried out by the agent's workflow: the answer may be from before it moved.
+    looks = 0 if what == "keep" else _ORDER_LOOKS
+    while answer["state"] in _STEADY and looks:
+        time.sleep(_ORDER_LOOK_SECONDS)
+        answer, looks = find(berth, agent_id), looks - 1
     return answer
 
 
@@ -157,10 +165,6 @@ def save(berth: Berth, path: str, output: Path) -> None:
         raise Fault(f"{output} cannot be written: {error.strerror}") from error
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _started(answer: dict[str, Any]) -> str:
-    return str(answer.get("agentId") or answer["agent"]["agentId"])
 
 
 def _since(agent: dict[str, Any]) -> str:

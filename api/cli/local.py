@@ -19,7 +19,7 @@ class LocalStack:
         path = self._data_dir / "stack.json"
         try:
             found = json.loads(path.read_text()).get(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError as error:
             raise WrongUse(f"{path} belongs to another user", "ask as the one who started the stack") from error
@@ -34,7 +34,7 @@ class LocalStack:
         path = self._data_dir / "secrets" / "auth"
         try:
             return SecretStr(path.read_text().strip())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise WrongUse(f"{path} cannot be read: {error.strerror}", "ask as the one who started it") from error

@@ -47,8 +47,8 @@ def token(
     projects = list(dict.fromkeys(check_id(name, "--project") for name in project or ()))
     settings = config.load(**({"data_dir": data_dir} if data_dir is not None else {}))
     stack = LocalStack(settings.data_dir)
-    auth = _auth(settings, stack)
-    asyncio.run(_provision(_database(settings, stack), user, tier, projects))
+    database, auth = _database(settings, stack), _auth(settings, stack)
+    asyncio.run(_provision(database, user, tier, projects))
     if auth is None:
         show.note(f"{user} is known now; their tokens come from {settings.auth.jwks_url}")
         return

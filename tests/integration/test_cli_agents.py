@@ -1,0 +1,326 @@
+"""What a person does with agents on the command line, against a real API on a real database."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from api.auth import Role, issue
+from api.live.feed import cursor_of
+from core.domain.events import EventKind
+from core.domain.lifecycle import AgentState
+from core.domain.tiers import Tier
+from core.domain.wire import Execute
+from tests.fixtures.api import Api
+from tests.fixtures.cli import Cli
+from tests.fixtures.live import LiveStage, serve
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 50
+
+
+@dataclass
+class Desk:
+    """`berth` as `owner`, whose project is `shop`, against the API of the test."""
+
+    api: Api
+    url: str
+    cli: Cli
+
+    def as_user(self, user_id: str, seconds: float = 300) -> Cli:
+        token = issue(self.api.settings.auth, user_id, Role.USER, datetime.now(UTC), timedelta(seconds=seconds))
+        return self.cli.given(API_URL=self.url, TOKEN=token)
+
+
+@pytest_asyncio.fixture
+async def desk(api: Api, cli: Cli) -> AsyncIterator[Desk]:
+    async with serve(api.app) as url:
+        yield Desk(api, url, cli)
+
+
+async def test_list_shows_ones_own_agents_and_nobody_elses(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    shown = await desk.as_user("owner")("agents", "list")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[1].split()[:3] == [agent_id, "shop", "running"]
+    strangers = await desk.as_user("stranger")("agents", "list")
+    assert (strangers.code, strangers.out) == (0, "")
+    assert strangers.line.startswith("no agents")
+
+
+async def test_json_is_the_answer_of_the_api(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    berth = desk.as_user("owner")
+    asked = (await desk.api.ask("GET", f"/api/agents/{agent_id}")).json()
+    assert json.loads((await berth("agents", "list", "--json")).out) == [asked]
+    assert json.loads((await berth("agents", "show", agent_id, "--json")).out) == asked
+    events = (await desk.api.ask("GET", f"/api/agents/{agent_id}/events")).json()["items"]
+    assert json.loads((await berth("agents", "events", agent_id, "--json")).out) == events
+    assert json.loads((await berth("queue", "--json")).out) == []
+
+
+async def test_start_over_the_quota_is_refused_with_what_would_help(desk: Desk) -> None:
+    await desk.api.member("owner", ["second"])
+    berth = desk.as_user("owner")
+    started = await berth("agents", "start", "shop")
+    assert started.code == 0
+    assert started.out.split()[1:] == ["starting", "created"]
+    again = await berth("agents", "start", "shop")
+    assert again.out.split()[0] == started.out.split()[0]
+    refused = await berth("agents", "start", "second")
+    assert (refused.code, refused.out) == (3, "")
+    assert "as many agents as your subscription allows" in refused.line
+    assert "stop another agent" in refused.line
+
+
+async def test_who_waits_sees_place_and_wait(desk: Desk) -> None:
+    await desk.api.lives.look(0)
+    berth = desk.as_user("owner")
+    started = await berth("agents", "start", "shop")
+    assert started.code == 0
+    agent_id, state, word, place = started.out.split()[:4]
+    assert (state, word, place) == ("queued", "place", "1,")
+    waiting = await berth("queue")
+    assert waiting.out.splitlines()[1].split()[:3] == [agent_id, "shop", "1"]
+    assert "min" in waiting.out
+    left = await berth("agents", "stop", agent_id, "--wait", "--json")
+    assert (left.code, json.loads(left.out)["state"]) == (0, "cancelled")
+
+
+async def test_warned_agent_is_kept_by_the_name_of_its_project(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    berth = desk.as_user("owner")
+    warned = await berth("agents", "stop", "shop", "--grace", "60")
+    assert warned.code == 0
+    assert "draining" in warned.out
+    listed = await berth("agents", "list")
+    assert "user_requested, ends in" in listed.out
+    kept = await berth("agents", "keep", "shop", "--json")
+    assert (kept.code, json.loads(kept.out)["agentId"]) == (0, agent_id)
+    late = await berth("agents", "keep", "shop")
+    assert late.code == 3
+    assert "no warning to take back" in late.line
+
+
+async def test_wait_for_a_start_that_fails_says_why(desk: Desk) -> None:
+    async with desk.as_user("owner").running("agents", "start", "shop", "--wait") as process:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), 20)
+        failed = (AgentState.FAILED, EventKind.FAILED, "image_pull")
+        await desk.api.lives.move(line.split()[0].decode(), *failed)
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert "is failed (image_pull)" in err.decode().splitlines()[-1]
+
+
+async def test_watch_tells_each_event_as_it_happens_until_it_is_interrupted(desk: Desk) -> None:
+    async with desk.as_user("owner").running("agents", "watch", "--json", "--after", cursor_of(0)) as process:
+        told = _lines(process)
+        agent_id = await _first_event(desk, told)
+        await desk.api.lives.run(agent_id)
+        ready = await told(lambda event: event["kind"] == "agent.ready")
+        assert (ready["agentId"], ready["state"]) == (agent_id, "running")
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.wait(), 10)
+    assert process.returncode == 0
+
+
+async def test_watch_loses_nothing_when_the_connection_breaks(desk: Desk) -> None:
+    async with AsyncExitStack() as stack:
+        line = await stack.enter_async_context(Line.to(desk.url))
+        berth = desk.as_user("owner").given(API_URL=line.url)
+        process = await stack.enter_async_context(berth.running("agents", "watch", "--json", "--after", cursor_of(0)))
+        told = _lines(process)
+        agent_id = await _first_event(desk, told)
+        line.cut()
+        await desk.api.lives.run(agent_id)
+        await desk.api.lives.end(agent_id)
+        line.mend()
+        kinds: list[str] = []
+        while not kinds or kinds[-1] != "agent.terminated":
+            kinds.append((await told(lambda _: True))["kind"])
+        assert kinds[-3:] == ["agent.ready", "agent.draining", "agent.terminated"]
+        assert len(kinds) == len(set(kinds))
+
+
+async def test_nothing_in_an_agents_words_reaches_the_terminal_as_a_command(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    evil = "gone\x1b]0;owned\x07\nFAKE LINE\x9b2J"
+    await desk.api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED, evil)
+    berth = desk.as_user("owner")
+    for command in (("agents", "list", "--all"), ("agents", "show", agent_id), ("agents", "events", agent_id)):
+        shown = await berth(*command)
+        assert shown.code == 0
+        assert "gone" in shown.out
+        assert not {"\x1b", "\x07", "\x9b"} & set(shown.out)
+        assert not any(line.startswith("FAKE") for line in shown.out.splitlines())
+
+
+async def test_logs_are_printed_as_they_come(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    desk.api.runtime.lines[agent_id] = [b"one\n", "zwei \u00e4\n".encode()]
+    assert (await desk.as_user("owner")("agents", "logs", "shop")).out == "one\nzwei \u00e4\n"
+    async with desk.as_user("owner").running("agents", "logs", "shop", "--follow") as process:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"one\n"
+        await asyncio.wait_for(desk.api.runtime.waiting.wait(), 20)
+        desk.api.runtime.more.set()
+        out, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert out.decode().splitlines()[-1] == "and more"
+
+
+async def test_command_gets_its_parameters_and_a_picture_becomes_a_file(live: LiveStage, cli: Cli) -> None:
+    agent = await live.agent(await live.user("ann"))
+    asked: list[Execute] = []
+
+    async def run(order: Execute) -> dict[str, Any]:
+        asked.append(order)
+        if order.command != "screenshot":
+            return {"url": "https://example.org/"}
+        headers = {"X-Agent-Token": agent.token, "Content-Type": "image/png"}
+        stored = await live.http.put(
+            f"{live.replicas[0]}/agent-artefacts/{order.command_id}", content=PNG, headers=headers
+        )
+        return dict(stored.json())
+
+    token = live.bearer(agent.user_id)["Authorization"].removeprefix("Bearer ")
+    berth = cli.given(API_URL=live.replicas[0], TOKEN=token)
+    fake = live.fake(agent, execute=run)
+    async with fake.online():
+        done = await berth("agents", "exec", agent.agent_id, "navigate", "url=https://example.org/?a=b", "newTab=true")
+        assert (done.code, json.loads(done.out)) == (0, {"url": "https://example.org/"})
+        assert asked[0].parameters == {"url": "https://example.org/?a=b", "newTab": True}
+        shot = await berth("agents", "exec", agent.agent_id, "screenshot", "-o", "page.png")
+        assert shot.code == 0, shot.err
+        assert (cli.home / "page.png").read_bytes() == PNG
+        wrong = await berth("agents", "exec", agent.agent_id, "navigate", "uri=x")
+        assert wrong.code == 2
+        assert "parameters.url" in wrong.line
+        unknown = await berth("agents", "exec", agent.agent_id, "fly")
+        assert unknown.code == 2
+        assert "screenshot" in unknown.line
+
+
+async def test_wrong_and_expired_tokens_are_refused_with_where_to_get_one(desk: Desk) -> None:
+    expired = await desk.as_user("owner", seconds=-60)("agents", "list")
+    assert expired.code == 3
+    assert "expired" in expired.line
+    assert "berth token USER" in expired.line
+    forged = await desk.cli.given(API_URL=desk.url, TOKEN="x.y.z")("agents", "list")
+    assert forged.code == 3
+    nobody = await desk.as_user("nobody")("agents", "list")
+    assert nobody.code == 3
+    assert "does not know this user" in nobody.line
+    without = await desk.cli.given(API_URL=desk.url)("agents", "list")
+    assert without.code == 2
+    assert "BERTH_TOKEN is not set" in without.line
+    watching = await desk.as_user("owner", seconds=-60)("agents", "watch")
+    assert watching.code == 3
+    assert "expired" in watching.line
+
+
+@pytest.mark.parametrize("command", [("agents", "list"), ("agents", "watch"), ("agents", "start", "shop")])
+async def test_absent_berth_is_not_reachable(
+    cli: Cli, serve_json: Callable[[Callable[[], Any]], Awaitable[str]], command: tuple[str, ...]
+) -> None:
+    other = (await serve_json(lambda: {"hello": "world"})).removesuffix("/keys")
+    for url in ("http://127.0.0.1:9", other):
+        said = await cli.given(API_URL=url, TOKEN="x")(*command)
+        assert (said.code, said.out) == (4, "")
+        assert url in said.line
+
+
+async def test_address_comes_from_the_local_stack_of_the_data_folder(desk: Desk, tmp_path: Path) -> None:
+    data = tmp_path / ".berth"
+    data.mkdir()
+    (data / "stack.json").write_text(json.dumps({"api": desk.url}))
+    berth = desk.as_user("owner")
+    del berth.environment["BERTH_API_URL"]
+    assert (await berth("queue", "--json")).code == 0
+
+
+async def test_ids_with_slashes_and_blanks_are_one_thing(desk: Desk) -> None:
+    await desk.api.member("owner", ["a/b c?d"], tier=Tier.BASIC)
+    berth = desk.as_user("owner")
+    started = await berth("agents", "start", "a/b c?d", "--json")
+    assert json.loads(started.out)["agent"]["projectId"] == "a/b c?d"
+    shown = await berth("agents", "show", "a/b c?d", "--json")
+    assert json.loads(shown.out)["agentId"] == json.loads(started.out)["agent"]["agentId"]
+
+
+Told = Callable[[Callable[[dict[str, Any]], bool]], Awaitable[dict[str, Any]]]
+
+
+def _lines(process: asyncio.subprocess.Process) -> Told:
+    """Waits for the next event that fits."""
+
+    async def told(fits: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            while line := await process.stdout.readline():
+                event: dict[str, Any] = json.loads(line)
+                if fits(event):
+                    return event
+        raise AssertionError("the watch ended")
+
+    return told
+
+
+async def _first_event(desk: Desk, told: Told) -> str:
+    """Start an agent and wait until its start was told; returns its id."""
+    agent_id: str = (await desk.api.start()).json()["agent"]["agentId"]
+    await told(lambda event: event["kind"] == "agent.starting")
+    return agent_id
+
+
+class Line:
+    """A connection between clients and a server that can be cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = host, port
+        self._open: set[asyncio.StreamWriter] = set()
+        self._down = False
+        self.url = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, url: str) -> AsyncIterator["Line"]:
+        parts = urlsplit(url)
+        line = cls(parts.hostname or "", parts.port or 0)
+        async with await asyncio.start_server(line._carry, "127.0.0.1", 0) as server:
+            line.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield line
+            line.cut()
+
+    def cut(self) -> None:
+        self._down = True
+        for writer in self._open:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        self._down = False
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._down:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection(*self._to)
+        self._open |= {writer, back}
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        self._open -= {writer, back}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

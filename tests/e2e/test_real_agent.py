@@ -1,0 +1,181 @@
+"""A real browser agent through the whole of Berth: asked for, used, watched, killed, stopped, started again."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright
+
+from core.dev.demo.model import ScriptedModel, order_tea
+from core.dev.demo.shop import Shop
+from tests.capabilities import chromium_path
+from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+
+pytestmark = [pytest.mark.needs("agent", "novnc"), pytest.mark.timeout(300)]
+TASK = "Order white tea for Ann"
+
+
+@dataclass
+class Town:
+    stack: LocalStack
+    shop: Shop
+    ann: Person
+
+
+@pytest_asyncio.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Town]:
+    """A stack with real agents, whose browsers may reach one shop on this machine, and a scripted model."""
+    with Shop() as shop, ScriptedModel({TASK: order_tea(shop.url, "Ann", "ann@example.test")}) as model:
+        template = {"browser": {"allowed_hosts": [urlsplit(shop.url).netloc]}}
+        config = tmp_path / "berth.yaml"
+        config.write_text(json.dumps({"templates": {"default": template}}))
+        async with local_stack(
+            tmp_path / "data",
+            "process",
+            CONFIG=str(config),
+            POOL__CAPACITY="2",
+            THRESHOLDS__CPU_PERCENT="100",
+            TIMINGS__REAP_SECONDS="2",
+            LLM__BASE_URL=model.base_url,
+        ) as stack:
+            yield Town(stack, shop, await stack.user("ann", "shop", "desk"))
+
+
+async def _do(someone: Person, agent_id: str, command: str, **parameters: Any) -> dict[str, Any]:
+    body = {"command": command, "parameters": parameters, "timeoutSeconds": 90}
+    answer = await someone.ask("POST", f"/api/agents/{agent_id}/execute", json=body, timeout=100)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()["result"]
+    return result
+
+
+async def _visits(town: Town, agent_id: str) -> int:
+    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    found = re.search(r"Visit (\d+)", json.dumps(await _do(town.ann, agent_id, "extract")))
+    assert found is not None
+    return int(found[1])
+
+
+async def _ended(town: Town, agent_id: str) -> None:
+    await town.ann.stop(agent_id)
+    await town.ann.until(agent_id, "terminated")
+
+
+async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Town) -> None:
+    agent_id = await town.ann.start("shop")
+    await town.ann.until(agent_id, "running")
+    result = await _do(town.ann, agent_id, "run_task", task=TASK)
+    assert "placed for Ann" in json.dumps(result)
+    assert len(town.shop.book.orders) == 1
+    for command, magic in (("screenshot", b"\x89PNG"), ("pdf", b"%PDF")):
+        artefact = await _do(town.ann, agent_id, command)
+        stored = await town.ann.ask("GET", artefact["url"])
+        assert stored.content.startswith(magic)
+        assert len(stored.content) == artefact["bytes"]
+    log = await town.ann.ask("GET", f"/api/agents/{agent_id}/logs")
+    assert log.status_code == 200
+    assert log.text
+    await _ended(town, agent_id)
+
+
+async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> None:
+    first = await town.ann.start("shop", key="first")
+    await town.ann.until(first, "running")
+    assert await _visits(town, first) == 1
+    await _ended(town, first)
+
+    second = await town.ann.start("shop", key="second")
+    assert second != first
+    await town.ann.until(second, "running")
+    assert await _visits(town, second) == 2
+
+    # Its agents die with the host; the same agent comes back on its profile as the next attempt.
+    town.stack.kill("host")
+
+    async def restarted() -> bool:
+        return (await town.ann.kinds(second)).count("ready") == 2
+
+    await eventually(restarted, "the agent to be ready again")
+    assert (await town.ann.agent(second))["restartCount"] == 1
+    assert await _visits(town, second) >= 2
+    await _ended(town, second)
+
+
+async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) -> None:
+    agent_id = await town.ann.start("shop")
+    await town.ann.until(agent_id, "running")
+    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    _kill_browser_of(agent_id)
+
+    async def restarted() -> bool:
+        return (await town.ann.kinds(agent_id)).count("ready") == 2
+
+    await eventually(restarted, "the agent to be ready again")
+    reasons = [event["reason"] for event in await town.ann.events(agent_id) if event["kind"] == "agent.restarting"]
+    assert reasons == ["crash"]
+    await _ended(town, agent_id)
+
+
+def _kill_browser_of(agent_id: str) -> None:
+    """End the browser that the one agent of this test started, found by the id in its parent's environment."""
+    for process in psutil.process_iter(["name"]):
+        parent = process.parent() if process.info["name"] == "chromium" else None
+        if parent is not None and parent.name() != "chromium" and parent.environ().get("AGENT_ID") == agent_id:
+            process.kill()
+            return
+    raise AssertionError("no browser found")
+
+
+async def test_the_owner_sees_the_desktop_and_nobody_else_does(town: Town) -> None:
+    agent_id = await town.ann.start("shop")
+    await town.ann.until(agent_id, "running")
+    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    bob = await town.stack.user("bob", "shop")
+    for path in ("desktop", "execute", "stop", "keep", "restart", "activity"):
+        refused = await bob.ask("POST", f"/api/agents/{agent_id}/{path}", json={})
+        assert refused.status_code in (404, 422), (path, refused.text)
+    assert (await bob.ask("GET", f"/api/agents/{agent_id}/logs")).status_code == 404
+
+    ticket = (await town.ann.ask("POST", f"/api/agents/{agent_id}/desktop", json={"mode": "view"})).json()["url"]
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.goto(ticket)
+        await page.wait_for_function(_PICTURE, timeout=30_000)
+        # A second window with the same ticket sees nothing, and is told why.
+        other = await browser.new_page()
+        await other.goto(ticket)
+        await other.get_by_text("This link no longer works").wait_for(timeout=15_000)
+        assert not await other.evaluate(_PICTURE)
+        await browser.close()
+    await _ended(town, agent_id)
+
+
+_PICTURE = """() => {
+  const canvas = document.querySelector('canvas');
+  if (!canvas || canvas.width < 300) return false;
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = new Set();
+  for (let i = 0; i < pixels.length; i += 4 * 251) seen.add(pixels[i] << 16 | pixels[i + 1] << 8 | pixels[i + 2]);
+  return seen.size > 4;
+}"""
+
+
+async def test_the_browser_of_an_agent_reaches_nothing_of_this_machine_but_what_is_allowed(town: Town) -> None:
+    agent_id = await town.ann.start("shop")
+    await town.ann.until(agent_id, "running")
+    about = town.stack.about
+    for address in (about["api"], about["temporalUi"], "file:///etc/passwd", f"http://{about['temporal']}"):
+        body = {"command": "navigate", "parameters": {"url": address}}
+        answer = await town.ann.ask("POST", f"/api/agents/{agent_id}/execute", json=body)
+        assert answer.status_code in (403, 422), (address, answer.text)
+        assert answer.json()["code"] == "address_refused", address
+    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    await _ended(town, agent_id)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.live.channel import execute_message
 from api.live.intake import conclude
@@ -117,15 +118,20 @@ class Calls:
 
     async def _look(self, agent_id: str, command: CommandView) -> CommandView:
         async with self._db.transaction() as session:
-            present = await agents.get(session, agent_id)
-            if present is None or present.attempt != command.attempt or present.state not in _ANSWERS:
-                await commands.abandon(session, agent_id, command.attempt, now())
-            else:
-                await commands.expire(session, agent_id, now())
             known = await commands.get(session, agent_id, command.command_id)
+            if known is not None and known.open:
+                await self._end_if_hopeless(session, known)
+                known = await commands.get(session, agent_id, command.command_id)
         if known is None:
             raise NotFound("the command is gone with its agent")
         return known
+
+    async def _end_if_hopeless(self, session: AsyncSession, command: CommandView) -> None:
+        present = await agents.get(session, command.agent_id)
+        if present is None or present.attempt != command.attempt or present.state not in _ANSWERS:
+            await commands.abandon(session, command.agent_id, command.attempt, now())
+        else:
+            await commands.expire(session, command.agent_id, now())
 
     # ---- without a socket ----
 

@@ -257,3 +257,20 @@ async def test_thirty_third_open_command_is_told_to_wait(live: LiveStage) -> Non
             assert (await live.execute(agent, body)).status_code == 504
         answer = await live.execute(agent, body)
         assert (answer.status_code, answer.json()["code"]) == (503, "too_many_requests")
+
+
+async def test_hundred_and_first_waiting_call_of_a_user_is_told_to_come_again(live: LiveStage) -> None:
+    async def never(_: Execute) -> Answer:
+        return None
+
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent, execute=never).online() as fake:
+        body = {**STATE, "timeoutSeconds": 3600}
+        waiting = [asyncio.create_task(live.execute(agent, body, key="same")) for _ in range(100)]
+        await eventually(lambda: live.apps[0].state.live.calling.taken(agent.user_id) == 100)
+        answer = await live.execute(agent, body, key="same")
+        assert (answer.status_code, answer.json()["code"]) == (503, "too_many_requests")
+        assert fake.runs == ["same"]
+        url = f"{live.replicas[0]}/api/agents/{agent.agent_id}/commands/same"
+        await live.http.delete(url, headers=live.bearer(agent.user_id))
+        assert {one.json()["code"] for one in await asyncio.gather(*waiting)} == {"cancelled"}

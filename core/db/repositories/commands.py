@@ -71,9 +71,9 @@ async def submit(session: AsyncSession, asked: Asked, at: datetime) -> CommandVi
 
     Raises `KeyReused` when the id belongs to another command, `Busy` when the agent has too many open ones.
     """
-    await expire(session, asked.agent_id, at)
     known = await get(session, asked.agent_id, asked.command_id)
     if known is None:
+        await expire(session, asked.agent_id, at)
         open_ones = select(func.count()).where(
             Command.agent_id == asked.agent_id, Command.kind == EXECUTE, Command.state.in_(OPEN)
         )

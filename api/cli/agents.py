@@ -170,9 +170,7 @@ def watch(
 @group.command("exec")
 def execute(
     agent: Which,
-    command: Annotated[
-        str, typer.Argument(metavar="COMMAND", help="navigate, click, input, screenshot, run_task, ...")
-    ],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="navigate, click, screenshot, run_task, ...")],
     parameters: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Its parameters: url=https://example.org/")
     ] = None,

@@ -34,15 +34,15 @@ async def test_demo_plays_a_whole_life_also_after_one_that_was_killed(cli: Cli) 
     async with cli.running("demo", "--exit", "--any-ports", "--data-dir", str(folder)) as first:
         assert first.stdout is not None
         async with asyncio.timeout(150):
-            while b"It opens the demo shop" not in (line := await first.stdout.readline()):
-                assert line, (await first.communicate())[1].decode()
+            while b"It opens the demo shop" not in (heard := await first.stdout.readline()):
+                assert heard, (await first.communicate())[1].decode()
         first.kill()
         await first.communicate()
     await until(lambda: not _running_in(folder))
 
     async with cli.running("demo", "--any-ports", "--data-dir", str(folder)) as second, asyncio.timeout(200):
         assert second.stdout is not None
-        said = []
+        said: list[str] = []
         while not said or not said[-1].startswith("Ctrl-C"):
             line = (await second.stdout.readline()).decode()
             assert line, "".join(said)

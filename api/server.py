@@ -84,4 +84,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _announce(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(str(os.getpid()))
+    # Whoever waits for the file never sees half of it.
+    fresh = path.with_suffix(".new")
+    fresh.write_text(str(os.getpid()))
+    fresh.replace(path)

@@ -52,3 +52,8 @@ def translated() -> Iterator[None]:
         if is_away(error):
             raise Unavailable("Temporal does not answer", code="temporal_unavailable") from error
         raise
+    except RuntimeError as error:
+        # What a lazy client raises, bare, for the first connection that it cannot make.
+        if type(error) is not RuntimeError:
+            raise
+        raise Unavailable("Temporal cannot be reached", code="temporal_unavailable") from error

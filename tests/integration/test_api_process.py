@@ -1,0 +1,104 @@
+"""The API as a process: it starts before its neighbours, says when it is ready, and leaves when told to."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+from pydantic import SecretStr
+
+from api.auth import Role, issue
+from core.db.engine import Db
+from core.db.repositories import projects, users
+from core.dev.ports import Ports
+from core.settings import Auth
+from tests.fixtures.api import SECRET
+from tests.fixtures.stage import until
+
+_RUN = """
+import asyncio, sys
+from api.app import run_api
+from core.errors import BerthError
+from core.settings import Settings
+try:
+    sys.exit(asyncio.run(run_api(Settings())))
+except BerthError as error:
+    sys.exit(error.error_code)
+"""
+
+
+@asynccontextmanager
+async def _process(folder: Path, port: int, database: str, temporal: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    settings = {
+        "DATA_DIR": str(folder),
+        "API__PORT": str(port),
+        "DATABASE__URL": database,
+        "TEMPORAL__ADDRESS": temporal,
+        "AUTH__SECRET": SECRET,
+        "POOL__RUNTIME": "memory",
+    }
+    env = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+    env |= {f"BERTH_{name}": value for name, value in settings.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _RUN, env=env, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _announced(file: Path, process: asyncio.subprocess.Process) -> str:
+    async def there() -> bool:
+        assert process.returncode is None, "the API ended"
+        return await asyncio.to_thread(file.exists)
+
+    await until(there, "the API to be ready")
+    return await asyncio.to_thread(file.read_text)
+
+
+async def test_api_without_temporal_serves_reads_and_tells_starts_to_come_back(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with Db.open(database_url, application="test", pool_size=1) as db, db.transaction() as session:
+        await users.put(session, "owner")
+        await projects.add(session, "shop", ["owner"])
+    auth = Auth(secret=SecretStr(SECRET))
+    token = issue(auth, "owner", Role.USER, datetime.now(UTC), timedelta(minutes=5))
+    ports = Ports()
+    port, nobody = ports.pick(0), ports.pick(0)
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        _process(tmp_path, port, database_url, f"127.0.0.1:{nobody}") as process,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http,
+    ):
+        assert await _announced(tmp_path / "run" / "api.ready", process) == str(process.pid)
+        assert (await http.get("/api/me")).json()["userId"] == "owner"
+        ready = await http.get("/ready")
+        assert ready.status_code == 503
+        assert ready.json()["checks"]["database"] == "ok"
+        assert ready.json()["checks"]["temporal"] != "ok"
+        start = await http.post("/api/projects/shop/start-agent", headers={"Idempotency-Key": "k"})
+        assert (start.status_code, start.json()["code"]) == (503, "temporal_unavailable")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        assert not await asyncio.to_thread((tmp_path / "run" / "api.ready").exists)
+        assert token not in said.decode()
+
+
+async def test_port_that_is_taken_is_told_by_a_code(tmp_path: Path, database_url: str) -> None:
+    taken = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+    async with taken, _process(tmp_path, taken.sockets[0].getsockname()[1], database_url, "127.0.0.1:1") as process:
+        async with asyncio.timeout(40):
+            _, said = await process.communicate()
+        assert process.returncode == 1
+        assert said.decode().strip().splitlines()[-1] == "port_taken"

@@ -12,7 +12,7 @@ from core.db.models import Agent, Idempotency, User
 from core.db.repositories import clusters, events, queue
 from core.db.repositories.agents import fact
 from core.domain import admission
-from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, Room, Standing
+from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, RejectReason, Room, Standing
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
@@ -209,7 +209,8 @@ def _row(
 
 async def _keep_answer(session: AsyncSession, request: StartRequest, answer: StartAnswer) -> None:
     """Store the outcome under the request's key in this very transaction: an API that dies now still finds it."""
-    if request.key is None:
+    if request.key is None or answer.reason == RejectReason.QUEUE_FULL:
+        # A full queue is no decision about this request: the same key is decided anew.
         return
     kept: dict[str, Any] = {"outcome": answer.model_dump(mode="json"), "status": None, "body": None}
     row = insert(Idempotency).values(

@@ -25,8 +25,7 @@ async def lively(stage: Stage) -> AsyncIterator[Api]:
 async def _state(api: Api, agent_id: str, wanted: str) -> None:
     async def reached() -> bool:
         found = await api.ask("GET", f"/api/agents/{agent_id}")
-        state: str = found.json()["state"]
-        return state == wanted
+        return str(found.json()["state"]) == wanted
 
     await until(reached, f"{agent_id} to be {wanted}")
 

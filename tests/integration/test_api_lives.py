@@ -37,7 +37,7 @@ async def _insist(api: Api, user_id: str = "owner", project_id: str = "shop") ->
     async def decided() -> bool:
         nonlocal answer
         answer = await api.start(user_id, project_id, key="k")
-        return answer.json().get("status") != "pending"
+        return str(answer.json().get("status")) != "pending"
 
     await until(decided, "a decision")
     return answer

@@ -180,6 +180,9 @@ class Lives:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
             raise
+        if run.status is WorkflowExecutionStatus.CONTINUED_AS_NEW:
+            # Described in the very moment it was handed on: somebody owns it, who is told by the next look.
+            return Owner(agent_id=None, deciding=True)
         if run.status is not WorkflowExecutionStatus.RUNNING:
             return None
         return Owner(

@@ -6,6 +6,7 @@
 import asyncio
 
 from temporalio import workflow
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
@@ -24,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
-    from workflows.options import LOCAL
+    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL
     from workflows.passage import Passage, failure_of, remove, withdraw
 
 
@@ -57,14 +58,13 @@ class AgentWorkflow:
             if onward is None:
                 raise
         if onward is not None:
-            workflow.continue_as_new(onward)
+            workflow.continue_as_new(onward, search_attributes=_attributes_of(onward))
 
     async def _live(self) -> AgentInput | None:
         """Live until the end, or until this run is full; return what the next run starts from."""
         if self._passage is None:
             await self._register_first()
         else:
-            # The workflow is this life's from now on; the reaper goes by it.
             self._passage.show()
         passage = self._passage
         while passage is not None and not passage.over and not await self._may_hand_on(passage):
@@ -209,6 +209,18 @@ class AgentWorkflow:
             return
         if course.state not in WAITING and course.state not in FINAL and course.state is not AgentState.RESTARTING:
             course.inbox.failure = report
+
+
+def _attributes_of(onward: AgentInput) -> TypedSearchAttributes:
+    """The next run bears the name of its life from its first moment: the reaper goes by it, and a run may wait a second
+    for its first task."""
+    known = workflow.info().typed_search_attributes
+    if onward.course is None:
+        return known
+    return known.updated(
+        SearchAttributePair(AGENT_ID, onward.course.life.agent_id),
+        SearchAttributePair(AGENT_STATE, onward.course.state.value),
+    )
 
 
 def _speaks_of(course: Course, word: Grant | ReadyReport | FailureReport | None) -> bool:

@@ -1,0 +1,251 @@
+"""The reaper: removes what nobody owns, both ways, and leaves everything else alone."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from activities import reaping
+from core.domain.lifecycle import AgentState
+from core.runtime.base import AgentSpec
+from tests.fixtures.stage import SetStage, Stage, until
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing counts as too young."""
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))
+
+
+async def stray(stage: Stage, agent_id: str = "ag-stray", attempt: int = 1, user_id: str = "nobody") -> None:
+    """Something that runs and that no row tells of."""
+    await stage.runtime.create(
+        AgentSpec(
+            agent_id=agent_id,
+            attempt=attempt,
+            user_id=user_id,
+            project_id="none",
+            pool="default",
+            template=stage.settings.template("default"),
+            backend_url="http://127.0.0.1",
+            token=SecretStr("t"),
+        )
+    )
+
+
+async def there(stage: Stage) -> set[tuple[str, int]]:
+    return {(seen.agent_id, seen.attempt) for seen in await stage.runtime.list()}
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_object_without_a_life_is_removed_and_the_others_stay(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await stray(stage)
+    assert (await stage.reap()).objects == 1
+    assert await there(stage) == {(agent_id, 1)}
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_object_of_an_attempt_that_is_over_is_removed(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stray(stage, agent_id, attempt=1)
+    assert (await stage.reap()).objects == 1
+    assert await there(stage) == {(agent_id, 2)}
+
+
+async def test_young_things_are_left_alone(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await stage.workflow().terminate("stuck")
+    await stray(stage)
+    found = await stage.reap()
+    assert (found.objects, found.rows) == (0, 0)
+    assert await there(stage) == {(agent_id, 1), ("ag-stray", 1)}
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_row_without_a_workflow_is_ended_with_what_it_had(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await stage.workflow().terminate("stuck")
+    found = await stage.reap()
+    assert (found.rows, found.objects) == (1, 0)
+    ended = await stage.agent(agent_id)
+    assert (ended.state, ended.reason) == (AgentState.TERMINATED, "workflow_gone")
+    assert await there(stage) == set()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_healthy_lives_in_every_state_are_left_alone(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "restart_backoff_seconds": 600, "grant_tick_seconds": 600})
+    running = await stage.started("ann")
+    draining, restarting = await stage.started("bob"), await stage.started("cat")
+    await stage.stop(draining, "maintenance")
+    await stage.fail(restarting)
+    await stage.until(restarting, AgentState.RESTARTING)
+    await stage.until(draining, AgentState.DRAINING)
+    successor = await stage.queued("bob")
+    before = {row["agent_id"]: row["state"] for row in await stage.sql("SELECT agent_id, state FROM agents")}
+    for _ in range(3):
+        found = await stage.reap()
+        assert (found.objects, found.rows) == (0, 0)
+    after = {row["agent_id"]: row["state"] for row in await stage.sql("SELECT agent_id, state FROM agents")}
+    assert before == after
+    assert set(before) == {running, draining, restarting, successor}
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_successor_that_waits_on_after_the_hand_over_is_left_alone(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "grant_tick_seconds": 600}, capacity=1)
+    first = await stage.started("ann")
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await stage.queued("ann")
+    other = await stage.queued("bob", tier="enterprise")
+    stop = asyncio.create_task(stage.stop(first))
+    # At whatever moment of the hand-over the reaper looks.
+    while (await stage.agent(other)).state is not AgentState.RUNNING:
+        assert (await stage.reap()).rows == 0
+    await stop
+    for _ in range(3):
+        assert (await stage.reap()).rows == 0
+    assert (await stage.agent(second)).state is AgentState.QUEUED
+    await stage.stop(other)
+    await stage.until(second, AgentState.RUNNING)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_life_whose_worker_died_in_the_midst_of_the_hand_over_is_left_alone(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600})
+    first = await stage.started()
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await stage.queued()
+    # The end is written, but the worker never gets to tell Temporal so.
+    await stage.worker_down()
+    await stage.sql("UPDATE agents SET state = 'terminated', ended_at = now() WHERE agent_id = :a", a=first)
+    await stage.sql(
+        "INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state)"
+        " SELECT user_id, 1000, agent_id, project_id, event_seq + 1, now(), 'agent.terminated', 'terminated'"
+        " FROM agents WHERE agent_id = :a",
+        a=first,
+    )
+    await stage.workflow().signal("stop", {"agent_id": first, "grace_seconds": 0})
+    assert (await stage.reap()).rows == 0
+    assert (await stage.agent(second)).state is AgentState.QUEUED
+    await stage.worker_up()
+    await stage.until(second, AgentState.RUNNING)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_several_reapers_at_once_do_no_harm(stage: Stage) -> None:
+    keeps = await stage.started("ann")
+    gone = [await stage.started(f"user{n}") for n in range(3)]
+    for n in range(3):
+        await stage.workflow(f"user{n}").terminate("stuck")
+    await stray(stage)
+    found = await asyncio.gather(*(stage.reap() for _ in range(4)))
+    assert sum(one.rows for one in found) == 3
+    for agent_id in gone:
+        assert (await stage.kinds(agent_id))[-2:] == ["draining", "terminated"]
+    assert await there(stage) == {(keeps, 1)}
+    assert (await stage.agent(keeps)).state is AgentState.RUNNING
+
+
+async def heard(stage: Stage, seconds_ago: float) -> None:
+    await stage.sql("UPDATE channels SET last_seen_at = now() - :ago * interval '1 second'", ago=seconds_ago)
+
+
+async def api_up(stage: Stage, up_seconds: float, seen_seconds_ago: float = 0) -> None:
+    await stage.sql(
+        "INSERT INTO replicas (replica, up_since, seen_at)"
+        " VALUES ('api', now() - :up * interval '1 second', now() - :seen * interval '1 second')"
+        " ON CONFLICT (replica) DO UPDATE SET up_since = excluded.up_since, seen_at = excluded.seen_at",
+        up=up_seconds,
+        seen=seen_seconds_ago,
+    )
+
+
+async def test_agent_that_fell_silent_is_restarted(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await heard(stage, 130)
+    await api_up(stage, up_seconds=1000)
+    assert (await stage.reap()).channels_lost == 1
+    await stage.until(agent_id, AgentState.RESTARTING)
+    restarting = next(event for event in await stage.events(agent_id) if event.kind == "agent.restarting")
+    assert restarting.reason == "channel_lost"
+    await stage.until(agent_id, AgentState.RUNNING)
+
+
+async def test_silence_counts_only_while_somebody_could_hear(stage: Stage) -> None:
+    await stage.started()
+    await heard(stage, 3600)
+    # No API process at all; one that is gone; one that has just come; one whose agents had no time to come back.
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=4000, seen_seconds_ago=20)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=60)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=145)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=155)
+    assert (await stage.reap()).channels_lost == 1
+
+
+async def test_agent_that_was_never_heard_is_not_called_silent(stage: Stage) -> None:
+    await stage.started()
+    await api_up(stage, up_seconds=4000)
+    assert (await stage.reap()).channels_lost == 0
+
+
+async def test_expired_subscription_drains_running_agents_and_withdraws_waiting_ones(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "grant_tick_seconds": 600}, capacity=1)
+    running = await stage.started("ann", tier="basic")
+    waiting = await stage.queued("ann", "bank", tier="basic")
+    other = await stage.queued("bob")
+    await stage.sql("UPDATE users SET subscription_active_until = now() - interval '1 day' WHERE user_id = 'ann'")
+    assert (await stage.reap()).subscriptions == 2
+    draining = await stage.until(running, AgentState.DRAINING)
+    assert (draining.reason, draining.keepable) == ("subscription_expired", False)
+    assert draining.deadline_at is not None
+    await stage.until(waiting, AgentState.CANCELLED)
+    # Told once more it changes nothing: the grace stands.
+    assert (await stage.reap()).subscriptions == 0
+    assert (await stage.agent(running)).state is AgentState.DRAINING
+    assert (await stage.agent(other)).state is AgentState.QUEUED
+    refused = await stage.start("ann", "third", tier="basic")
+    assert refused.reason == "subscription_inactive"
+
+
+async def test_waiting_pool_without_a_workflow_is_woken(set_stage: SetStage) -> None:
+    stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
+    first = await stage.started("ann")
+    second = await stage.queued("bob")
+    wake = stage.lives.wake_pool
+
+    async def asleep(pool: str) -> bool:
+        return True
+
+    stage.lives.wake_pool = asleep  # type: ignore[method-assign]
+    await stage.client.get_workflow_handle("pool/default").terminate("by hand")
+    await stage.stop(first)
+    await stage.until(first, AgentState.TERMINATED)
+    stage.lives.wake_pool = wake  # type: ignore[method-assign]
+    assert (await stage.reap()).pools_woken == 1
+    await stage.until(second, AgentState.RUNNING)
+
+
+async def test_reaper_of_the_schedule_looks_every_interval(stage: Stage) -> None:
+    from temporal import schedules
+
+    await schedules.ensure(stage.client, reap_seconds=60)
+    await schedules.ensure(stage.client, reap_seconds=1)
+    handle = stage.client.get_schedule_handle(schedules.REAPER_SCHEDULE)
+
+    async def looked() -> bool:
+        return (await handle.describe()).info.num_actions >= 2
+
+    await until(looked, "the schedule to have run twice")

@@ -1,12 +1,13 @@
 """The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what is said when it fails."""
 
+import asyncio
 import re
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import Locator, Page, WebSocketRoute, expect
+from playwright.async_api import Locator, Page, Route, WebSocketRoute, expect
 from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_socket
@@ -201,6 +202,44 @@ async def test_page_without_connection_says_so_and_catches_up(dashboard: Dashboa
     await expect(page.locator("#line")).to_have_text("Live")
     await expect(card(page, "shop")).to_contain_text("Running")
     await expect(agent(page, "shop").locator(".timeline")).to_contain_text("Ready to use")
+
+
+async def test_news_that_arrive_while_an_older_answer_is_awaited_are_not_lost(dashboard: Dashboard) -> None:
+    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
+    page = await dashboard.open()
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        asked.set()
+        await answered.wait()
+        await route.continue_()
+
+    await page.route("**/api/me", hold)
+    await dashboard.api.lives.move(agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
+    await expect(card(page, "shop")).to_contain_text("Restarting")
+    await asyncio.wait_for(asked.wait(), 10)
+    await dashboard.api.lives.move(agent_id, AgentState.DRAINING, EventKind.DRAINING)
+    await expect(agent(page, "shop").locator(".timeline")).to_contain_text("Stopping")
+    answered.set()
+    await expect(card(page, "shop")).to_contain_text("Stopping")
+
+
+async def test_busy_server_is_asked_again(dashboard: Dashboard) -> None:
+    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
+    page = await dashboard.open()
+    refused: list[str] = []
+
+    async def refuse_twice(route: Route) -> None:
+        refused.append(route.request.url)
+        if len(refused) <= 2:
+            await route.fulfill(status=429, json={"code": "too_many_requests", "detail": "too many requests"})
+        else:
+            await route.continue_()
+
+    await page.route(f"**/api/agents/{agent_id}", refuse_twice)
+    await dashboard.api.lives.run(agent_id)
+    await expect(card(page, "shop")).to_contain_text("Running")
+    assert len(refused) >= 3
 
 
 async def test_agents_stay_current_where_sockets_are_blocked(dashboard: Dashboard) -> None:

@@ -171,7 +171,7 @@ async def test_whole_life_is_ordered_by_keyboard_alone(dashboard: Dashboard) -> 
         )
         assert inside, "the focus left the dialog"
     await page.keyboard.press("Escape")
-    await expect(dialog).to_have_count(0)
+    await expect(page.locator("dialog")).to_have_count(0)
     assert await focused(page) == "Stop …"
     await page.keyboard.press("Enter")
     await page.keyboard.press("ArrowDown")

@@ -5,11 +5,13 @@ import { Feed } from "./feed.js";
 import { LIVING, living, WAITING } from "./words.js";
 
 const RECENT = 50;
+const AGAIN = 2000;
 
 /** Dispatches `change` when anything shown may differ, `moved` (detail: agent, before) when a state changed. */
 export class Store extends EventTarget {
   #refreshing = new Map();
   #settled = false;
+  #over = false;
   #turn = 0;
   // Which turn an agent was last read in: a list that was asked for before must not overwrite it.
   #read = new Map();
@@ -26,7 +28,7 @@ export class Store extends EventTarget {
     this.admin = claims.role === "admin";
     this.feed = new Feed(client);
     this.feed.addEventListener("state", () => this.#lineChanged());
-    this.feed.addEventListener("open", () => this.reload().catch(() => {}));
+    this.feed.addEventListener("open", () => this.#catchUp());
     this.feed.addEventListener("event", ({ detail }) => this.#heard(detail));
   }
 
@@ -35,12 +37,13 @@ export class Store extends EventTarget {
   }
 
   stop() {
+    this.#over = true;
     this.feed.stop();
   }
 
   /** "live"; "delayed": asked for now and then; "offline": what is shown is as old as `asOf`; "connecting". */
   get line() {
-    if (this.feed.state === "live") return "live";
+    if (this.feed.state === "live" && this.loaded && !this.failed) return "live";
     if (!this.loaded) return this.failed ? "offline" : "connecting";
     return this.failed ? "offline" : "delayed";
   }
@@ -110,6 +113,16 @@ export class Store extends EventTarget {
     }
   }
 
+  /** Read everything after the socket opened, as often as it takes: from now on only news will come. */
+  async #catchUp() {
+    try {
+      await this.reload();
+    } catch (failure) {
+      if (failure.status === 401) return;
+      setTimeout(() => this.feed.state === "live" && !this.#over && this.#catchUp(), AGAIN);
+    }
+  }
+
   #lineChanged() {
     // While there is no socket, each of its attempts also asks, so that the page is never older than it says.
     if (this.feed.state === "broken") this.reload().catch(() => {});
@@ -139,15 +152,16 @@ export class Store extends EventTarget {
     const mark = { again: true };
     this.#refreshing.set(agentId, mark);
     try {
+      // Nothing is awaited between the last look at `again` and the end, or a wish in between would be lost.
       while (mark.again) {
         mark.again = false;
         const { body } = await this.client.get(path`api/agents/${agentId}`);
         this.put(body);
+        this.account = (await this.client.get("api/me")).body;
       }
-      this.account = (await this.client.get("api/me")).body;
     } catch (failure) {
       if (failure.status === 404) this.agents.delete(agentId);
-      // Otherwise the line is broken too, and its next attempt reads everything.
+      else if (failure.status !== 401) setTimeout(() => this.#over || this.refresh(agentId), AGAIN);
     } finally {
       this.#refreshing.delete(agentId);
       this.changed();

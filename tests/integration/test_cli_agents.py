@@ -21,6 +21,7 @@ from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.tiers import Tier
 from core.domain.wire import Execute
+from core.errors import Unavailable
 from tests.fixtures.api import Api
 from tests.fixtures.cli import Cli
 from tests.fixtures.live import LiveStage, serve
@@ -80,6 +81,17 @@ async def test_start_over_the_quota_is_refused_with_what_would_help(desk: Desk) 
     assert (refused.code, refused.out) == (3, "")
     assert "as many agents as your subscription allows" in refused.line
     assert "stop another agent" in refused.line
+
+
+async def test_undecided_start_is_asked_again_with_its_key_until_it_is_decided(desk: Desk) -> None:
+    desk.api.lives.away = Unavailable("nobody works", code="worker_silent")
+    async with desk.as_user("owner").running("agents", "start", "shop", "--json") as process:
+        assert process.stderr is not None
+        assert b"no worker answers yet" in await asyncio.wait_for(process.stderr.readline(), 20)
+        desk.api.lives.away = None
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert json.loads(out)["status"] == "created"
+    assert len(await desk.api.sql("SELECT 1 AS one FROM idempotency")) == 1
 
 
 async def test_who_waits_sees_place_and_wait(desk: Desk) -> None:

@@ -65,13 +65,15 @@ async def test_debug_anywhere_shows_where_an_error_arose(cli: Cli) -> None:
 async def test_config_shows_what_is_in_force_and_no_secret(cli: Cli) -> None:
     (cli.home / "berth.yaml").write_text(
         "pool: {capacity: 7, runtime: memory}\nllm: {base_url: http://m, api_key: k3y}\n"
+        "templates: {shop: {environment: {SHOP_TOKEN: t0ken, SHOP_NAME: tea}}}\n"
     )
     berth = cli.given(AUTH__SECRET=SECRET, DATABASE__URL="postgresql://u:pa55@db/x", POOL__CAPACITY="8")
     said = await berth("config")
     assert said.code == 0, said.err
     assert re.search(r"^pool:\n  runtime: memory\n  capacity: 8$", said.out, re.MULTILINE)
-    assert not any(secret in said.out for secret in (SECRET, "pa55", "k3y"))
-    assert said.out.count("'**********'") == 3
+    assert not any(secret in said.out for secret in (SECRET, "pa55", "k3y", "t0ken"))
+    assert said.out.count("'**********'") == 4
+    assert "SHOP_NAME: tea" in said.out
 
 
 @pytest.mark.parametrize(

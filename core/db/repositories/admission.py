@@ -1,16 +1,15 @@
 """Registration: a request becomes a row, or a reason why not, in one transaction under the user's lock."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import and_, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Idempotency, User
-from core.db.repositories import clusters, events, queue
+from core.db.models import Agent, User
+from core.db.repositories import clusters, events, idempotency, queue
 from core.db.repositories.agents import fact
+from core.db.repositories.idempotency import KeyedBy
 from core.domain import admission
 from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, RejectReason, Room, Standing
 from core.domain.events import EventKind
@@ -78,6 +77,11 @@ async def register(
     for known in rows:
         if known.agent_id == request.agent_id:
             return _of_row(known)
+    by = _keyed(request)
+    decided = await idempotency.outcome_of(session, by.user_id, by.scope, by.key) if by else None
+    if decided is not None:
+        # Another run decided under this key, and its life may be over already: no second one for the same request.
+        return Registered(answer=decided)
     mine = [row for row in rows if row.project_id == request.project_id]
     leftovers = tuple(_leftover(row) for row in mine if row.agent_id != predecessor)
     if leftovers:
@@ -86,11 +90,20 @@ async def register(
     room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
     standing = _standing(user, rows, bool(mine), rules.limits, now)
     decision = admission.decide(standing, room)
-    decision = admission.decide(standing, room)
     registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, deadline, now)
-    if registered.answer is not None:
-        await _keep_answer(session, request, registered.answer)
+    answer = registered.answer
+    # A full queue is no decision about this request: the same key is decided anew.
+    if by and answer is not None and answer.reason != RejectReason.QUEUE_FULL:
+        # In this very transaction: an API that dies now still finds the outcome under the key.
+        await idempotency.record_outcome(session, by, answer, now)
     return registered
+
+
+def _keyed(request: StartRequest) -> KeyedBy | None:
+    if request.key is None:
+        return None
+    scope = idempotency.start_scope(request.project_id)
+    return KeyedBy(user_id=request.user_id, scope=scope, key=request.key, body_hash=request.body_hash)
 
 
 async def _living_or_this(session: AsyncSession, user_id: str, agent_id: str) -> list[Agent]:
@@ -204,25 +217,4 @@ def _row(
         admission_seen_at=now if state is AgentState.STARTING else None,
         last_activity_at=now,
         keepable=False,
-    )
-
-
-async def _keep_answer(session: AsyncSession, request: StartRequest, answer: StartAnswer) -> None:
-    """Store the outcome under the request's key in this very transaction: an API that dies now still finds it."""
-    if request.key is None or answer.reason == RejectReason.QUEUE_FULL:
-        # A full queue is no decision about this request: the same key is decided anew.
-        return
-    kept: dict[str, Any] = {"outcome": answer.model_dump(mode="json"), "status": None, "body": None}
-    row = insert(Idempotency).values(
-        user_id=request.user_id,
-        scope=f"start-agent:{request.project_id}",
-        key=request.key,
-        body_hash=request.body_hash,
-        answer=kept,
-    )
-    await session.execute(
-        row.on_conflict_do_update(
-            index_elements=["user_id", "scope", "key"],
-            set_={"answer": func.coalesce(Idempotency.answer, row.excluded.answer)},
-        )
     )

@@ -2,6 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
+# All of them before the first is loaded, as they import one another.
+pytest.register_assert_rewrite("tests.fixtures")
+
 _FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("[!_]*.py"))
 
 pytest_plugins = ["tests.cannot_run", *(f"tests.fixtures.{module.stem}" for module in _FIXTURES)]

@@ -65,6 +65,9 @@ def fault_of(error: Exception) -> Fault:
             return WrongUse(error.detail, _words(error.action))
         case Refused():
             return TurnedDown(error.detail, _words(error.action))
+        case Unavailable(error_code="port_taken"):
+            # Here it is we who could not be reached.
+            return Fault(error.detail)
         case Unavailable() | RuntimeRetryable():
             return Unreachable(error.detail, _words(error.action))
         case BerthError():

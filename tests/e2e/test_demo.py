@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.cli import Cli
+from tests.fixtures.terminal import Cli
 from tests.integration.waiting import until
 
 STEPS = (

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,9 +18,9 @@ import pytest_asyncio
 
 from core import launch
 from tests.fixtures.api import SECRET, Api
-from tests.fixtures.cli import Cli, Said
 from tests.fixtures.live import serve
 from tests.fixtures.stack import local_stack
+from tests.fixtures.terminal import Cli, Said
 
 
 async def test_help_comes_without_loading_what_commands_need(cli: Cli) -> None:
@@ -134,6 +135,20 @@ async def test_token_without_a_database_says_how_to_get_one(cli: Cli, empty_data
     for _ in range(2):
         assert (await empty("migrate")).code == 0
     assert (await empty("token", "someone")).code == 0
+
+
+async def test_api_on_a_taken_port_says_so(cli: Cli) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        berth = cli.given(
+            API__PORT=port, AUTH__SECRET=SECRET, DATABASE__URL="postgresql://u:p@127.0.0.1:9/x", TEMPORAL__ADDRESS="t:1"
+        )
+        said = await berth("api")
+    assert (said.code, said.out) == (1, "")
+    assert port in said.line
+    assert "BERTH_API__PORT" in said.line
 
 
 async def test_doctor_names_what_is_missing_and_what_mends_it(cli: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from functools import partial
 
 import pytest
 
@@ -42,7 +43,7 @@ async def test_cut_socket_loses_nothing_and_repeats_nothing(backend: Backend, sh
                     "parameters": {"by": 10}, "timeoutSeconds": 10,
                 }  # fmt: skip
                 await backend.send(message)
-            await backend.until(lambda before=before: len(backend.of("command_result")) == before + 3)
+            await backend.until(partial(_answered, backend, before + 3))
             await backend.drop()
             backend.deaf = False
             for number in range(3):
@@ -134,3 +135,7 @@ async def test_orders_during_shutdown_are_refused_and_told(backend: Backend) -> 
         await backend.send({"type": "graceful_shutdown", "reason": "stop", "withinSeconds": 20})
         assert (await backend.results("cmd-long"))[0]["fault"] == "shutting_down"
         assert await agent.ended() == 0
+
+
+def _answered(backend: Backend, count: int) -> bool:
+    return len(backend.of("command_result")) == count

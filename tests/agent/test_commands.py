@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ async def test_store_that_fails_for_a_moment_gets_the_picture_all_the_same(agent
     ],
 )
 async def test_wrong_command_gets_a_code_and_a_sentence(
-    agent: Agent, shop: Shop, command: str, parameters: dict[str, object], code: str
+    agent: Agent, shop: Shop, command: str, parameters: dict[str, Any], code: str
 ) -> None:
     await agent.execute("navigate", url=shop.url)
     assert (await agent.fault(command, **parameters))[0] == code

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -32,7 +33,7 @@ async def test_wrong_token_or_a_web_page_is_refused_at_every_door(
     assert answer.status_code == status
     url = f"ws://127.0.0.1:{agent.desktop_port}/websockify?mode=control"
     with pytest.raises(InvalidStatus) as refused:
-        await connect(url, additional_headers=headers, subprotocols=["binary"], proxy=None)
+        await connect(url, additional_headers=headers, subprotocols=[Subprotocol("binary")], proxy=None)
     assert refused.value.response.status_code == status
 
 

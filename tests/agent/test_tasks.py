@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import psutil
 import pytest
@@ -30,7 +31,7 @@ async def clever(shop: Shop) -> AsyncIterator[Agent]:
         "speechless": [],
     }
     with ScriptedModel(scripts, api_key=_KEY) as model:
-        model_settings = {"LLM_BASE_URL": model.base_url, "LLM_MODEL": "scripted", "LLM_API_KEY": _KEY}
+        model_settings: dict[str, Any] = {"LLM_BASE_URL": model.base_url, "LLM_MODEL": "scripted", "LLM_API_KEY": _KEY}
         async with serve(TOKEN) as backend, running.started(backend, **model_settings) as agent:
             yield agent
 

@@ -4,6 +4,7 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator
 
+from websockets import Subprotocol
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.agent.running import TOKEN, Agent
@@ -69,7 +70,9 @@ class Viewer:
 @contextlib.asynccontextmanager
 async def viewing(agent: Agent, mode: str) -> AsyncIterator[Viewer]:
     url = f"ws://127.0.0.1:{agent.desktop_port}/websockify?mode={mode}"
-    async with connect(url, additional_headers={"X-Agent-Token": TOKEN}, subprotocols=["binary"], proxy=None) as socket:
+    async with connect(
+        url, additional_headers={"X-Agent-Token": TOKEN}, subprotocols=[Subprotocol("binary")], proxy=None
+    ) as socket:
         viewer = Viewer(socket)
         await viewer.handshake()
         yield viewer

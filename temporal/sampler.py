@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.engine import Db
 from core.db.repositories import clusters, queue
@@ -41,7 +41,7 @@ class Sampler:
             seen.add((pool.cluster, pool.runtime))
             try:
                 await self._measure(pool)
-            except (RuntimeFault, Unavailable, DBAPIError, OperationalError, OSError, TimeoutError) as error:
+            except (RuntimeFault, Unavailable, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("sample.failed", cluster=pool.cluster, error=type(error).__name__)
 
     async def _measure(self, pool: Pool) -> None:

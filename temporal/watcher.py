@@ -3,9 +3,11 @@
 import asyncio
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.engine import Db
-from core.db.repositories import upkeep
+from core.db.repositories import agents, upkeep
+from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport
 from core.domain.recovery import FailureKind
@@ -42,29 +44,30 @@ class Watcher:
                 pause = _PAUSE
             except TimeoutError:
                 pause = _PAUSE
-            except (RuntimeFault, Unavailable, OSError) as error:
+            except (RuntimeFault, Unavailable, SQLAlchemyError, OSError) as error:
                 log.warning("watch.broken", runtime=self._name, error=type(error).__name__)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
 
     async def _look_and_watch(self) -> None:
-        await self._compare(await self._runtime.list())
+        # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
+        async with self._db.transaction() as session:
+            rows = await upkeep.living(session)
+        await self._compare(rows, await self._runtime.list())
         async for seen in self._runtime.watch():
             await self._tell(seen)
 
-    async def _compare(self, present: list[Observation]) -> None:
-        """Tell of everything that is there, and of everything that should be and is not."""
+    async def _compare(self, rows: list[LivingRow], present: list[Observation]) -> None:
+        """Tell of everything that is there and not known to be well, and of everything that should be and is not."""
+        mine = [row for row in rows if row.runtime == self._name and row.state is AgentState.RUNNING]
+        running = {(row.agent_id, row.attempt) for row in mine}
         for seen in present:
-            await self._tell(seen)
+            if seen.phase is not Phase.READY or (seen.agent_id, seen.attempt) not in running:
+                await self._tell(seen)
         there = {(seen.agent_id, seen.attempt) for seen in present}
-        async with self._db.transaction() as session:
-            rows = await upkeep.living(session)
-        for row in rows:
-            if row.runtime != self._name or row.state is not AgentState.RUNNING:
-                continue
+        for row in mine:
             if (row.agent_id, row.attempt) not in there:
-                report = FailureReport(agent_id=row.agent_id, attempt=row.attempt, kind=FailureKind.RUNTIME_GONE)
-                await self._lives.failed(row.workflow_id, report)
+                await self._lives.failed(row.workflow_id, _gone(row.agent_id, row.attempt))
 
     async def _tell(self, seen: Observation) -> None:
         if not seen.user_id or not seen.project_id:
@@ -72,6 +75,12 @@ class Watcher:
         workflow_id = agent_workflow_id(seen.user_id, seen.project_id)
         if seen.phase is Phase.READY:
             await self._lives.ready(seen.agent_id, seen.attempt, workflow_id)
+        elif seen.phase is Phase.GONE:
+            # Most go because they were removed on purpose, and their rows say so.
+            async with self._db.transaction() as session:
+                agent = await agents.get(session, seen.agent_id)
+            if agent and agent.attempt == seen.attempt and agent.state in (AgentState.STARTING, AgentState.RUNNING):
+                await self._lives.failed(workflow_id, _gone(seen.agent_id, seen.attempt))
         elif seen.phase is Phase.EXITED:
             report = FailureReport(
                 agent_id=seen.agent_id,
@@ -80,3 +89,7 @@ class Watcher:
                 detail=seen.detail[:1000],
             )
             await self._lives.failed(workflow_id, report)
+
+
+def _gone(agent_id: str, attempt: int) -> FailureReport:
+    return FailureReport(agent_id=agent_id, attempt=attempt, kind=FailureKind.RUNTIME_GONE)

@@ -2,6 +2,8 @@
 
 import base64
 import json
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -50,7 +52,7 @@ async def test_cancel_in_the_midst_of_a_start_leaves_nothing(stage: Stage) -> No
 async def test_terminate_by_hand_leaves_nothing_after_two_looks_of_the_reaper(
     set_stage: SetStage, monkeypatch: pytest.MonkeyPatch, state: AgentState
 ) -> None:
-    monkeypatch.setattr(reaping, "_SETTLE", reaping.timedelta(seconds=0.2))
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(seconds=0.2))
     stage = await set_stage(
         {"grace_seconds": 600, "ready_deadline_seconds": 600, "grant_tick_seconds": 600},
         capacity=0 if state is AgentState.QUEUED else 1,
@@ -74,7 +76,7 @@ async def test_terminate_by_hand_leaves_nothing_after_two_looks_of_the_reaper(
 async def test_slot_of_a_terminated_agent_goes_to_who_waits(
     set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaping, "_SETTLE", reaping.timedelta(0))
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))
     stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
     await stage.started("ann")
     second = await stage.queued("bob")
@@ -147,10 +149,10 @@ async def test_history_of_a_life_reads_as_the_life(stage: Stage) -> None:
     }
 
 
-def _activity_of(marker: dict) -> str:
+def _activity_of(marker: dict[str, Any]) -> str:
     """The name that a local activity's marker bears."""
     data = marker["details"]["data"]["payloads"][0]["data"]
-    return json.loads(data if data.startswith("{") else base64.b64decode(data))["activity_type"]
+    return str(json.loads(data if data.startswith("{") else base64.b64decode(data))["activity_type"])
 
 
 async def test_agents_are_found_by_their_user_state_and_pool(stage: Stage) -> None:

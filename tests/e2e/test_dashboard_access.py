@@ -177,6 +177,10 @@ async def test_whole_life_is_ordered_by_keyboard_alone(dashboard: Dashboard) -> 
     await page.keyboard.press("ArrowDown")
     await page.keyboard.press("Enter")
     await expect(shown).to_contain_text("Stopping soon")
+    # The button is gone; the focus is not.
+    await expect(shown.get_by_role("heading", name="shop")).to_be_focused()
+    await page.keyboard.press("Tab")
+    assert await focused(page) == "Keep it"
     assert [stop.grace_seconds for stop in dashboard.api.lives.stops] == [30]
 
 

@@ -2,7 +2,7 @@
 
 import { ago, left, now, timeOfDay, wholeDate } from "./clock.js";
 import { Chip } from "./chip.js";
-import { busy, button, el, say, show } from "./dom.js";
+import { busy, button, el, keepFocus, say, show } from "./dom.js";
 import { possible } from "./orders.js";
 import { Screen } from "./screen.js";
 import { Timeline } from "./timeline.js";
@@ -30,6 +30,7 @@ export class AgentPage {
     this.stopNow = order("Stop now", orders.stopNow);
     this.restart = order("Restart …", orders.restart);
     this.terminate = order("End it …", orders.terminate, "danger");
+    this.actions = el("div", { class: "actions" }, this.keep, this.again, this.stopNow, this.restart, this.stop, this.terminate);
     this.facts = el("dl", { class: "facts" });
     this.screen = new Screen(store, agent.agentId);
     this.timeline = new Timeline(store, agent.agentId, this.mine);
@@ -39,7 +40,7 @@ export class AgentPage {
       el("a", { class: "back", href: this.mine ? "#/" : "#/everyone" }, this.mine ? "All my agents" : "Everyone"),
       el("div", { class: "head" }, this.title, this.chip.node),
       el("div", { class: "standing" }, this.what, this.help, this.counter),
-      el("div", { class: "actions" }, this.keep, this.again, this.stopNow, this.restart, this.stop, this.terminate),
+      this.actions,
       this.screen.node,
       this.timeline.node,
       el("details", {}, el("summary", {}, "Details"), this.facts),
@@ -69,10 +70,13 @@ export class AgentPage {
     say(this.help, words.help);
     this.#count(agent);
     const can = possible(agent, this.mine);
-    for (const name of ["keep", "again", "stop", "stopNow", "restart", "terminate"]) show(this[name], can[name]);
+    keepFocus(this.actions, this.title, () => {
+      for (const name of ["keep", "again", "stop", "stopNow", "restart", "terminate"]) show(this[name], can[name]);
+    });
     say(this.stop, WAITING.has(agent.state) ? "Leave the queue …" : "Stop …");
     show(this.screen.node, this.mine);
-    this.screen.show(can.desktop, agent.endedAt ? "It is over: there is no desktop any more." : "There is a desktop once it runs.", agent.state === "running");
+    const none = agent.endedAt ? "It is over: there is no desktop any more." : "There is a desktop once it runs.";
+    this.screen.show(can.desktop, none, agent.state === "running");
     this.#state(agent);
   }
 
@@ -86,7 +90,8 @@ export class AgentPage {
       say(this.caption, `until it stops, at ${timeOfDay(agent.deadlineAt)}`);
     } else if (agent.state === "queued") {
       say(this.figure, agent.position ? String(agent.position) : "…");
-      say(this.caption, agent.position ? `${agent.position === 1 ? "you are next" : "your place in line"}, ${wait(agent)}` : "finding your place in line");
+      const place = agent.position === 1 ? "you are next" : "your place in line";
+      say(this.caption, agent.position ? `${place}, ${wait(agent)}` : "finding your place in line");
     }
   }
 

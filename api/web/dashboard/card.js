@@ -3,7 +3,7 @@
 import { left, live, now } from "./clock.js";
 import { Chip } from "./chip.js";
 import { path } from "./client.js";
-import { busy, button, el, say, show } from "./dom.js";
+import { busy, button, el, keepFocus, say, show } from "./dom.js";
 import { possible } from "./orders.js";
 import { describe, inGrace, wait } from "./words.js";
 
@@ -22,7 +22,9 @@ export class Card {
       { class: "card", "data-agent": agent.agentId },
       el("div", { class: "head" }, el("h2", {}, this.link), this.chip.node),
       el("p", { class: "what" }, this.line),
-      el("div", { class: "foot" }, el("span", { class: "faint" }, this.how, " ", this.since), el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
+      el("div", { class: "foot" },
+        el("span", { class: "faint" }, this.how, " ", this.since),
+        el("span", { class: "actions" }, this.keep, this.leave, this.stop)),
     );
   }
 
@@ -36,9 +38,11 @@ export class Card {
     say(this.how, how);
     live(this.since, from, kind);
     const can = possible(agent, true);
-    show(this.keep, can.keep);
-    show(this.leave, can.stop && agent.state === "queued");
-    show(this.stop, can.stop && agent.state !== "queued");
+    keepFocus(this.node, this.link, () => {
+      show(this.keep, can.keep);
+      show(this.leave, can.stop && agent.state === "queued");
+      show(this.stop, can.stop && agent.state !== "queued");
+    });
     if (chosen) this.link.setAttribute("aria-current", "true");
     else this.link.removeAttribute("aria-current");
   }

@@ -38,6 +38,13 @@ export function show(node, shown) {
   if (node.hidden === shown) node.hidden = !shown;
 }
 
+/** Do `work`, which may hide buttons; when one that had the focus went, `instead` gets it. */
+export function keepFocus(within, instead, work) {
+  const had = within.contains(document.activeElement) ? document.activeElement : null;
+  work();
+  if (had && !had.checkVisibility()) instead.focus({ preventScroll: true });
+}
+
 export function button(label, listener, kind = "", extra = {}) {
   return el("button", { type: "button", class: kind || null, on: { click: listener }, ...extra }, label);
 }

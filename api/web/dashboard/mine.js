@@ -11,6 +11,11 @@ const OVER_AT_FIRST = 5;
 const LOOK_AGAIN = 3000;
 const ASK_EVERY = 3;
 
+const CHOOSE = "Choose an agent to see its life and its desktop.";
+const NO_AGENT = "You have no agent yet. An agent is a browser of its own that works for one project; start one above, "
+  + "then watch it or take the mouse.";
+const NO_PROJECT = "You belong to no project yet. An administrator can add you: berth token USER --project NAME.";
+
 export class MinePage {
   #cards = new Map();
   #page = null;
@@ -34,7 +39,7 @@ export class MinePage {
     this.list = el("section", { class: "list", "aria-labelledby": "agents" },
       el("div", { class: "head" }, el("h1", { id: "agents" }, "My agents"), this.usage),
       this.form.node, this.empty, this.current, this.earlier);
-    this.hint = el("p", { class: "hint" }, "Choose an agent to see its life and its desktop.");
+    this.hint = el("p", { class: "hint" }, CHOOSE);
     this.detail = el("div", { class: "detail" }, this.hint);
     this.node = el("div", { class: "columns" }, this.list, this.detail);
   }
@@ -76,8 +81,8 @@ export class MinePage {
 
   #firstWords() {
     const projects = this.store.account?.projects ?? [];
-    if (projects.length === 0) return "You belong to no project yet. An administrator can add you: berth token USER --project NAME.";
-    return "You have no agent yet. An agent is a browser of its own that works for one project; start one above, then watch it or take the mouse.";
+    if (projects.length === 0) return NO_PROJECT;
+    return NO_AGENT;
   }
 
   #fill(list, agents, chosen) {
@@ -101,7 +106,8 @@ export class MinePage {
     if (agent) return this.#page.show(agent);
     if (agentId) this.#look(agentId);
     show(this.hint, Boolean(agentId) || this.store.agents.size > 0);
-    say(this.hint, agentId ? (this.#asked.get(agentId) ? "There is no such agent, or it is not yours." : "Looking for this agent …") : "Choose an agent to see its life and its desktop.");
+    if (!agentId) say(this.hint, CHOOSE);
+    else say(this.hint, this.#asked.get(agentId) ? "There is no such agent, or it is not yours." : "Looking for this agent …");
   }
 
   /** An agent that is not among the recent ones: an old one, or, for administrators, someone else's. */

@@ -1,7 +1,7 @@
 // The agent's desktop inside this page: the viewer in a frame, opened with a ticket that works once.
 
 import { path } from "./client.js";
-import { busy, button, el, say, show } from "./dom.js";
+import { busy, button, el, keepFocus, say, show } from "./dom.js";
 import { attempt } from "./notices.js";
 
 const TOLD = {
@@ -20,10 +20,13 @@ export class Screen {
     this.shut = button("Close the desktop", () => this.close());
     this.note = el("p", { class: "faint" });
     this.place = el("div", { class: "screen" });
+    this.title = el("h3", { id: "desktop", tabindex: "-1" }, "Desktop");
+    const buttons = el("span", { class: "actions" }, this.watch, this.steer, this.shut);
+    this.head = el("div", { class: "head" }, this.title, buttons);
     this.node = el(
       "section",
       { "aria-labelledby": "desktop" },
-      el("div", { class: "head" }, el("h3", { id: "desktop" }, "Desktop"), el("span", { class: "actions" }, this.watch, this.steer, this.shut)),
+      this.head,
       this.note,
       this.place,
     );
@@ -34,11 +37,14 @@ export class Screen {
 
   /** `can`: whether a desktop may be opened now; `why` not, else; `first`: nothing else is more urgent. */
   show(can, why, first) {
-    this.watch.classList.toggle("primary", first);
     const open = this.#frame !== null && !this.ended;
-    show(this.watch, can && !(open && this.mode === "view"));
-    show(this.steer, can && !(open && this.mode === "control"));
-    show(this.shut, this.#frame !== null);
+    this.watch.classList.toggle("primary", first && !open);
+    say(this.watch, open ? "Only watch" : "Watch");
+    keepFocus(this.head, this.#frame ? this.shut : this.title, () => {
+      show(this.shut, this.#frame !== null);
+      show(this.watch, can && !(open && this.mode === "view"));
+      show(this.steer, can && !(open && this.mode === "control"));
+    });
     if (open) say(this.note, TOLD[this.mode]);
     else say(this.note, can ? "See what it does, or take the mouse yourself." : why);
     if (!can && this.#frame && this.ended) this.close();

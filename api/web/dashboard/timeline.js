@@ -88,7 +88,8 @@ export class Timeline {
     const passed = this.before ? Date.parse(event.at) - this.before : 0;
     this.before = Date.parse(event.at);
     const gap = el("span", { class: "gap" }, passed >= 1000 ? `+${span(passed)}` : "");
-    const node = el("li", { "data-shape": told.shape, "data-kind": event.kind }, icon(told.shape), el("div", {}, title, text), el("span", { class: "when" }, gap, at));
+    const when = el("span", { class: "when" }, gap, at);
+    const node = el("li", { "data-shape": told.shape }, icon(told.shape), el("div", {}, title, text), when);
     return { node, title, text, at };
   }
 }

@@ -184,7 +184,12 @@ function told(event, detail, clockTime) {
     case "agent.draining": return ["ending", "Stopping", join(why(event, ENDED), more)];
     case "agent.kept": return ["run", "Kept", "The warning was taken back."];
     case "agent.restarting":
-      return ["restart", "Restarting", join(why(event, BROKEN), more, detail.afterSeconds > 0 ? `After a pause of ${seconds(detail.afterSeconds)}.` : "")];
+      return ["restart", "Restarting", join(
+        why(event, BROKEN),
+        // Of one that a person asked for there is no more to say than that.
+        event.reason === "user_restart" ? "" : more,
+        detail.afterSeconds > 0 ? `After a pause of ${seconds(detail.afterSeconds)}.` : "",
+      )];
     case "agent.failed": return ["failed", "Failed", join(why(event, BROKEN, ENDED), more)];
     case "agent.evicted": return ["ending", "Had to make room", why(event, ENDED)];
     case "agent.cancelled": return ["withdrawn", "Withdrawn", join(why(event, ENDED), more)];

@@ -1,13 +1,12 @@
-"""The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what is said when it fails."""
+"""The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what each may see."""
 
-import asyncio
 import re
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import Locator, Page, Route, WebSocketRoute, expect
+from playwright.async_api import expect
 from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_socket
@@ -21,7 +20,7 @@ from core.runtime.base import Reach
 from core.settings import Auth, DefaultPool, Settings
 from tests.fixtures.api import SECRET, Api
 from tests.fixtures.live import eventually
-from tests.fixtures.web import Dashboard
+from tests.fixtures.web import Dashboard, agent, ask_for, card
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -32,19 +31,6 @@ MARKUP = '<img src=x onerror="document.title=1">'
 def settings() -> Settings:
     """One place, so that a second agent waits."""
     return Settings(auth=Auth(secret=SecretStr(SECRET)), pool=DefaultPool(runtime="memory", capacity=1))
-
-
-def card(page: Page, project: str) -> Locator:
-    return page.locator(".card", has=page.get_by_role("link", name=project, exact=True))
-
-
-def agent(page: Page, project: str) -> Locator:
-    return page.get_by_role("article", name=f"Agent of {project}")
-
-
-async def ask_for(page: Page, project: str) -> None:
-    await page.get_by_label("Project", exact=True).fill(project)
-    await page.get_by_role("button", name="Start an agent").click()
 
 
 async def only_agent(api: Api, user_id: str = "owner") -> str:
@@ -146,133 +132,6 @@ async def test_failure_is_told_with_its_reason_and_what_would_help(dashboard: Da
     await expect(agent(page, "shop")).to_contain_text("It needed more memory than it may have.")
     await expect(agent(page, "shop")).to_contain_text("Fewer open pages, or a larger agent, would help.")
     await expect(page.get_by_role("alert").filter(has_text="shop failed.")).to_be_visible()
-
-
-async def test_refusal_is_a_sentence_with_what_would_help(dashboard: Dashboard) -> None:
-    await dashboard.api.member("owner", ["second"])
-    await dashboard.api.running()
-    page = await dashboard.open()
-    answer = page.locator("#start-answer")
-    await ask_for(page, "second")
-    await expect(answer).to_contain_text("You have as many agents as your subscription allows.")
-    await expect(answer).to_contain_text("Stop one of your agents first")
-    await ask_for(page, "no/such?project")
-    await expect(answer).not_to_contain_text("as many agents")
-    await expect(answer).to_contain_text("the name may be misspelt")
-
-
-async def test_pending_start_is_asked_again_with_its_key_until_somebody_decides(dashboard: Dashboard) -> None:
-    page = await dashboard.open()
-    keys: list[str | None] = []
-
-    async def nobody_yet(route, request):
-        keys.append(await request.header_value("idempotency-key"))
-        if len(keys) == 1:
-            await route.fulfill(status=202, headers={"Retry-After": "1"}, json={"status": "pending"})
-        else:
-            await route.continue_()
-
-    await page.route("**/start-agent", nobody_yet)
-    await ask_for(page, "shop")
-    await expect(page.locator("#start-answer")).to_contain_text("No worker has answered yet")
-    await expect(card(page, "shop")).to_contain_text("Starting")
-    await expect(page.locator("#start-answer")).to_be_hidden()
-    assert len(keys) == 2
-    assert keys[0] == keys[1] != ""
-
-
-async def test_page_without_connection_says_so_and_catches_up(dashboard: Dashboard) -> None:
-    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
-    page = await dashboard.blank()
-    sockets: list[WebSocketRoute] = []
-
-    def pass_on(socket: WebSocketRoute) -> None:
-        socket.connect_to_server()
-        sockets.append(socket)
-
-    await page.route_web_socket("**/ws/events**", pass_on)
-    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner')}")
-    await expect(page.locator("#line")).to_have_text("Live")
-    await page.route("**/api/**", lambda route: route.abort())
-    await sockets[-1].close(code=1011)
-    await expect(page.locator("#line")).to_contain_text("Offline; as it was at")
-    await expect(card(page, "shop")).to_contain_text("Starting")
-    await dashboard.api.lives.run(agent_id)
-    await page.unroute("**/api/**")
-    await expect(page.locator("#line")).to_have_text("Live")
-    await expect(card(page, "shop")).to_contain_text("Running")
-    await expect(agent(page, "shop").locator(".timeline")).to_contain_text("Ready to use")
-
-
-async def test_news_that_arrive_while_an_older_answer_is_awaited_are_not_lost(dashboard: Dashboard) -> None:
-    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
-    page = await dashboard.open()
-    asked, answered = asyncio.Event(), asyncio.Event()
-
-    async def hold(route: Route) -> None:
-        asked.set()
-        await answered.wait()
-        await route.continue_()
-
-    await page.route("**/api/me", hold)
-    await dashboard.api.lives.move(agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
-    await expect(card(page, "shop")).to_contain_text("Restarting")
-    await asyncio.wait_for(asked.wait(), 10)
-    await dashboard.api.lives.move(agent_id, AgentState.DRAINING, EventKind.DRAINING)
-    await expect(agent(page, "shop").locator(".timeline")).to_contain_text("Stopping")
-    answered.set()
-    await expect(card(page, "shop")).to_contain_text("Stopping")
-
-
-async def test_busy_server_is_asked_again(dashboard: Dashboard) -> None:
-    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
-    page = await dashboard.open()
-    refused: list[str] = []
-
-    async def refuse_twice(route: Route) -> None:
-        refused.append(route.request.url)
-        if len(refused) <= 2:
-            await route.fulfill(status=429, json={"code": "too_many_requests", "detail": "too many requests"})
-        else:
-            await route.continue_()
-
-    await page.route(f"**/api/agents/{agent_id}", refuse_twice)
-    await dashboard.api.lives.run(agent_id)
-    await expect(card(page, "shop")).to_contain_text("Running")
-    assert len(refused) >= 3
-
-
-async def test_agents_stay_current_where_sockets_are_blocked(dashboard: Dashboard) -> None:
-    agent_id = (await dashboard.api.start()).json()["agent"]["agentId"]
-    page = await dashboard.blank()
-    await page.route_web_socket("**/ws/events**", lambda socket: socket.close(code=1011))
-    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner')}")
-    await expect(page.locator("#line")).to_contain_text("Reconnecting")
-    await dashboard.api.lives.run(agent_id)
-    await expect(card(page, "shop")).to_contain_text("Running")
-
-
-async def test_token_leaves_the_address_and_an_expired_one_leads_back_to_the_form(dashboard: Dashboard) -> None:
-    page = await dashboard.open()
-    assert "token" not in page.url
-    await page.reload()
-    await expect(page.locator("#line")).to_have_text("Live")
-    await page.goto("about:blank")
-    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner', minutes=-5)}")
-    await expect(page.get_by_role("alert")).to_have_text("The token has expired. Get a fresh token and sign in again.")
-    await expect(page.get_by_text("berth token USER")).to_be_visible()
-    await page.get_by_label("Your access token").fill(f"Bearer {dashboard.token('owner')}\n")
-    await page.get_by_role("button", name="Sign in").click()
-    await expect(page.locator("#line")).to_have_text("Live")
-    await page.get_by_role("button", name="Sign out").click()
-    await expect(page.get_by_label("Your access token")).to_be_focused()
-    assert await page.evaluate("JSON.stringify([sessionStorage, localStorage, document.cookie])") == '[{},{},""]'
-
-
-async def test_user_whom_berth_does_not_know_is_told_what_to_do(dashboard: Dashboard) -> None:
-    page = await dashboard.blank()
-    await page.goto(f"{dashboard.url}/#token={dashboard.token('nobody')}")
-    await expect(page.get_by_role("alert")).to_contain_text("An administrator has to add you")
 
 
 async def test_stranger_sees_nothing_of_others(dashboard: Dashboard) -> None:

@@ -1,0 +1,37 @@
+"""After a failure: how often, how long after, and when no more."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.domain.recovery import MAX_RESTARTS, FailureKind, GiveUp, Restart, decide
+
+kinds = st.sampled_from(FailureKind)
+
+
+def test_pauses_are_two_four_and_eight_seconds_then_it_is_over() -> None:
+    pauses = [decide(FailureKind.CRASH, restarts, 2) for restarts in range(4)]
+    assert pauses == [
+        Restart(after_seconds=2),
+        Restart(after_seconds=4),
+        Restart(after_seconds=8),
+        GiveUp(reason="crash"),
+    ]
+
+
+@given(st.integers(0, 100))
+def test_wish_of_the_user_is_no_failure(restarts: int) -> None:
+    assert decide(FailureKind.USER_RESTART, restarts, 2) == Restart(after_seconds=0)
+
+
+@given(st.integers(0, 100))
+def test_what_cannot_start_is_not_tried_again(restarts: int) -> None:
+    assert decide(FailureKind.CANNOT_START, restarts, 2) == GiveUp(reason="cannot_start")
+
+
+@given(kinds.filter(lambda kind: kind is not FailureKind.USER_RESTART), st.floats(0, 60))
+def test_no_failure_is_tried_again_for_ever(kind: FailureKind, backoff: float) -> None:
+    restarts = 0
+    while isinstance(decide(kind, restarts, backoff), Restart):
+        restarts += 1
+        assert restarts <= MAX_RESTARTS
+    assert decide(kind, restarts, backoff) == GiveUp(reason=kind.value)

@@ -1,22 +1,22 @@
 """The tree of everything Berth refuses or fails with; each leaf knows its code, HTTP status and whether to try again.
 
-    BerthError
-    ├── Refused                 the caller can do something about it
-    │   ├── InvalidRequest      422  invalid_request (malformed id, unknown field, bad cursor)
-    │   ├── Unauthenticated     401  unauthenticated
-    │   ├── Forbidden           403  forbidden
-    │   ├── NotFound            404  not_found, unknown_user
-    │   ├── Conflict            409  conflict, wrong_state
-    │   ├── KeyReused           422  idempotency_key_reused
-    │   ├── TooLarge            413  body_too_large
-    │   ├── Rejected            403  the admission's reason
-    │   └── Busy                503  queue_full, too_many_requests
-    ├── Unavailable             503  a part of ours does not answer; try again
-    │   └── TimedOut            504  command_timeout
-    └── RuntimeFault            what a runtime says, mapped at its edge
-        ├── RuntimeRetryable    try again with back-off
-        ├── RuntimePermanent    trying again cannot help
-        └── NeverSatisfiable    larger than anything this runtime has
+BerthError
+├── Refused                 the caller can do something about it
+│   ├── InvalidRequest      422  invalid_request (malformed id, unknown field, bad cursor)
+│   ├── Unauthenticated     401  unauthenticated
+│   ├── Forbidden           403  forbidden
+│   ├── NotFound            404  not_found, unknown_user
+│   ├── Conflict            409  conflict, wrong_state
+│   ├── KeyReused           422  idempotency_key_reused
+│   ├── TooLarge            413  body_too_large
+│   ├── Rejected            403  the admission's reason
+│   └── Busy                503  queue_full, too_many_requests
+├── Unavailable             503  a part of ours does not answer; try again
+│   └── TimedOut            504  command_timeout
+└── RuntimeFault            what a runtime says, mapped at its edge
+    ├── RuntimeRetryable    try again with back-off
+    ├── RuntimePermanent    trying again cannot help
+    └── NeverSatisfiable    larger than anything this runtime has
 """
 
 from typing import ClassVar

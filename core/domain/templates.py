@@ -9,7 +9,7 @@ MIB = 1 << 20
 
 
 class Resources(BaseModel):
-    """Requests place an agent, limits bound it (specification: 500m/512Mi and 1000m/1Gi). CPU in cores, memory in MiB."""
+    """Requests place an agent, limits bound it (specification: 500m/512Mi, 1000m/1Gi). CPU in cores, memory in MiB."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     cpu: float = Field(0.5, gt=0)

@@ -44,6 +44,7 @@ class Registered(Message):
     answer: StartAnswer | None
     life: Life | None = None
     state: AgentState | None = None
+    begun: bool = False
     timings: Timings | None = None
     leftovers: tuple[Life, ...] = ()
 

@@ -70,6 +70,7 @@ class LifeActivities:
             answer=done.answer,
             life=life if done.state is not None else None,
             state=done.state,
+            begun=done.begun,
             timings=timings,
             leftovers=tuple(
                 life.model_copy(

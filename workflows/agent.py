@@ -120,7 +120,7 @@ class AgentWorkflow:
             born_at=workflow.now(),
             waits_for=registered.answer.reason if registered.answer else None,
             # With room for it the first attempt began in the very transaction that registered it.
-            begun=registered.life.attempt if registered.state is AgentState.STARTING else 0,
+            begun=registered.life.attempt if registered.begun else 0,
         )
 
     # ---- what may be asked ------------------------------------------------------------------------------------------

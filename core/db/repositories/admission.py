@@ -50,6 +50,8 @@ class Registered(BaseModel):
     answer: StartAnswer | None
     state: AgentState | None = None
     attempt: int = 1
+    # The row says that the attempt started; a row that was granted a slot since may not say so yet.
+    begun: bool = False
     leftovers: tuple[Leftover, ...] = ()
 
 
@@ -139,7 +141,8 @@ def _of_row(row: Agent) -> Registered:
     state = AgentState(row.state)
     outcome = StartOutcome.QUEUED if state in WAITING else StartOutcome.CREATED
     answer = StartAnswer(outcome=outcome, agent_id=row.agent_id, reason=row.reason if state in WAITING else None)
-    return Registered(answer=answer, state=state, attempt=row.attempt)
+    begun = state not in WAITING and row.started_at is not None
+    return Registered(answer=answer, state=state, attempt=row.attempt, begun=begun)
 
 
 async def _carry_out(
@@ -174,7 +177,7 @@ async def _carry_out(
             starting = fact(EventKind.STARTING, AgentState.STARTING, attempt=1)
             await events.append(session, row, now, *_arrival(None), admitted, starting)
             answer = StartAnswer(outcome=StartOutcome.CREATED, agent_id=request.agent_id)
-            return Registered(answer=answer, state=AgentState.STARTING)
+            return Registered(answer=answer, state=AgentState.STARTING, begun=True)
 
 
 def _arrival(waits: QueueReason | None) -> list[events.Fact]:

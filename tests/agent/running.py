@@ -122,7 +122,8 @@ def command(home: Path) -> list[str]:
     argv = [str(PYTHON), "-m", "agent_image.agent"]
     if os.geteuid() != 0:
         return launch.command(argv)
-    reach = [*launch.interpreter_paths(PYTHON), ROOT / "agent_image", ROOT / "core", ROOT / "node_modules", home]
+    # The whole checkout: Python finds modules by listing their folder, which a shadowed one does not let it.
+    reach = [*launch.interpreter_paths(PYTHON), ROOT, home]
     return launch.command(argv, account=ACCOUNT, reach=reach)
 
 

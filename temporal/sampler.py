@@ -1,6 +1,8 @@
 """Measures how much room each cluster has, often enough that a decision never rests on an old look."""
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -26,6 +28,7 @@ class Sampler:
         self._runtimes = runtimes
         self._db = db
         self._lives = lives
+        self._cpu: dict[str, CpuWindow] = {}
 
     async def run(self) -> None:
         while True:
@@ -46,6 +49,8 @@ class Sampler:
 
     async def _measure(self, pool: Pool) -> None:
         capacity = await self._runtimes[pool.runtime].capacity()
+        window = self._cpu.setdefault(pool.cluster, CpuWindow(self._settings.thresholds.cpu_window_seconds))
+        capacity = capacity.model_copy(update={"cpu_percent": window.mean(time.monotonic(), capacity.cpu_percent)})
         async with self._db.transaction() as session:
             grew = await clusters.record_look(
                 session,
@@ -58,6 +63,27 @@ class Sampler:
             waiting = await queue.somebody_waits(session, pool.cluster) if grew else []
         for name in waiting:
             await self._lives.wake_pool(name)
+
+
+class CpuWindow:
+    """Mean of CPU use over the last `seconds`; None until that long has been seen: a burst must not shut the door."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._began: float | None = None
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def mean(self, now: float, percent: float | None) -> float | None:
+        """Take in a sample and return the mean."""
+        if percent is None:
+            return None
+        self._began = now if self._began is None else self._began
+        self._samples.append((now, percent))
+        while self._samples[0][0] < now - self._seconds:
+            self._samples.popleft()
+        if now - self._began < self._seconds:
+            return None
+        return sum(sample for _, sample in self._samples) / len(self._samples)
 
 
 def choked(capacity: ClusterCapacity, thresholds: Thresholds) -> bool:

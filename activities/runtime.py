@@ -1,8 +1,9 @@
 """What is done where the agents are: make one, and take one down after it saved its work."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import text, update
@@ -22,6 +23,9 @@ from core.tokens import hash_token, new_token
 
 log = structlog.get_logger()
 _LOOK_EVERY = 0.1
+_BEAT_EVERY = 2.0
+
+T = TypeVar("T")
 
 
 class RuntimeActivities:
@@ -56,7 +60,7 @@ class RuntimeActivities:
         mine = hash_token(token.get_secret_value())
         await self._accept(life, mine)
         try:
-            created = await self._runtime(life).create(spec)
+            created = await _beating(self._runtime(life).create(spec))
         except RuntimeFault as error:
             raise _failure(error) from error
         if created.token_hash != mine:
@@ -71,10 +75,7 @@ class RuntimeActivities:
             left = await self._leaves_by_itself(ask) if ask.within_seconds > 0 else False
             # Who cannot hear us over the channel is told by the runtime's own signal.
             grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
-            delete = asyncio.create_task(runtime.delete(life.agent_id, life.attempt, grace))
-            while not (await asyncio.wait({delete}, timeout=3))[0]:
-                activity.heartbeat()
-            usage = await delete
+            usage = await _beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
             raise _failure(error) from error
         return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
@@ -144,6 +145,19 @@ class RuntimeActivities:
         )
         await session.execute(text("SELECT pg_notify('berth_commands', :agent)"), {"agent": life.agent_id})
         return stored.scalar_one()
+
+
+async def _beating(work: Coroutine[Any, Any, T]) -> T:
+    """Carry `work` out with heartbeats, so that a worker's death is noticed; a cancel waits until it is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=_BEAT_EVERY))[0]:
+            activity.heartbeat()
+    except asyncio.CancelledError:
+        # What is being made must be there before it can be removed.
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    return await task
 
 
 _EXPECTED = ApplicationErrorCategory.BENIGN

@@ -33,6 +33,9 @@ LOCAL: dict[str, Any] = {
     ),
 }
 
+# A try that a dying worker took is noticed after this long; activities beat every 2 s.
+_BEAT = timedelta(seconds=6)
+
 
 def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:
     """Tries within the start deadline. A cancel waits for the try under way: no create may end after its delete."""
@@ -40,6 +43,7 @@ def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:
         "task_queue": runtime_queue(pool),
         "start_to_close_timeout": timedelta(seconds=45),
         "schedule_to_close_timeout": timedelta(seconds=deadline_seconds),
+        "heartbeat_timeout": _BEAT,
         "retry_policy": RetryPolicy(
             initial_interval=timedelta(milliseconds=250),
             backoff_coefficient=2,
@@ -55,7 +59,7 @@ def removal_options(pool: str, within_seconds: float) -> dict[str, Any]:
     return {
         "task_queue": runtime_queue(pool),
         "start_to_close_timeout": timedelta(seconds=within_seconds + 60),
-        "heartbeat_timeout": timedelta(seconds=15),
+        "heartbeat_timeout": _BEAT,
         "retry_policy": RetryPolicy(
             initial_interval=timedelta(milliseconds=250), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
         ),

@@ -111,7 +111,7 @@ async def test_key_that_was_refused_stays_refused(set_stage: SetStage, keyed: di
 
 @pytest.mark.parametrize("state", [AgentState.QUEUED, AgentState.STARTING, AgentState.RUNNING, AgentState.DRAINING])
 async def test_life_goes_on_where_its_worker_left_it(set_stage: SetStage, state: AgentState) -> None:
-    stage = await set_stage({"grace_seconds": 600}, capacity=1)
+    stage = await set_stage({"grace_seconds": 600, "ready_deadline_seconds": 90}, capacity=1)
     holder = await stage.started("bob") if state is AgentState.QUEUED else None
     if state is AgentState.STARTING:
         stage.runtime._settings = stage.settings.memory.model_copy(update={"start_seconds": 0.5})

@@ -1,6 +1,7 @@
 """Who comes in: the agent's token and nothing else, and what a viewer may do."""
 
 import asyncio
+import contextlib
 
 import pytest
 from websockets import Subprotocol
@@ -58,6 +59,27 @@ async def test_control_types_and_view_does_not(agent: Agent, shop: Shop) -> None
         await viewer.settle()
         await agent.becomes(lambda state: state["title"] == "seen")
     await agent.backend.status("viewer_active")
+
+
+async def test_view_does_not_type_by_an_older_version_of_the_protocol_either(agent: Agent) -> None:
+    """Its hello is a byte shorter: who counted on 14 would pass a byte that makes keys of the requests behind it."""
+    page = "data:text/html,<title>x</title><input autofocus id=a oninput='document.title=this.value'>"
+    await agent.execute("navigate", url=page)
+    await agent.execute("click", selector="#a")
+    url = f"ws://127.0.0.1:{agent.desktop_port}/websockify?mode=view"
+    key, requests = b"\x04", bytes([3, 0, 0, 0, 0, 0, ord("h"), 4, 0, 0]) + bytes([3, 0, 0, 0, ord("h"), 4, 1, 0, 0, 0])
+    async with connect(
+        url, additional_headers={"X-Agent-Token": TOKEN}, subprotocols=[Subprotocol("binary")], proxy=None
+    ) as socket:
+        await socket.send(b"RFB 003.003\n" + b"\x01" + key + requests)
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(4):
+                # Version, security, screen and answer to the request: then the server has heard everything.
+                async with asyncio.timeout(10):
+                    await socket.recv()
+        assert (await agent.execute("state"))["title"] == "x"
+        await asyncio.wait_for(socket.wait_closed(), 10)
+        assert socket.close_code == 1008
 
 
 async def test_viewer_that_says_something_unknown_is_put_out(agent: Agent) -> None:

@@ -48,6 +48,18 @@ def test_message_of_unknown_length_ends_the_connection(message: bytes) -> None:
         filter_.feed(message)
 
 
+@pytest.mark.parametrize(
+    "hello", [b"RFB 003.003\n\x01", b"RFB 003.007\n\x01\x01", b"RFB 003.008\n\x02\x01", b"\x04" * 14]
+)
+@pytest.mark.parametrize("at_once", [1, 99])
+def test_handshake_of_another_length_or_kind_ends_the_connection(hello: bytes, at_once: int) -> None:
+    """The server would read the old version's hello as one byte shorter, and the rest as other messages than we do."""
+    filter_, stream = ViewOnly(), hello + KEY
+    with pytest.raises(UnknownMessage):
+        for start in range(0, len(stream), at_once):
+            filter_.feed(stream[start : start + at_once])
+
+
 def test_long_cut_text_is_dropped_without_being_collected() -> None:
     filter_ = ViewOnly()
     filter_.feed(HELLO + struct.pack(">BBHi", 6, 0, 0, 100_000_000))

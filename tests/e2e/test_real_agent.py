@@ -1,5 +1,6 @@
 """A real browser agent through the whole of Berth: asked for, used, watched, killed, stopped, started again."""
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -126,10 +127,12 @@ async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) 
 def _kill_browser_of(agent_id: str) -> None:
     """End the browser that the one agent of this test started, found by the id in its parent's environment."""
     for process in psutil.process_iter(["name"]):
-        parent = process.parent() if process.info["name"] == "chromium" else None
-        if parent is not None and parent.name() != "chromium" and parent.environ().get("AGENT_ID") == agent_id:
-            process.kill()
-            return
+        # Processes of other agents come and go while we look.
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent() if process.info["name"] == "chromium" else None
+            if parent is not None and parent.name() != "chromium" and parent.environ().get("AGENT_ID") == agent_id:
+                process.kill()
+                return
     raise AssertionError("no browser found")
 
 

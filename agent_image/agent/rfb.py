@@ -32,8 +32,10 @@ _PASSED = {
     ClientMessage.CONTINUOUS_UPDATES,
     ClientMessage.FENCE,
 }
-# Version (12 bytes), choice of the security type "None" (1), ClientInit (1).
-_HANDSHAKE = 12 + 1 + 1
+# The version, and the choice of the security type "None". Another version has a hello of another length: the server
+# would read on from another byte than we do, and find keys in what we take for requests.
+_HELLO = b"RFB 003.008\n\x01"
+_HANDSHAKE = len(_HELLO) + 1  # and ClientInit
 # Once offered, these change how long the viewer's own messages are.
 _EXTENDED_MOUSE_BUTTONS = -316
 _EXTENDED_CLIPBOARD = 0xC0A1E5CE - (1 << 32)
@@ -53,7 +55,7 @@ class ViewOnly:
         out = bytearray()
         while self._buffer:
             if self._handshake:
-                out += self._take(min(self._handshake, len(self._buffer)), handshake=True)
+                out += self._greeting(min(self._handshake, len(self._buffer)))
             elif self._skip:
                 gone = min(self._skip, len(self._buffer))
                 del self._buffer[:gone]
@@ -62,11 +64,17 @@ class ViewOnly:
                 break
         return bytes(out)
 
-    def _take(self, length: int, *, handshake: bool = False) -> bytes:
+    def _greeting(self, length: int) -> bytes:
+        said = _HANDSHAKE - self._handshake
+        taken = self._take(length)
+        if not taken.startswith(_HELLO[said : said + length]):
+            raise UnknownMessage("another version or kind of handshake")
+        self._handshake -= length
+        return taken
+
+    def _take(self, length: int) -> bytes:
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
-        if handshake:
-            self._handshake -= length
         return taken
 
     def _message(self, out: bytearray) -> bool:

@@ -72,14 +72,13 @@ async def test_view_does_not_type_by_an_older_version_of_the_protocol_either(age
         url, additional_headers={"X-Agent-Token": TOKEN}, subprotocols=[Subprotocol("binary")], proxy=None
     ) as socket:
         await socket.send(b"RFB 003.003\n" + b"\x01" + key + requests)
+        # Version, then either the end, or the screen that this viewer shall not have come to.
         with contextlib.suppress(ConnectionClosed):
-            for _ in range(4):
-                # Version, security, screen and answer to the request: then the server has heard everything.
-                async with asyncio.timeout(10):
-                    await socket.recv()
-        assert (await agent.execute("state"))["title"] == "x"
-        await asyncio.wait_for(socket.wait_closed(), 10)
+            async with asyncio.timeout(10):
+                await socket.recv()
+                await socket.recv()
         assert socket.close_code == 1008
+    assert (await agent.execute("state"))["title"] == "x"
 
 
 async def test_viewer_that_says_something_unknown_is_put_out(agent: Agent) -> None:

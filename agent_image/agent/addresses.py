@@ -10,7 +10,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _CGNAT = ipaddress.ip_network("100.64.0.0/10")  # also where some clouds keep their metadata service
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # each network chooses where in it the IPv4 address is
 _TEREDO = ipaddress.ip_network("2001::/32")
 _SIX_TO_FOUR = ipaddress.ip_network("2002::/16")
 
@@ -26,9 +27,9 @@ def is_public(address: IpAddress) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if int(address) >> 32 == 0 or address in _TEREDO or address in _SIX_TO_FOUR:
-            return False  # IPv4-compatible and tunnels: nothing public is served there today
-        if any(address in network for network in _NAT64):
+        if int(address) >> 32 == 0 or any(address in net for net in (_TEREDO, _SIX_TO_FOUR, _LOCAL_NAT64)):
+            return False  # IPv4-compatible, tunnels, local translation: nothing public is served there today
+        if address in _NAT64:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address.is_site_local:
             return False

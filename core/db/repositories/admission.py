@@ -21,6 +21,7 @@ from core.domain.tiers import Tier, TierLimits
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
+_WAITING = [state.value for state in WAITING]
 
 
 class Rules(BaseModel):
@@ -85,7 +86,9 @@ async def register(
         # Another run decided under this key, and its life may be over already: no second one for the same request.
         return Registered(answer=decided)
     mine = [row for row in rows if row.project_id == request.project_id]
-    leftovers = tuple(_leftover(row) for row in mine if row.agent_id != predecessor)
+    # Those that wait go first, or the slots of the others would be given to them.
+    left = sorted((row for row in mine if row.agent_id != predecessor), key=lambda row: row.state not in _WAITING)
+    leftovers = tuple(_leftover(row) for row in left)
     if leftovers:
         return Registered(answer=None, leftovers=leftovers)
     await clusters.lock_cluster(session, pool.cluster)

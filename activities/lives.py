@@ -117,8 +117,7 @@ class LifeActivities:
         heard = {} if ask.kind == FailureKind.USER_RESTART else {"token_hash": None}
         async with self._db.transaction() as session:
             now = _now()
-            # What was asked of the attempt that is gone cannot be answered by the next one.
-            await agents.expire_commands(session, ask.life.agent_id, now)
+            # The agent's row before its commands, as everywhere: an answer that comes right now locks in that order.
             moved = await agents.move(
                 session,
                 ask.life.agent_id,
@@ -131,6 +130,9 @@ class LifeActivities:
                 deadline_at=now + timedelta(seconds=ask.after_seconds),
                 **heard,
             )
+            if moved.applied:
+                # What was asked of the attempt that is gone cannot be answered by the next one.
+                await agents.expire_commands(session, ask.life.agent_id, now)
         return _moved(moved)
 
     @activity.defn(name="mark_draining")

@@ -1,15 +1,20 @@
 """What follows a failure: another attempt after a pause, or the end."""
 
-from datetime import timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from activities.contracts import Life, Restarting
+from activities.lives import LifeActivities
+from core.db.repositories import agents, commands
+from core.db.repositories.commands import Asked, CommandState
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
-from tests.fixtures.stage import SetStage, Stage
+from tests.fixtures.stage import SetStage, Stage, until
 
 
 async def restarts(stage: Stage, agent_id: str) -> list[tuple[str | None, float]]:
@@ -113,3 +118,32 @@ async def test_stop_in_the_pause_before_a_restart_ends_the_life_at_once(set_stag
     await stage.until(agent_id, AgentState.TERMINATED)
     assert (await stage.kinds(agent_id))[-3:] == ["restarting", "draining", "terminated"]
     await stage.nothing_left()
+
+
+async def test_answer_that_comes_while_a_restart_is_noted_is_kept_and_neither_locks_the_other_out(stage: Stage) -> None:
+    agent_id = await stage.started()
+    now = datetime.now(UTC)
+    asked = Asked(
+        agent_id=agent_id, attempt=1, command_id="c", name="state", parameters={}, deadline_at=now + timedelta(hours=1)
+    )
+    async with stage.db.transaction() as session:
+        await commands.submit(session, asked, now)
+    life = Life(agent_id=agent_id, attempt=1, user_id="ann", project_id="shop", pool="default", template="default",
+                runtime="memory")  # fmt: skip
+    note = Restarting(life=life, kind="crash", detail="", after_seconds=0, restarts=1)
+
+    async def restart_waits() -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await stage.sql(waiting))
+
+    async with stage.db.transaction() as session:
+        await agents.lock(session, agent_id)
+        noted = asyncio.create_task(LifeActivities(stage.db, stage.settings, stage.lives).mark_restarting(note))
+        await until(restart_waits, "the restart to wait for the agent's row")
+        ended = await commands.finish(session, agent_id, "c", now, attempt=1, result={"said": "all"})
+    assert ended is not None
+    assert (await noted).applied
+    async with stage.db.transaction() as session:
+        kept = await commands.get(session, agent_id, "c")
+    assert kept is not None
+    assert (kept.state, kept.result) == (CommandState.DONE, {"said": "all"})

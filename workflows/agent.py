@@ -138,6 +138,9 @@ class AgentWorkflow:
             if self._successor is None:
                 registered = await self._register(request, predecessor=passage.course.life.agent_id)
                 self._successor = self._course_of(registered)
+                early = self._early_stop
+                if early is not None and early.agent_id == request.agent_id:
+                    await self._withdraw_successor(early)
                 return registered.answer or StartAnswer(outcome=StartOutcome.REJECTED)
             return self._answer_of(self._successor, request)
 
@@ -176,11 +179,11 @@ class AgentWorkflow:
             await withdraw(successor.life, order)
 
     def _tell_to_stop(self, order: StopOrder) -> None:
-        if self._passage is None:
-            # Told before the first decision was made: let it be made, then stop.
-            self._early_stop = order
-        elif order.agent_id in (None, self._passage.course.life.agent_id):
+        if self._passage is not None and order.agent_id in (None, self._passage.course.life.agent_id):
             self._passage.course.inbox.stop = order
+        else:
+            # Told before the decision that it speaks of has come back to us: let it be made, then stop.
+            self._early_stop = order
 
     @workflow.signal
     def restart(self, order: RestartOrder | None = None) -> None:

@@ -77,6 +77,27 @@ async def test_stopped_successor_leaves_its_predecessor_alone(set_stage: SetStag
     await stage.until(third, AgentState.RUNNING)
 
 
+async def test_successor_that_is_stopped_before_its_workflow_knows_of_it_leaves_the_line(
+    set_stage: SetStage,
+) -> None:
+    """Its row is there before the workflow has heard so, and longer when a worker dies in between."""
+    stage = await set_stage(LONG)
+    first = await stage.started()
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    await stage.worker_down()
+    request = stage.request()
+    order = StopOrder(agent_id=request.agent_id, reason="user_requested")
+    await stage.workflow().signal("stop", order)
+    answer = asyncio.create_task(stage.lives.start(request))
+    await stage.worker_up()
+    assert (await answer).agent_id == request.agent_id
+    assert (await stage.until(request.agent_id, AgentState.CANCELLED)).reason == "user_requested"
+    assert (await stage.agent(first)).state is AgentState.DRAINING
+    await stage.stop(first)
+    await stage.nothing_left()
+
+
 async def test_without_its_successor_the_workflow_ends_with_its_life(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
     first, second = await succeeded(stage)

@@ -134,6 +134,7 @@ class Reaped(Message):
     rows: int = 0
     channels_lost: int = 0
     subscriptions: int = 0
+    former_members: int = 0
     pools_woken: int = 0
 
 

@@ -68,12 +68,20 @@ class ReapingActivities:
         removed = await self._remove_ownerless_objects()
         lost = await self._report_silent()
         expired = await self._stop_expired_subscriptions()
+        strangers = await self._stop_former_members()
         async with self._db.transaction() as session:
             await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)
         for pool in pools:
             await self._signals.wake_pool(pool)
-        found = Reaped(objects=removed, rows=ended, channels_lost=lost, subscriptions=expired, pools_woken=len(pools))
+        found = Reaped(
+            objects=removed,
+            rows=ended,
+            channels_lost=lost,
+            subscriptions=expired,
+            former_members=strangers,
+            pools_woken=len(pools),
+        )
         if removed or ended:
             log.warning("reaper.found", objects=removed, rows=ended)
         return found
@@ -179,7 +187,15 @@ class ReapingActivities:
     async def _stop_expired_subscriptions(self) -> int:
         async with self._db.transaction() as session:
             expired = await upkeep.of_expired_subscriptions(session, datetime.now(UTC))
-        for row in expired:
-            order = StopOrder(agent_id=row.agent_id, reason=EndReason.SUBSCRIPTION_EXPIRED)
-            await self._signals.order_stop(row.workflow_id, order)
-        return len(expired)
+        return await self._stop(expired, EndReason.SUBSCRIPTION_EXPIRED)
+
+    async def _stop_former_members(self) -> int:
+        """Who was put out of a project while Temporal was away, or while a start of theirs was still undecided."""
+        async with self._db.transaction() as session:
+            strangers = await upkeep.of_former_members(session)
+        return await self._stop(strangers, EndReason.USER_LEFT)
+
+    async def _stop(self, rows: list[LivingRow], reason: EndReason) -> int:
+        for row in rows:
+            await self._signals.order_stop(row.workflow_id, StopOrder(agent_id=row.agent_id, reason=reason))
+        return len(rows)

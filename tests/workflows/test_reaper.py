@@ -220,6 +220,15 @@ async def test_expired_subscription_drains_running_agents_and_withdraws_waiting_
     assert refused.reason == "subscription_inactive"
 
 
+async def test_agents_of_a_former_member_are_stopped_although_nobody_could_be_told_at_once(stage: Stage) -> None:
+    stranger, member = await stage.started("ann"), await stage.started("bob")
+    await stage.sql("DELETE FROM memberships WHERE user_id = 'ann'")
+    assert (await stage.reap()).former_members == 1
+    assert (await stage.until(stranger, AgentState.TERMINATED)).reason == "user_left_project"
+    assert (await stage.reap()).former_members == 0
+    assert (await stage.agent(member)).state is AgentState.RUNNING
+
+
 async def test_waiting_pool_without_a_workflow_is_woken(set_stage: SetStage) -> None:
     stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
     first = await stage.started("ann")

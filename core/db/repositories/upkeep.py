@@ -3,10 +3,10 @@
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Channel, Idempotency, Replica, Ticket, User
+from core.db.models import Agent, Channel, Idempotency, Membership, Replica, Ticket, User
 from core.domain.lifecycle import LIVING, AgentState
 
 _LIVING = [state.value for state in LIVING]
@@ -89,6 +89,13 @@ async def of_expired_subscriptions(session: AsyncSession, now: datetime) -> list
             Agent.state != AgentState.DRAINING.value,
         )
     )
+    return [_living(row) for row in (await session.scalars(query)).all()]
+
+
+async def of_former_members(session: AsyncSession) -> list[LivingRow]:
+    """Agents in projects to which their users do not belong any more."""
+    member = exists().where(Membership.project_id == Agent.project_id, Membership.user_id == Agent.user_id)
+    query = select(Agent).where(Agent.state.in_(_LIVING), Agent.state != AgentState.DRAINING.value, ~member)
     return [_living(row) for row in (await session.scalars(query)).all()]
 
 

@@ -54,7 +54,9 @@ async def grant(
     granted = 0
     free = min(free_slots(room), GRANTS_A_PASS)
     if free and room.waiting:
-        for row in await _next_in_order(session, name, limits, at, free):
+        chosen = await _next_in_order(session, name, limits, at, free)
+        # Users' event counters are locked in one order everywhere, or two clusters could wait for each other.
+        for row in sorted(chosen, key=lambda row: row.user_id):
             row.state = AgentState.STARTING.value
             row.reason = None
             row.admitted_at = at

@@ -130,7 +130,8 @@ class RuntimeActivities:
         life = ask.life
         row = insert(Command).values(
             agent_id=life.agent_id,
-            command_id=f"shutdown-{life.attempt}",
+            # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
+            command_id=f"shutdown {life.attempt}",
             attempt=life.attempt,
             kind="graceful_shutdown",
             name="graceful_shutdown",

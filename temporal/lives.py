@@ -62,9 +62,11 @@ class Lives:
     async def start(self, request: StartRequest) -> StartAnswer:
         """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
         try:
-            with translated():
-                return await self._update_with_start(request)
-        except WorkflowUpdateRPCTimeoutOrCancelledError as silent:
+            # Several calls may be made of it, and one is tried again when a worker took the task and fell silent.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                with translated():
+                    return await self._update_with_start(request)
+        except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
             raise Unavailable("no worker has answered yet", code="worker_silent") from silent
         except WorkflowUpdateFailedError as failed:
             # The run completed before it took the update (a life that ended this moment): the caller asks again.
@@ -108,13 +110,14 @@ class Lives:
         """Take a warning back; True when the agent runs on."""
         handle = self._handle(agent.workflow_id)
         try:
-            with translated():
-                answer: KeepAnswer = await handle.execute_update(
-                    AgentWorkflow.keep,
-                    KeepOrder(agent_id=agent.agent_id),
-                    rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
-                )
-        except WorkflowUpdateRPCTimeoutOrCancelledError as silent:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                with translated():
+                    answer: KeepAnswer = await handle.execute_update(
+                        AgentWorkflow.keep,
+                        KeepOrder(agent_id=agent.agent_id),
+                        rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
+                    )
+        except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
             raise Unavailable("no worker has answered yet", code="worker_silent") from silent
         except WorkflowUpdateFailedError:
             return False

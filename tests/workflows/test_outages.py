@@ -74,6 +74,22 @@ async def test_start_without_a_worker_is_decided_later_and_found_under_its_key(
     assert len(await stage.sql("SELECT 1 FROM agents")) == 1
 
 
+@pytest.mark.usefixtures("hurried")
+async def test_order_that_is_accepted_and_not_answered_is_given_up_in_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own limit is for each of its calls, and the last of them has none."""
+
+    async def accepted(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stage.client, "execute_update_with_start_workflow", accepted)
+    await stage.member("ann", "shop")
+    with pytest.raises(Unavailable) as silent:
+        await asyncio.wait_for(stage.lives.start(stage.request()), 5)
+    assert silent.value.error_code == "worker_silent"
+
+
 async def test_key_of_a_life_that_is_over_makes_no_second_one(stage: Stage, keyed: dict[str, str]) -> None:
     """A call that was long under way arrives when the agent it asked for has come and gone."""
     await stage.member("ann", "shop")

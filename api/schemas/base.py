@@ -1,6 +1,6 @@
 """How bodies look outside: camelCase names, and nothing that Berth does not know in what it is sent."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Path
@@ -37,7 +37,14 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_as_text)]
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time lies in the years 1 to 9999 of UTC") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc)]
 UserIdText = Annotated[str, _id("userId")]
 ProjectIdText = Annotated[str, _id("projectId")]
 

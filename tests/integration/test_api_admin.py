@@ -34,6 +34,8 @@ async def test_user_is_made_then_changed_field_by_field(api: Api) -> None:
         {"email": "no at"},
         {"subscriptionActiveUntil": "soon"},
         {"subscriptionActiveUntil": 5},
+        {"subscriptionActiveUntil": "0001-01-01T00:00:00+14:00"},
+        {"subscriptionActiveUntil": "9999-12-31T23:59:59-14:00"},
         {"subscriptionActiveUntil": "2026-01-01T00:00:00"},
         {"role": "admin"},
         {"tier": None},

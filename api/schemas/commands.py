@@ -18,7 +18,8 @@ class ExecuteBody(Body):
     """What the agent shall do; `timeoutSeconds` is how long the caller waits for it."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"command": "navigate", "parameters": {"url": "https://example.org/"}}}
+        populate_by_name=False,
+        json_schema_extra={"example": {"command": "navigate", "parameters": {"url": "https://example.org/"}}},
     )
     command: str = Field(max_length=64, json_schema_extra={"enum": [name.value for name in CommandName]})
     parameters: dict[str, Any] = {}

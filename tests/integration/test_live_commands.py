@@ -229,6 +229,7 @@ async def test_agent_that_is_not_running_takes_no_commands(live: LiveStage, stat
         ({"command": "input", "parameters": {"selector": "#a", "text": "a\x00b"}}, "invalid_parameters"),
         ({"command": "state", "timeoutSeconds": 0}, "invalid_request"),
         ({"command": "state", "surprise": 1}, "invalid_request"),
+        ({"command": "state", "timeout_seconds": 5}, "invalid_request"),
     ],
 )
 async def test_bad_command_is_refused_with_its_reason(live: LiveStage, body: dict[str, Any], code: str) -> None:

@@ -37,13 +37,16 @@ def list_agents(
     with Berth.open() as berth:
         asked = {name: value for name, value in (("state", state), ("projectId", project)) if value is not None}
         found = berth.items("/api/agents", asked, limit)
+    ended = 0
     if not everything and state is None:
-        found = [agent for agent in found if agent["endedAt"] is None]
+        living = [agent for agent in found if agent["endedAt"] is None]
+        ended, found = len(found) - len(living), living
     if json:
         show.as_json(found)
     else:
         columns = ("AGENT", "PROJECT", "STATE", "SINCE", "WHY")
-        show.table(columns, [row(agent) for agent in found], "no agents (berth agents start PROJECT starts one)")
+        none = f"none lives, {ended} ended: --all shows them" if ended else "no agents"
+        show.table(columns, [row(agent) for agent in found], f"{none} (berth agents start PROJECT starts one)")
 
 
 @group.command("show")
@@ -156,7 +159,7 @@ def watch(
     with Berth.open() as berth:
         only = id_of(berth, agent) if agent is not None else None
         try:
-            for event in follow(berth, after):
+            for event in follow(berth, after, None if json else _say_open):
                 if only is not None and event["agentId"] != only:
                     continue
                 if json:
@@ -186,7 +189,7 @@ def execute(
     for word in parameters or ():
         name, equals, value = word.partition("=")
         if not name or not equals:
-            raise WrongUse(f"a parameter is NAME=VALUE, not {word!r}")
+            raise WrongUse(f"a parameter is NAME=VALUE, not {word!r}", "for example: url=https://example.org/")
         given[name] = value
     with Berth.open() as berth:
         answer = berth.ask(
@@ -223,6 +226,10 @@ def queue(json: AsJson = False) -> None:
         for item in found
     ]
     show.table(("AGENT", "PROJECT", "PLACE", "WAIT", "WHY"), rows, "none of your agents waits")
+
+
+def _say_open() -> None:
+    show.note("berth: what happens from now on is shown here; Ctrl-C ends it")
 
 
 def _order(agent: str, what: str, json: bool) -> None:

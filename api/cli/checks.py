@@ -70,7 +70,7 @@ def lacking(checks: list[Check], runtime: str) -> list[Check]:
 
 def _settings(settings: "Settings", unknown: list[str]) -> Iterator[Check]:
     path = Path(os.environ.get("BERTH_CONFIG") or "berth.yaml")
-    source = f"{path} and the environment" if path.is_file() else "the environment"
+    source = f"defaults, {path} and the environment" if path.is_file() else "defaults and the environment"
     yield Check(For.ALL, "settings", Verdict.OK, f"sound; from {source}")
     for problem in unknown:
         yield Check(For.ALL, "settings", Verdict.NOTE, problem, "unset it, or correct its name")

@@ -23,6 +23,7 @@ _HELP = {
     "log_in": "set BERTH_TOKEN; berth token USER prints one",
     "log_in_again": "get a new one: berth token USER",
     "ask_an_administrator": "an administrator makes users: berth token USER",
+    "ask_for_membership": "who runs Berth makes projects and members: berth token USER --project PROJECT",
     "upgrade_subscription": "stop another agent, or ask for a higher tier",
 }
 

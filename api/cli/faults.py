@@ -56,7 +56,7 @@ def fault_of(error: Exception) -> Fault:
             # What click finds wrong with the words of a command line.
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "berth"
-            return WrongUse(error.format_message(), f"see: {path} --help")
+            return WrongUse(error.format_message().replace("Value error, ", ""), f"see: {path} --help")
         case CannotStart() | CannotConfine():
             return Fault(str(error))
         case MalformedId():

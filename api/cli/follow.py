@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,8 +19,8 @@ _ITS_TIME_IS_UP = 4408  # sockets end by themselves now and then; nothing is wro
 _REFUSALS = {4400, 4401, 4403}
 
 
-def events(berth: Berth, after: str | None) -> Iterator[dict[str, Any]]:
-    """Each event as it happens, from `after` or from now on, for ever.
+def events(berth: Berth, after: str | None, opened: Callable[[], None] | None = None) -> Iterator[dict[str, Any]]:
+    """Each event as it happens, from `after` or from now on, for ever; `opened` is called when the stream first stands.
 
     Raises `Unreachable` when there is no connection at first, `TurnedDown` when Berth refuses; a connection that
     breaks later is made again, and goes on after the last event seen.
@@ -30,6 +30,8 @@ def events(berth: Berth, after: str | None) -> Iterator[dict[str, Any]]:
     while True:
         try:
             with _open(berth, after) as socket:
+                if opened is not None and not was_open:
+                    opened()
                 was_open, pause = True, _FIRST_PAUSE
                 for message in socket:
                     event = json.loads(message)

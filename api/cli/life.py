@@ -15,6 +15,7 @@ _PENDING_SECONDS = 60.0
 _WAIT_SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 _ORDER_LOOKS, _ORDER_LOOK_SECONDS = 20, 0.1
+_DETAIL_WIDTH = 120
 _STEADY = {"running", "starting"}
 _OVER = {"terminated", "cancelled", "failed"}
 _SINCE = {"queued": "createdAt", "requested": "createdAt", "starting": "startedAt", "running": "readyAt"}
@@ -139,9 +140,17 @@ def event_line(event: dict[str, Any], *, named: bool = False) -> str:
     words = [show.clock(event["at"]), f"{event['kind']:<24}"]
     if named:
         words.append(f"{event['projectId']} {event['agentId'] or ''}")
-    detail = {name: value for name, value in event["detail"].items() if value not in (None, "", {}, [])}
-    words += [event["reason"] or "", *(f"{name}={value}" for name, value in detail.items())]
+    detail = [(name, value) for name, value in event["detail"].items() if value not in (None, "", {}, [])]
+    words += [event["reason"] or "", *(f"{name}={_brief(value)}" for name, value in detail)]
     return "  ".join(word for word in words if word)
+
+
+def _brief(value: Any) -> str:
+    """A detail on the line of its event; `--json` has it whole. Of a log's end, the last words tell most."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
+    text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= _DETAIL_WIDTH else f"...{text[3 - _DETAIL_WIDTH :]}"
 
 
 def wait_words(waiting: dict[str, Any]) -> str:

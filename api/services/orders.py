@@ -24,7 +24,8 @@ async def keep(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     """Take a warning back. Raises `Conflict` (`wrong_state`) when there is none that its user could take back."""
     view = await _members(deps, who, agent_id)
     if not (view.state is AgentState.DRAINING and view.keepable):
-        raise wrong_state(view, "there is no warning to take back")
+        ends = view.state is AgentState.DRAINING
+        raise wrong_state(view, "this stop cannot be taken back" if ends else "there is no warning to take back")
     if not await deps.lives.keep(view):
         raise wrong_state(view, "its grace is over")
     return await _own(deps, who, agent_id)

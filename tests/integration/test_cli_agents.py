@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api.cli.life import event_line
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.tiers import Tier
@@ -92,6 +93,31 @@ async def test_warned_agent_is_kept_by_the_name_of_its_project(desk: Desk) -> No
     late = await berth("agents", "keep", "shop")
     assert late.code == 3
     assert "no warning to take back" in late.line
+    assert (await berth("agents", "stop", "shop")).code == 0
+    assert "this stop cannot be taken back" in (await berth("agents", "keep", "shop")).line
+
+
+async def test_list_without_a_living_agent_says_how_many_ended(desk: Desk) -> None:
+    await desk.api.lives.end(await desk.api.running())
+    shown = await desk.as_user("owner")("agents", "list")
+    assert (shown.code, shown.out) == (0, "")
+    assert "1 ended: --all shows them" in shown.line
+
+
+async def test_unknown_project_is_refused_with_the_command_that_makes_one(desk: Desk) -> None:
+    refused = await desk.as_user("owner")("agents", "start", "nowhere")
+    assert (refused.code, refused.out) == (3, "")
+    assert "no such project" in refused.line
+    assert "berth token USER --project PROJECT" in refused.line
+
+
+def test_event_with_a_long_detail_stays_one_short_line_that_ends_as_the_detail_does() -> None:
+    log = "\n".join(f"line {number}" for number in range(100))
+    event = {"at": "2026-01-02T03:04:05Z", "kind": "agent.failed", "reason": "crash"}
+    line = event_line({**event, "detail": {"detail": log, "usage": {"seconds": 8.95712345, "peak": 7}}})
+    assert "\n" not in line
+    assert len(line) < 250
+    assert "line 99  usage=seconds:8.95712,peak:7" in line
 
 
 async def test_wait_for_a_start_that_fails_says_why(desk: Desk) -> None:

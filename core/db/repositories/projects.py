@@ -14,7 +14,7 @@ from core.errors import InvalidRequest, NotFound
 async def require_member(session: AsyncSession, project_id: str, user_id: str) -> None:
     """Raises `NotFound` alike for a project that is not there and for one that is not the user's."""
     if await session.get(Membership, (project_id, user_id)) is None:
-        raise NotFound("you have no such project")
+        raise NotFound("you have no such project", action="ask_for_membership")
 
 
 async def has_trace(session: AsyncSession, project_id: str, user_id: str) -> bool:

@@ -7,8 +7,8 @@ import { attempt, tellShortly } from "./notices.js";
 
 const FROM = {
   operator: "set by an administrator",
-  settings: "from the settings",
-  cluster: "what the machines have room for",
+  settings: "set in the settings",
+  cluster: "measured: what the machines have room for",
   unknown: "not measured yet",
 };
 
@@ -33,7 +33,7 @@ export class PoolCard {
     this.meter.max = Math.max(1, pool.capacity ?? pool.holders);
     this.meter.value = pool.holders;
     say(this.state, standing(pool));
-    say(this.source, `${pool.runtime}, capacity ${FROM[pool.capacityFrom] ?? pool.capacityFrom}`);
+    say(this.source, `Runtime ${pool.runtime}, capacity ${FROM[pool.capacityFrom] ?? pool.capacityFrom}`);
     say(this.pause, pool.paused ? "Open again" : "Pause");
     show(this.state, true);
   }

@@ -37,9 +37,13 @@ class Parts:
             async with asyncio.TaskGroup() as group:
                 for each in self._supervised.values():
                     group.create_task(self._start(each))
-        except* CannotStart as several:
+        except BaseExceptionGroup as several:
+            # Not `except*`: on Python 3.11 that wraps what its body raises in one more group, which says nothing.
+            refused, others = several.split(CannotStart)
+            if refused is None or others is not None:
+                raise
             # One that could not start is the reason; what was still starting was given up for it.
-            raise several.exceptions[0] from None
+            raise refused.exceptions[0] from None
 
     async def stop(self) -> None:
         """Stop all, each after those that need it. Returns when every process is gone."""

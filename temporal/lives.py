@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 from temporalio.client import (
@@ -32,7 +34,7 @@ from core.errors import Unavailable
 from core.ids import agent_workflow_id, keyword, pool_workflow_id
 from temporal.client import is_away, translated
 from workflows.agent import AgentWorkflow
-from workflows.life import AgentInput, KeepAnswer
+from workflows.life import AgentInput
 from workflows.options import (
     AGENT_ID,
     AGENT_POOL,
@@ -47,6 +49,8 @@ from workflows.pool_queue import PoolQueue, PoolQueueInput
 log = structlog.get_logger()
 ANSWER_SECONDS = 5.0
 _SIGNAL_TIMEOUT = timedelta(seconds=10)
+_AGAIN_SECONDS = 0.05
+_Answer = TypeVar("_Answer")
 
 
 class Lives:
@@ -62,12 +66,7 @@ class Lives:
     async def start(self, request: StartRequest) -> StartAnswer:
         """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
         try:
-            # Several calls may be made of it, and one is tried again when a worker took the task and fell silent.
-            async with asyncio.timeout(ANSWER_SECONDS):
-                with translated():
-                    return await self._update_with_start(request)
-        except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
-            raise Unavailable("no worker has answered yet", code="worker_silent") from silent
+            return await _answered(lambda: self._update_with_start(request))
         except WorkflowUpdateFailedError as failed:
             # The run completed before it took the update (a life that ended this moment): the caller asks again.
             raise Unavailable("the previous life was just ending", code="worker_silent") from failed
@@ -108,17 +107,10 @@ class Lives:
 
     async def keep(self, agent: AgentView) -> bool:
         """Take a warning back; True when the agent runs on."""
-        handle = self._handle(agent.workflow_id)
+        handle, order = self._handle(agent.workflow_id), KeepOrder(agent_id=agent.agent_id)
+        limit = timedelta(seconds=ANSWER_SECONDS)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                with translated():
-                    answer: KeepAnswer = await handle.execute_update(
-                        AgentWorkflow.keep,
-                        KeepOrder(agent_id=agent.agent_id),
-                        rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
-                    )
-        except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
-            raise Unavailable("no worker has answered yet", code="worker_silent") from silent
+            answer = await _answered(lambda: handle.execute_update(AgentWorkflow.keep, order, rpc_timeout=limit))
         except WorkflowUpdateFailedError:
             return False
         except RPCError as error:
@@ -207,6 +199,27 @@ class Lives:
                 return False
             raise
         return True
+
+
+async def _answered(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """The answer to an update, within the time for it, however many calls that takes. Raises `Unavailable`.
+
+    The server drops the updates of a workflow task that fails, and one fails as a matter of course: when a signal comes
+    while a run is ending. What the update did by then stands (a row, say), so it is asked again, with the same words.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                try:
+                    with translated():
+                        return await ask()
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                        raise
+                    log.info("update.dropped", why=error.message)
+                await asyncio.sleep(_AGAIN_SECONDS)
+    except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
+        raise Unavailable("no worker has answered yet", code="worker_silent") from silent
 
 
 def _update_id(request: StartRequest) -> str:

@@ -1,7 +1,14 @@
 """Starting anew while the last life is still ending: who waits behind whom, and who takes over."""
 
 import asyncio
+from typing import Any
 
+import pytest
+from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.contracts import Registered, Registration
+from activities.lives import LifeActivities
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome, StopOrder
 from tests.fixtures.stage import SetStage, Stage, until
@@ -188,6 +195,48 @@ async def test_start_at_the_very_end_of_a_life_is_answered(stage: Stage) -> None
         await stage.until(answer.agent_id, AgentState.RUNNING)
         await stage.stop(answer.agent_id)
         await stage.nothing_left()
+
+
+async def test_start_whose_order_the_server_dropped_half_done_gets_the_agent_that_it_began(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal that comes while a run is ending fails its task: the successor has its row, and its update is gone."""
+    await stage.member("ann", "shop")
+    request, order = stage.request(), stage.client.execute_update_with_start_workflow
+    dropped: list[Registered] = []
+
+    async def dropped_once(*given: Any, **named: Any) -> Any:
+        if dropped:
+            return await order(*given, **named)
+        asked = Registration(request=request, workflow_id=stage.workflow().id)
+        dropped.append(await LifeActivities(stage.db, stage.settings, stage.lives).register(asked))
+        raise RPCError("unexpected workflow task failure", RPCStatusCode.FAILED_PRECONDITION, b"")
+
+    monkeypatch.setattr(stage.client, "execute_update_with_start_workflow", dropped_once)
+    answer = await stage.lives.start(request)
+    assert answer.agent_id == request.agent_id
+    await stage.until(request.agent_id, AgentState.RUNNING)
+    await stage.stop(request.agent_id)
+    await stage.nothing_left()
+
+
+async def test_keep_that_the_server_dropped_is_asked_again(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await stage.started()
+    await stage.stop(agent_id, "inactivity")
+    draining = await stage.until(agent_id, AgentState.DRAINING)
+    update, drops = WorkflowHandle.execute_update, iter([True])
+
+    async def dropped_once(handle: Any, *given: Any, **named: Any) -> Any:
+        if next(drops, False):
+            raise RPCError("unexpected workflow task failure", RPCStatusCode.FAILED_PRECONDITION, b"")
+        return await update(handle, *given, **named)
+
+    monkeypatch.setattr(WorkflowHandle, "execute_update", dropped_once)
+    assert await stage.lives.keep(draining)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
 
 
 async def test_name_of_the_agent_is_searchable_from_its_start(stage: Stage) -> None:

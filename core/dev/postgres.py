@@ -52,10 +52,10 @@ class Postgres:
         """Make the data folder if there is none: wholly or not at all. Raises `CannotStart`."""
         if (self.data / "PG_VERSION").exists():
             return
+        maker = _maker(self.account)
         fresh = self.data.with_name(self.data.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
-        maker = _maker(self.account)
         if maker is not None:
             os.chown(fresh, maker.uid, maker.gid)
         # initdb insists on a password for the superuser. This one is forgotten at once; mending goes by --single.
@@ -159,6 +159,14 @@ class Postgres:
 def _maker(account: launch.Account | None) -> launch.Account | None:
     """Who runs initdb. It demands a name for its uid, which a numeric account lacks; the server itself does not."""
     if account is None:
+        uid = os.geteuid()
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            raise CannotStart(
+                f"PostgreSQL's data folder can only be made by a user with a name, and {uid} has none. "
+                f"As root: useradd --uid {uid} berth; or set BERTH_DATABASE__URL."
+            ) from None
         return None
     with suppress(KeyError):
         pwd.getpwuid(account.uid)

@@ -196,7 +196,8 @@ class Passage:
         match recovery.decide(failure.kind, course.restarts, course.timings.restart_backoff_seconds):
             case Restart(after_seconds=after):
                 asked_for = failure.kind is FailureKind.USER_RESTART
-                restarts = course.restarts + (0 if asked_for else 1)
+                spent = recovery.spends(failure.kind, was_usable=since is not None)
+                restarts = course.restarts + (1 if spent else 0)
                 ask = contracts.Restarting(
                     life=course.life,
                     kind=failure.kind,

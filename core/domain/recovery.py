@@ -45,3 +45,12 @@ def decide(kind: FailureKind, restarts: int, backoff_seconds: float) -> Restart 
     if restarts >= MAX_RESTARTS:
         return GiveUp(reason=kind.value)
     return Restart(after_seconds=backoff_seconds * 2**restarts)
+
+
+def spends(kind: FailureKind, *, was_usable: bool) -> bool:
+    """Whether a failure uses up one of the restarts: the user's own wish does not, nor does a host that went down
+    under an agent that was well, or a machine switched off a few times would fail everybody on it.
+    """
+    if kind is FailureKind.HOST_LOST:
+        return not was_usable
+    return kind is not FailureKind.USER_RESTART

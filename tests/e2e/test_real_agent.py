@@ -104,7 +104,8 @@ async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> N
         return (await town.ann.kinds(second)).count("ready") == 2
 
     await eventually(restarted, "the agent to be ready again")
-    assert (await town.ann.agent(second))["restartCount"] == 1
+    # That the host died is not the agent's fault: none of its three restarts is spent.
+    assert (await town.ann.agent(second))["restartCount"] == 0
     assert await _visits(town, second) >= 2
     await _ended(town, second)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.recovery import MAX_RESTARTS, FailureKind, GiveUp, Restart, decide
+from core.domain.recovery import MAX_RESTARTS, FailureKind, GiveUp, Restart, decide, spends
 
 kinds = st.sampled_from(FailureKind)
 
@@ -35,3 +35,10 @@ def test_no_failure_is_tried_again_for_ever(kind: FailureKind, backoff: float) -
         restarts += 1
         assert restarts <= MAX_RESTARTS
     assert decide(kind, restarts, backoff) == GiveUp(reason=kind.value)
+
+
+def test_a_lost_host_spends_a_restart_only_of_an_agent_that_never_came_up() -> None:
+    assert spends(FailureKind.HOST_LOST, was_usable=False)
+    assert not spends(FailureKind.HOST_LOST, was_usable=True)
+    assert spends(FailureKind.CRASH, was_usable=True)
+    assert not spends(FailureKind.USER_RESTART, was_usable=True)

@@ -105,6 +105,15 @@ async def test_restart_that_its_user_asked_for_counts_as_none(stage: Stage) -> N
         assert (agent.attempt, agent.restart_count) == (attempt, 0)
 
 
+async def test_machine_that_goes_down_again_and_again_fails_no_healthy_agent(stage: Stage) -> None:
+    agent_id = await stage.started()
+    for attempt in (2, 3, 4, 5, 6):
+        await stage.fail(agent_id, FailureKind.HOST_LOST)
+        await stage.until(agent_id, AgentState.RESTARTING, AgentState.STARTING)
+        agent = await stage.until(agent_id, AgentState.RUNNING)
+        assert (agent.attempt, agent.restart_count) == (attempt, 0)
+
+
 @pytest.mark.parametrize("kind", [FailureKind.CRASH, FailureKind.HEALTH])
 async def test_stop_in_the_pause_before_a_restart_ends_the_life_at_once(set_stage: SetStage, kind: FailureKind) -> None:
     stage = await set_stage({"restart_backoff_seconds": 600, "grace_seconds": 600})

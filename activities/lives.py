@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydantic.alias_generators import to_camel
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
@@ -227,7 +228,7 @@ class LifeActivities:
         elif to is AgentState.TERMINATED:
             drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
             await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
-        usage = ask.usage.model_dump(exclude_none=True) if ask.usage else {}
+        usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None:
             usage["seconds"] = round((now - row.started_at).total_seconds(), 3)
             await queue.note_life(session, life.pool, usage["seconds"] / 60)

@@ -57,7 +57,6 @@ class EndReason(StrEnum):
     MAX_LIFE = "max_life"
     CANCELLED = "workflow_cancelled"
     WORKFLOW_GONE = "workflow_gone"
-    REQUEST_WITHDRAWN = "request_withdrawn"
 
 
 # The user may take these warnings back with `keep`; for the others the ground itself is gone.

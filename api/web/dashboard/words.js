@@ -33,7 +33,6 @@ const ENDED = {
   max_life: ["It reached the longest time an agent may live.", AGAIN],
   workflow_cancelled: ["An administrator cancelled it.", "Your administrator knows why."],
   workflow_gone: ["What looked after it was ended from outside.", AGAIN],
-  request_withdrawn: ["The request was withdrawn.", ""],
   restart: ["It is being restarted.", ""],
 };
 

@@ -3,11 +3,11 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, bindparam, func, select, text
+from sqlalchemy import ARRAY, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Cluster, PoolOverride
+from core.db.models import Cluster, PoolOverride
 from core.domain.admission import Room
 from core.domain.lifecycle import HOLDING, WAITING
 from core.domain.templates import Pool
@@ -39,11 +39,6 @@ async def record_look(
         insert(Cluster).values(cluster=cluster, **values).on_conflict_do_update(index_elements=["cluster"], set_=values)
     )
     return grew
-
-
-async def holders(session: AsyncSession, cluster: str) -> int:
-    query = select(func.count()).where(Agent.cluster == cluster, Agent.state.in_(_HOLDING))
-    return await session.scalar(query) or 0
 
 
 _ROOM = text(

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import structlog
 from temporalio import activity
+from temporalio.service import RPCError
 
 from activities.contracts import Granted, PoolRef
 from activities.ports import Signals
@@ -40,7 +41,13 @@ class PoolActivities:
 
         async def tell(winner: queue.Winner) -> None:
             async with gate:
-                if not await self._signals.admit(winner.workflow_id, winner.agent_id, winner.attempt):
+                try:
+                    heard = await self._signals.admit(winner.workflow_id, winner.agent_id, winner.attempt)
+                except RPCError as refused:
+                    # One workflow that takes no signal (a full history, say) must not hold up everybody's grants.
+                    log.warning("grant.refused", agent_id=winner.agent_id, status=refused.status.name)
+                    return
+                if not heard:
                     log.warning("grant.unclaimed", agent_id=winner.agent_id)
 
         await asyncio.gather(*(tell(winner) for winner in done.unseen))

@@ -129,6 +129,19 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @model_validator(mode="after")
+    def _one_runtime_a_cluster(self) -> "Settings":
+        """Pools of a cluster share one look at its room, which only its own runtime can take."""
+        runtimes: dict[str, tuple[str, str]] = {}
+        for name, pool in self.all_pools().items():
+            other, runtime = runtimes.setdefault(pool.cluster, (name, pool.runtime))
+            if runtime != pool.runtime:
+                raise ValueError(
+                    f"pools {other} ({runtime}) and {name} ({pool.runtime}) are both in cluster {pool.cluster}; "
+                    "give one of them a `cluster` of its own"
+                )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -1,0 +1,28 @@
+"""What settings refuse, in words that say what to do."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from core.domain.templates import Pool
+from core.settings import Auth, DefaultPool, Settings
+
+
+def test_two_runtimes_in_one_cluster_are_refused() -> None:
+    own = DefaultPool(runtime="process")
+    with pytest.raises(ValidationError, match=r"default \(process\) and rehearsal \(memory\) are both in cluster local"):
+        Settings(pool=own, pools={"rehearsal": Pool(runtime="memory")})
+    apart = Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="rehearsal")})
+    assert set(apart.all_pools()) == {"default", "rehearsal"}
+
+
+@pytest.mark.parametrize("sample", ["changeme", "secret", "0123456789"])
+def test_a_sample_secret_is_refused_and_there_is_no_default(sample: str) -> None:
+    with pytest.raises(ValidationError, match="openssl rand"):
+        Auth(secret=SecretStr(sample))
+    with pytest.raises(ValueError, match="AUTH__SECRET"):
+        Auth().require()
+
+
+def test_keys_of_an_issuer_are_trusted_only_for_a_named_audience() -> None:
+    with pytest.raises(ValidationError, match="AUDIENCE"):
+        Auth(jwks_url="https://issuer.example/keys")

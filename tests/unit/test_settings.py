@@ -9,7 +9,9 @@ from core.settings import Auth, DefaultPool, Settings
 
 def test_two_runtimes_in_one_cluster_are_refused() -> None:
     own = DefaultPool(runtime="process")
-    with pytest.raises(ValidationError, match=r"default \(process\) and rehearsal \(memory\) are both in cluster local"):
+    with pytest.raises(
+        ValidationError, match=r"default \(process\) and rehearsal \(memory\) are both in cluster local"
+    ):
         Settings(pool=own, pools={"rehearsal": Pool(runtime="memory")})
     apart = Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="rehearsal")})
     assert set(apart.all_pools()) == {"default", "rehearsal"}

@@ -40,6 +40,7 @@ from api.services.logs import LogReader
 from api.services.start import Starter
 from api.services.upkeep import keep_forgetting
 from core.db.engine import Db
+from core.runtime.registry import runtime_names
 from core.settings import Settings
 from temporal.client import connect
 from temporal.lives import Lives
@@ -111,7 +112,8 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
             db=db,
             lives=Lives(client, settings.timings.grant_tick_seconds),
             verifier=verifier,
-            runtimes=await stack.enter_async_context(open_runtimes(settings)),
+            # All there are, without asking anybody: agents may live whose runtime was taken out of the settings.
+            runtimes=await stack.enter_async_context(open_runtimes(settings, set(runtime_names()))),
             probes={"database": lambda: _schema_answers(db), "temporal": lambda: _temporal_answers(client)},
             turnstile=Turnstile(size, _MOST_WAITING),
         )

@@ -129,19 +129,6 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @model_validator(mode="after")
-    def _one_runtime_a_cluster(self) -> "Settings":
-        """Pools of a cluster share one look at its room, which only its own runtime can take."""
-        runtimes: dict[str, tuple[str, str]] = {}
-        for name, pool in self.all_pools().items():
-            other, runtime = runtimes.setdefault(pool.cluster, (name, pool.runtime))
-            if runtime != pool.runtime:
-                raise ValueError(
-                    f"pools {other} ({runtime}) and {name} ({pool.runtime}) are both in cluster {pool.cluster}; "
-                    "give one of them a `cluster` of its own"
-                )
-        return self
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -158,6 +145,17 @@ class Settings(BaseSettings):
         """Pools by name; the default one comes from `POOL__RUNTIME` and `POOL__CAPACITY` unless the file has it."""
         default = Pool(runtime=self.pool.runtime, capacity=self.pool.capacity)
         return {DEFAULT_POOL: default, **self.pools}
+
+    def require_one_runtime_a_cluster(self) -> None:
+        """Refuse to measure clusters that two runtimes share: their looks at its room would overwrite each other."""
+        runtimes: dict[str, tuple[str, str]] = {}
+        for name, pool in self.all_pools().items():
+            other, runtime = runtimes.setdefault(pool.cluster, (name, pool.runtime))
+            if runtime != pool.runtime:
+                raise ValueError(
+                    f"pools {other} ({runtime}) and {name} ({pool.runtime}) are both in cluster {pool.cluster}; "
+                    "give one of them a `cluster` of its own"
+                )
 
     def template(self, name: str) -> Template:
         """The template of that name; `default` always exists. Raises KeyError."""

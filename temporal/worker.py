@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from activities.pools import PoolActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from core.db.engine import Db
+from core.db.repositories import upkeep
 from core.runtime.base import AgentRuntime
-from core.runtime.registry import open_runtime
+from core.runtime.registry import open_runtime, runtime_names
 from core.settings import Settings
 from temporal import schedules
 from temporal.client import connect
@@ -44,6 +45,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    settings.require_one_runtime_a_cluster()
     url = settings.database.url
     if url is None:
         raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
@@ -52,15 +54,17 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         Db.open(
             url.get_secret_value(), application="worker", pool_size=settings.database.pool_size, ask_first=False
         ) as db,
-        open_runtimes(settings) as runtimes,
+        contextlib.AsyncExitStack() as opened,
     ):
+        places = await places_to_serve(db, settings)
+        runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
         client = await _when_there(settings)
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives)
         await sampler.look()
         async with contextlib.AsyncExitStack() as stack:
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
-            for worker in workers(client, settings, db, runtimes, lives, UnsandboxedWorkflowRunner()):
+            for worker in workers(client, settings, db, runtimes, lives, places, UnsandboxedWorkflowRunner()):
                 await stack.enter_async_context(worker)
             background = [asyncio.create_task(sampler.run(), name="sampler")]
             for name, runtime in runtimes.items():
@@ -80,9 +84,10 @@ def workers(
     db: Db,
     runtimes: Mapping[str, AgentRuntime],
     lives: Lives,
+    places: Mapping[str, str],
     runner: WorkflowRunner | None = None,
 ) -> list[Worker]:
-    """One for decisions, and one for each pool whose runtime can be reached from here.
+    """One for decisions, and one for each of `places` (pool to runtime) whose runtime can be reached from here.
 
     `runner` None is the sandbox, which catches workflow code that is not deterministic; all tests run under it.
     """
@@ -122,16 +127,30 @@ def workers(
             max_concurrent_activities=500,
             graceful_shutdown_timeout=_DRAIN,
         )
-        for name, of_pool in settings.all_pools().items()
-        if of_pool.runtime in runtimes
+        for name, runtime in places.items()
+        if runtime in runtimes
     ]
     return [control, *per_pool]
 
 
+async def places_to_serve(db: Db, settings: Settings) -> dict[str, str]:
+    """Pool to runtime: what is configured, and what living agents were made by before it was taken out.
+
+    Nobody else would end those, and their slots and quota would never come free.
+    """
+    async with db.single() as session:
+        used = await upkeep.places_in_use(session)
+    known = set(runtime_names())
+    for pool, runtime in used.items():
+        if runtime not in known:
+            log.warning("runtime.unknown", pool=pool, runtime=runtime)
+    configured = {name: pool.runtime for name, pool in settings.all_pools().items()}
+    return {pool: runtime for pool, runtime in used.items() if runtime in known} | configured
+
+
 @contextlib.asynccontextmanager
-async def open_runtimes(settings: Settings) -> AsyncIterator[dict[str, AgentRuntime]]:
-    """The runtimes of all pools by name, closed at the end."""
-    names = sorted({pool.runtime for pool in settings.all_pools().values()})
+async def open_runtimes(settings: Settings, names: Set[str]) -> AsyncIterator[dict[str, AgentRuntime]]:
+    """The runtimes of these names, closed at the end."""
     runtimes = {name: open_runtime(name, settings) for name in names}
     try:
         yield runtimes

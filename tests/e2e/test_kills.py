@@ -2,11 +2,12 @@
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fixtures.stack import LocalStack, Person, eventually
+from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
 
 PARTS = ["worker", "api", "temporal", "postgres"]
 WHOLE = ["requested", "queued", "admitted", "starting", "ready", "draining", "terminated"]
@@ -146,3 +147,20 @@ def _step(event: dict[str, Any]) -> str | None:
         data = event["markerRecordedEventAttributes"]["details"]["data"]["payloads"][0]["data"]
         return str(json.loads(base64.b64decode(data))["activity_type"])
     return None
+
+
+@pytest.mark.timeout(180)
+async def test_an_agent_whose_pool_was_taken_out_of_the_settings_can_still_be_stopped(tmp_path: Path) -> None:
+    config, folder = tmp_path / "berth.yaml", tmp_path / "data"
+    config.write_text(
+        json.dumps({"templates": {"big": {}}, "pools": {"extra": {"runtime": "memory", "template": "big"}}})
+    )
+    async with local_stack(folder, CONFIG=str(config)) as before:
+        ann = await before.user("ann", "shop")
+        answer = await ann.ask("POST", "/api/projects/shop/start-agent", json={"template": "big"})
+        agent_id = str(answer.json()["agent"]["agentId"])
+        assert (await ann.until(agent_id, "running"))["pool"] == "extra"
+    async with local_stack(folder) as after:
+        ann = await after.user("ann", "shop")
+        await ann.stop(agent_id)
+        await ann.until(agent_id, "terminated")

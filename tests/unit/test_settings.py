@@ -7,14 +7,12 @@ from core.domain.templates import Pool
 from core.settings import Auth, DefaultPool, Settings
 
 
-def test_two_runtimes_in_one_cluster_are_refused() -> None:
+def test_two_runtimes_in_one_cluster_are_refused_before_it_is_measured() -> None:
     own = DefaultPool(runtime="process")
-    with pytest.raises(
-        ValidationError, match=r"default \(process\) and rehearsal \(memory\) are both in cluster local"
-    ):
-        Settings(pool=own, pools={"rehearsal": Pool(runtime="memory")})
-    apart = Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="rehearsal")})
-    assert set(apart.all_pools()) == {"default", "rehearsal"}
+    shared = Settings(pool=own, pools={"rehearsal": Pool(runtime="memory")})
+    with pytest.raises(ValueError, match="are both in cluster local; give one of them"):
+        shared.require_one_runtime_a_cluster()
+    Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="else")}).require_one_runtime_a_cluster()
 
 
 @pytest.mark.parametrize("sample", ["changeme", "secret", "0123456789"])

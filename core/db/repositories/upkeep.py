@@ -50,6 +50,12 @@ async def living(session: AsyncSession) -> list[LivingRow]:
     return [_living(row) for row in rows.all()]
 
 
+async def places_in_use(session: AsyncSession) -> dict[str, str]:
+    """Pools that have living agents, and the runtime that made them; the settings may know either no more."""
+    query = select(Agent.pool, Agent.runtime).where(Agent.state.in_(_LIVING)).distinct()
+    return {pool: runtime for pool, runtime in (await session.execute(query)).all()}
+
+
 async def living_attempt(session: AsyncSession, agent_id: str) -> int | None:
     """The attempt of an agent that is not over; None when there is none."""
     return await session.scalar(select(Agent.attempt).where(Agent.agent_id == agent_id, Agent.state.in_(_LIVING)))

@@ -84,14 +84,19 @@ class Bench:
         count = self._count(100)
         crowd = await crowd_of(stack, count)
         seconds: list[float] = []
+        started: list[str] = []
         for number in range(count):
             with stopwatch() as took:
                 agent_id = await crowd.start(number)
             seconds.append(took[0])
-            await crowd.stop(number, agent_id)
+            # One in flight: neither this one's way to running nor its stop may compete with the next answer.
+            await crowd.reaches(number, agent_id, "running")
+            started.append(agent_id)
         middle, slow = percentile(seconds, 50) * 1000, percentile(seconds, 99) * 1000
         self.note("start-agent answer, p50", f"{middle:.0f} ms", "<= 60 ms", middle <= 60)
         self.note("start-agent answer, p99", f"{slow:.0f} ms", "<= 150 ms", slow <= 150)
+        for number, agent_id in enumerate(started):
+            await crowd.stop(number, agent_id)
         await crowd.http.aclose()
 
     async def _rest(self, stack: LocalStack) -> None:

@@ -21,7 +21,6 @@ from core.domain.tiers import Tier, TierLimits
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
-_WAITING = [state.value for state in WAITING]
 
 
 class Rules(BaseModel):
@@ -85,10 +84,9 @@ async def register(
     if decided is not None:
         # Another run decided under this key, and its life may be over already: no second one for the same request.
         return Registered(answer=decided)
-    # Who waits first: it must not be given the slot that the other leaves.
-    mine = sorted((r for r in rows if r.project_id == request.project_id), key=lambda row: row.state not in WAITING)
+    mine = [row for row in rows if row.project_id == request.project_id]
     # Those that wait go first, or the slots of the others would be given to them.
-    left = sorted((row for row in mine if row.agent_id != predecessor), key=lambda row: row.state not in _WAITING)
+    left = sorted((row for row in mine if row.agent_id != predecessor), key=lambda row: row.state not in WAITING)
     leftovers = tuple(_leftover(row) for row in left)
     if leftovers:
         return Registered(answer=None, leftovers=leftovers)

@@ -6,11 +6,11 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Channel, Idempotency, Membership, Replica, Ticket, User
+from core.db.models import Agent, Channel, Membership, Replica, User
+from core.db.repositories import idempotency, tickets
 from core.domain.lifecycle import LIVING, AgentState
 
 _LIVING = [state.value for state in LIVING]
-KEEP_ANSWERS = timedelta(hours=24)
 # An API process that has not said so for this long is not up.
 REPLICA_GAP = timedelta(seconds=15)
 
@@ -107,6 +107,6 @@ async def of_former_members(session: AsyncSession) -> list[LivingRow]:
 
 async def forget_old(session: AsyncSession, now: datetime) -> None:
     """Drop kept answers after 24 h, tickets past their minutes, and API processes that are long gone."""
-    await session.execute(delete(Idempotency).where(Idempotency.created_at < now - KEEP_ANSWERS))
-    await session.execute(delete(Ticket).where(Ticket.expires_at < now))
+    await idempotency.purge(session, now)
+    await tickets.purge(session, now)
     await session.execute(delete(Replica).where(Replica.seen_at < now - timedelta(hours=1)))

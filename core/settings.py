@@ -27,7 +27,7 @@ class Api(Group):
     port: int = Field(8000, ge=0, le=65535)
     public_url: str | None = Field(None, description="for people: links; default is what the API listens on")
     agent_host: str | None = Field(None, description="one more address to listen on, where agents can reach us")
-    agent_url: str | None = Field(None, description="for agents: their MAIN_BACKEND_URL; default is what they can reach")
+    agent_url: str | None = Field(None, description="their MAIN_BACKEND_URL; default is what they can reach")
 
 
 class Database(Group):

@@ -11,6 +11,7 @@ from temporalio import activity
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartRequest
+from core.domain.storable import Text
 from core.domain.timings import Timings
 
 
@@ -59,8 +60,8 @@ class Begin(Message):
 
 class Restarting(Message):
     life: Life
-    kind: str
-    detail: str
+    kind: Text
+    detail: Text
     after_seconds: float
     restarts: int
 
@@ -69,8 +70,8 @@ class Draining(Message):
     """`deadline_at` is when the grace ends; None for no grace."""
 
     life: Life
-    reason: str
-    detail: str = ""
+    reason: Text
+    detail: Text = ""
     deadline_at: datetime | None = None
     keepable: bool = False
 
@@ -86,8 +87,8 @@ class Final(Message):
 
     life: Life
     state: AgentState
-    reason: str
-    detail: str = ""
+    reason: Text
+    detail: Text = ""
     usage: Usage | None = None
 
 
@@ -113,7 +114,7 @@ class Shutdown(Message):
     """Ask the agent to save and leave within `within_seconds` (0: do not ask), then remove all that was made for it."""
 
     life: Life
-    reason: str
+    reason: Text
     within_seconds: float
 
 

@@ -230,7 +230,8 @@ class LifeActivities:
             await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None:
-            usage["seconds"] = round((now - row.started_at).total_seconds(), 3)
+            # The whole life, from the slot on: every attempt has a start of its own.
+            usage["seconds"] = round((now - (row.admitted_at or row.started_at)).total_seconds(), 3)
             await queue.note_life(session, life.pool, usage["seconds"] / 60)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
             to, EventKind.TERMINATED

@@ -26,7 +26,8 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
     from workflows.options import AGENT_ID, AGENT_STATE, LOCAL
-    from workflows.passage import Passage, failure_of, remove, withdraw
+    from workflows.passage import Passage
+    from workflows.record import failure_of, remove, withdraw
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -81,8 +82,8 @@ class AgentWorkflow:
         """Whether this run is full and nobody waits for an answer from it; a keep is answered by one more step."""
         if not passage.full():
             return False
-        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.keep_asked)
-        return not passage.keep_asked
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.ending.keep_asked)
+        return not passage.ending.keep_asked
 
     # ---- registering ------------------------------------------------------------------------------------------------
 
@@ -159,9 +160,9 @@ class AgentWorkflow:
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
         async with self._registering:
-            if self._successor is None and passage.may_be_kept():
-                passage.keep_asked = True
-                await workflow.wait_condition(lambda: not passage.keep_asked)
+            if self._successor is None and passage.ending.may_be_kept():
+                passage.ending.keep_asked = True
+                await workflow.wait_condition(lambda: not passage.ending.keep_asked)
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
 
     @workflow.signal

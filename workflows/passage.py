@@ -1,4 +1,7 @@
-"""One life's way through its states: a step each, every step durable and taken up again where it was left."""
+"""One life's way through its states: a step each, every step durable and taken up again where it was left.
+
+The last stretch, from the warning on, is in `ending`; what each step writes in `record`.
+"""
 
 import contextlib
 from datetime import timedelta
@@ -8,17 +11,15 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Final, Life, Moved
     from core.domain import recovery
-    from core.domain.lifecycle import FINAL, KEEPABLE, AgentState, EndReason
+    from core.domain.lifecycle import FINAL, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind, GiveUp, Restart
     from core.domain.timings import seconds
-    from core.ids import keyword
-    from workflows.life import Course, Drain, Inbox
-    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL, create_options, removal_options
-
-_OWN_STOPS = frozenset({EndReason.USER_REQUESTED, EndReason.USER_LEFT, EndReason.CANCELLED})
+    from workflows.ending import Ending
+    from workflows.life import Course, Inbox
+    from workflows.options import LOCAL, create_options
+    from workflows.record import Record, failure_of, remove
 
 
 def history_is_long(limit: int) -> bool:
@@ -27,20 +28,20 @@ def history_is_long(limit: int) -> bool:
 
 
 class Passage:
-    """Carries `course` along. Handlers write into its inbox and set `keep_asked`; only steps change its state."""
+    """Carries `course` along. Handlers write into its inbox; only steps change its state."""
 
     def __init__(self, course: Course, history_limit: int) -> None:
         self.course = course
-        self.keep_asked = False
+        self._record = Record(course)
+        self.ending = Ending(self._record)
         self._history_limit = history_limit
 
     @property
     def over(self) -> bool:
         return self.course.state in FINAL
 
-    def may_be_kept(self) -> bool:
-        drain = self.course.drain
-        return self.course.state is AgentState.DRAINING and drain is not None and drain.keepable
+    def show(self, reason: str | None = None) -> None:
+        self._record.show(reason)
 
     def full(self) -> bool:
         return history_is_long(self._history_limit)
@@ -56,7 +57,7 @@ class Passage:
             case AgentState.RESTARTING:
                 await self._pause_and_retry()
             case AgentState.DRAINING:
-                await self._drain()
+                await self.ending.drain()
             case AgentState.TERMINATED | AgentState.CANCELLED | AgentState.FAILED:
                 return
 
@@ -67,8 +68,7 @@ class Passage:
         await workflow.wait_condition(lambda: inbox.granted or inbox.stop is not None or self.full())
         if inbox.stop is not None:
             order, inbox.stop = inbox.stop, None
-            course.state = (await withdraw(course.life, order)).state
-            self.show(order.reason)
+            await self._record.withdraw(order)
         elif inbox.granted:
             inbox.granted = False
             course.state = AgentState.STARTING
@@ -85,7 +85,7 @@ class Passage:
             await self._answer_call()
         else:
             moved = await workflow.execute_local_activity(contracts.mark_running, course.life, **LOCAL)
-            if await self._arrived(moved, AgentState.RUNNING):
+            if await self._record.arrived(moved, AgentState.RUNNING):
                 course.running_since = workflow.now()
         inbox.ready = False
 
@@ -95,7 +95,7 @@ class Passage:
             life=course.life, restarts=course.restarts, deadline_seconds=course.timings.ready_deadline_seconds
         )
         moved = await workflow.execute_local_activity(contracts.begin, ask, **LOCAL)
-        if not await self._arrived(moved, AgentState.STARTING):
+        if not await self._record.arrived(moved, AgentState.STARTING):
             return False
         course.begun = course.life.attempt
         return True
@@ -184,7 +184,7 @@ class Passage:
         inbox = self.course.inbox
         if inbox.stop is not None:
             order, inbox.stop = inbox.stop, None
-            await self._enter_drain(order)
+            await self.ending.enter(order)
         elif inbox.failure is not None:
             failure, inbox.failure = inbox.failure, None
             await self._recover(failure)
@@ -206,13 +206,13 @@ class Passage:
                     restarts=restarts,
                 )
                 moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
-                if await self._arrived(moved, AgentState.RESTARTING, failure.kind):
+                if await self._record.arrived(moved, AgentState.RESTARTING, failure.kind):
                     course.restarts = restarts
                     course.pause_seconds = after
                     course.save_first = asked_for
                     course.running_since = None
             case GiveUp(reason=reason):
-                await self._end(AgentState.FAILED, reason, failure.detail, within_seconds=0)
+                await self._record.end(AgentState.FAILED, reason, failure.detail, within_seconds=0)
 
     async def _pause_and_retry(self) -> None:
         course = self.course
@@ -232,141 +232,3 @@ class Passage:
             course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
             course.inbox = Inbox()
             course.state = AgentState.STARTING
-
-    # ---- draining and ending ----------------------------------------------------------------------------------------
-
-    async def _enter_drain(self, order: StopOrder) -> None:
-        course = self.course
-        grace = 0.0 if order.force else self._grace(order)
-        drain = Drain(
-            reason=order.reason,
-            detail=order.detail,
-            deadline_at=workflow.now() + seconds(grace),
-            keepable=grace > 0 and _may_be_kept(order),
-            force=order.force,
-        )
-        ask = contracts.Draining(
-            life=course.life,
-            reason=order.reason,
-            detail=order.detail,
-            deadline_at=drain.deadline_at if grace > 0 else None,
-            keepable=drain.keepable,
-        )
-        moved = await workflow.execute_local_activity(contracts.mark_draining, ask, **LOCAL)
-        self.keep_asked = False
-        if await self._arrived(moved, AgentState.DRAINING, order.reason):
-            course.drain = drain
-            if course.inbox.failure is not None and course.inbox.failure.kind is FailureKind.USER_RESTART:
-                # Overtaken by the stop; it is no sign that anything broke.
-                course.inbox.failure = None
-
-    def _grace(self, order: StopOrder) -> float:
-        # Nothing to save before the agent was usable, and nothing to come back to.
-        if self.course.state not in (AgentState.RUNNING, AgentState.DRAINING):
-            return 0
-        if order.grace_seconds is not None:
-            return order.grace_seconds
-        # The user's own stop needs no warning to the user.
-        return 0 if order.reason in _OWN_STOPS else self.course.timings.grace_seconds
-
-    async def _drain(self) -> None:
-        course, inbox = self.course, self.course.inbox
-        drain = course.drain or Drain(
-            reason=EndReason.OPERATOR, deadline_at=workflow.now(), keepable=False, force=False
-        )
-        while inbox.failure is None and (left := drain.deadline_at - workflow.now()) > timedelta(0):
-            try:
-                await workflow.wait_condition(
-                    lambda: self.keep_asked or inbox.called_away(), timeout=left, timeout_summary="grace"
-                )
-            except TimeoutError:
-                break
-            if inbox.stop is not None:
-                order, inbox.stop = inbox.stop, None
-                drain = course.drain = self._hastened(drain, order)
-            if self.keep_asked and inbox.failure is None and not await self._still_draining():
-                return
-            self.keep_asked = False
-        # What broke while it was told to go has nothing left to save.
-        broken = inbox.failure is not None
-        # From here on there is no way back.
-        drain = course.drain = drain.model_copy(update={"keepable": False})
-        inbox.failure, self.keep_asked = None, False
-        within = 0.0 if drain.force or broken else course.timings.shutdown_seconds
-        await self._end(AgentState.TERMINATED, drain.reason, drain.detail, within_seconds=within)
-
-    def _hastened(self, drain: Drain, order: StopOrder) -> Drain:
-        """Told to stop once more, by whoever: a grace is only ever made shorter, and what one order takes is gone."""
-        sooner = workflow.now() + seconds(0 if order.force else self._grace(order))
-        return drain.model_copy(
-            update={
-                "deadline_at": min(drain.deadline_at, sooner),
-                "keepable": drain.keepable and _may_be_kept(order),
-                "force": drain.force or order.force,
-            }
-        )
-
-    async def _still_draining(self) -> bool:
-        """Asked to be kept: back to running when the warning may be taken back. False when the drain is over."""
-        if self.may_be_kept():
-            moved = await workflow.execute_local_activity(contracts.mark_kept, self.course.life, **LOCAL)
-            if await self._arrived(moved, AgentState.RUNNING):
-                self.course.drain = None
-        self.keep_asked = False
-        return self.course.state is AgentState.DRAINING
-
-    async def _end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
-        """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
-        course = self.course
-        usage = await remove(course.life, reason, within_seconds=within_seconds)
-        ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
-        moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
-        course.state = moved.state if moved.state in FINAL else state
-        self.show(reason)
-
-    async def _arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
-        """Take the row's word for where we are; False when someone ended this life without us."""
-        course = self.course
-        arrived = moved.applied or moved.state is to
-        course.state = to if arrived else moved.state
-        if moved.state in FINAL:
-            await remove(course.life, EndReason.WORKFLOW_GONE, within_seconds=0)
-        self.show(reason)
-        return arrived
-
-    def show(self, reason: str | None = None) -> None:
-        """Tell the story where operators look: search attributes for lists, details for the page of one life."""
-        course = self.course
-        workflow.upsert_search_attributes(
-            [
-                AGENT_ID.value_set(course.life.agent_id),
-                AGENT_STATE.value_set(course.state.value),
-                AGENT_REASON.value_set(keyword(reason)) if reason else AGENT_REASON.value_unset(),
-            ]
-        )
-        because = f": {reason}" if reason else ""
-        workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
-
-
-def _may_be_kept(order: StopOrder) -> bool:
-    return order.reason in KEEPABLE or order.grace_seconds is not None
-
-
-def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
-    return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
-
-
-async def withdraw(life: Life, order: StopOrder) -> Moved:
-    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
-    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
-    return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
-
-
-async def remove(life: Life, reason: str, *, within_seconds: float) -> contracts.Usage:
-    """Have everything of an attempt removed; returns when the runtime says gone."""
-    return await workflow.execute_activity(
-        contracts.shut_down_agent,
-        contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
-        summary=reason,
-        **removal_options(life.pool, within_seconds),
-    )

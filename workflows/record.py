@@ -1,0 +1,77 @@
+"""What is written of a life: its row takes each step's word first, then operators are shown where it stands."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities import contracts
+    from activities.contracts import Final, Life, Moved
+    from core.domain.lifecycle import FINAL, AgentState, EndReason
+    from core.domain.orders import FailureReport, StopOrder
+    from core.domain.recovery import FailureKind
+    from core.ids import keyword
+    from workflows.life import Course
+    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL, removal_options
+
+
+class Record:
+    """Steps write through it, so that `course` never says more than the row does."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+
+    async def arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
+        """Take the row's word for where we are; False when someone ended this life without us."""
+        course = self.course
+        arrived = moved.applied or moved.state is to
+        course.state = to if arrived else moved.state
+        if moved.state in FINAL:
+            await remove(course.life, EndReason.WORKFLOW_GONE, within_seconds=0)
+        self.show(reason)
+        return arrived
+
+    async def withdraw(self, order: StopOrder) -> None:
+        """End a life that waits."""
+        self.course.state = (await withdraw(self.course.life, order)).state
+        self.show(order.reason)
+
+    async def end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
+        """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
+        course = self.course
+        usage = await remove(course.life, reason, within_seconds=within_seconds)
+        ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
+        moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+        course.state = moved.state if moved.state in FINAL else state
+        self.show(reason)
+
+    def show(self, reason: str | None = None) -> None:
+        """Tell the story where operators look: search attributes for lists, details for the page of one life."""
+        course = self.course
+        workflow.upsert_search_attributes(
+            [
+                AGENT_ID.value_set(course.life.agent_id),
+                AGENT_STATE.value_set(course.state.value),
+                AGENT_REASON.value_set(keyword(reason)) if reason else AGENT_REASON.value_unset(),
+            ]
+        )
+        because = f": {reason}" if reason else ""
+        workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
+
+
+def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
+    return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
+
+
+async def withdraw(life: Life, order: StopOrder) -> Moved:
+    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
+    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
+    return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
+
+
+async def remove(life: Life, reason: str, *, within_seconds: float) -> contracts.Usage:
+    """Have everything of an attempt removed; returns when the runtime says gone."""
+    return await workflow.execute_activity(
+        contracts.shut_down_agent,
+        contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
+        summary=reason,
+        **removal_options(life.pool, within_seconds),
+    )

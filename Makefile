@@ -23,8 +23,8 @@ fmt: setup ## format and mend what can be mended
 bench: setup ## the benchmarks: a table, and JSON
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-chaos: setup ## the kill suite
-	@.venv/bin/python -m pytest -m chaos $(ARGS)
+chaos: setup ## kill -9 of every part of a local stack in every state of a life
+	@.venv/bin/python -m pytest tests/chaos -m "not bench" $(ARGS)
 
 lock: ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
 	@.ci/lock

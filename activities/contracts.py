@@ -171,6 +171,11 @@ async def mark_draining(ask: Draining) -> Moved:
     raise NotImplementedError
 
 
+@activity.defn(name="mark_hastened")
+async def mark_hastened(ask: Draining) -> Moved:
+    raise NotImplementedError
+
+
 @activity.defn(name="mark_kept")
 async def mark_kept(life: Life) -> Moved:
     raise NotImplementedError

@@ -154,6 +154,20 @@ class LifeActivities:
             keepable=ask.keepable,
         )
 
+    @activity.defn(name="mark_hastened")
+    async def mark_hastened(self, ask: contracts.Draining) -> Moved:
+        """Write what another stop made of the grace; a countdown that goes on is warned of anew."""
+        told = {"keepable": ask.keepable}
+        if ask.deadline_at is not None:
+            told["deadlineAt"] = ask.deadline_at.isoformat()
+        kind = EventKind.DRAINING if ask.deadline_at is None else EventKind.WARNING
+        hastened = fact(kind, AgentState.DRAINING, ask.reason, detail=ask.detail, **told)
+        async with self._db.single() as session:
+            moved = await agents.hasten(
+                session, ask.life.agent_id, ask.life.attempt, _now(), ask.deadline_at, ask.keepable, hastened
+            )
+        return _moved(moved)
+
     @activity.defn(name="mark_kept")
     async def mark_kept(self, life: Life) -> Moved:
         now = _now()

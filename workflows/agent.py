@@ -107,7 +107,7 @@ class AgentWorkflow:
                 return registered
             # A run of this id was terminated by hand and the reaper has not come by yet: clear up behind it first.
             for life in registered.leftovers:
-                await remove(life, EndReason.WORKFLOW_GONE, within_seconds=0)
+                await remove(life, EndReason.WORKFLOW_GONE)
                 ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 

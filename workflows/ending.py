@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from core.domain.timings import seconds
     from workflows.life import Drain
-    from workflows.options import LOCAL
+    from workflows.options import DEADLINE_IS_TOLD, LOCAL
     from workflows.record import Record
 
 _OWN_STOPS = frozenset({EndReason.USER_REQUESTED, EndReason.USER_LEFT, EndReason.CANCELLED})
@@ -77,7 +77,7 @@ class Ending:
                 break
             if inbox.stop is not None:
                 order, inbox.stop = inbox.stop, None
-                drain = course.drain = self._hastened(drain, order)
+                drain = course.drain = await self._hasten(drain, order)
             if self.keep_asked and inbox.failure is None and not await self._still_draining():
                 return
             self.keep_asked = False
@@ -86,19 +86,31 @@ class Ending:
         # From here on there is no way back.
         drain = course.drain = drain.model_copy(update={"keepable": False})
         inbox.failure, self.keep_asked = None, False
-        within = 0.0 if drain.force or broken else course.timings.shutdown_seconds
+        within = 0.0 if drain.force or inbox.forced() or broken else course.timings.shutdown_seconds
         await self._record.end(AgentState.TERMINATED, drain.reason, drain.detail, within_seconds=within)
 
-    def _hastened(self, drain: Drain, order: StopOrder) -> Drain:
+    async def _hasten(self, drain: Drain, order: StopOrder) -> Drain:
         """Told to stop once more, by whoever: a grace is only ever made shorter, and what one order takes is gone."""
         sooner = workflow.now() + seconds(0 if order.force else self._grace(order))
-        return drain.model_copy(
+        hastened = drain.model_copy(
             update={
                 "deadline_at": min(drain.deadline_at, sooner),
                 "keepable": drain.keepable and _may_be_kept(order),
                 "force": drain.force or order.force,
             }
         )
+        shown = (hastened.deadline_at, hastened.keepable)
+        if shown != (drain.deadline_at, drain.keepable) and workflow.patched(DEADLINE_IS_TOLD):
+            left = hastened.deadline_at > workflow.now()
+            ask = contracts.Draining(
+                life=self.course.life,
+                reason=order.reason,
+                detail=order.detail,
+                deadline_at=hastened.deadline_at if left else None,
+                keepable=hastened.keepable and left,
+            )
+            await workflow.execute_local_activity(contracts.mark_hastened, ask, **LOCAL)
+        return hastened
 
     async def _still_draining(self) -> bool:
         """Asked to be kept: back to running when the warning may be taken back. False when the drain is over."""

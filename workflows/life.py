@@ -23,6 +23,9 @@ class Inbox(BaseModel):
     def called_away(self) -> bool:
         return self.stop is not None or self.failure is not None
 
+    def forced(self) -> bool:
+        return self.stop is not None and self.stop.force
+
 
 class Drain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

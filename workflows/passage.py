@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox
     from workflows.options import LOCAL, create_options
-    from workflows.record import Record, failure_of, remove
+    from workflows.record import Record, failure_of
 
 
 def history_is_long(limit: int) -> bool:
@@ -217,7 +217,7 @@ class Passage:
     async def _pause_and_retry(self) -> None:
         course = self.course
         within = course.timings.shutdown_seconds if course.save_first else 0
-        await remove(course.life, "restart", within_seconds=within)
+        await self._record.remove("restart", within_seconds=within)
         # A wait of no length would not even look at its condition.
         if course.inbox.stop is None and course.pause_seconds > 0:
             with contextlib.suppress(TimeoutError):

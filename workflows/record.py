@@ -10,7 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from core.ids import keyword
     from workflows.life import Course
-    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL, removal_options
+    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, FORCE_IS_HEARD, LOCAL, removal_options
 
 
 class Record:
@@ -25,9 +25,21 @@ class Record:
         arrived = moved.applied or moved.state is to
         course.state = to if arrived else moved.state
         if moved.state in FINAL:
-            await remove(course.life, EndReason.WORKFLOW_GONE, within_seconds=0)
+            await self.remove(EndReason.WORKFLOW_GONE, within_seconds=0)
         self.show(reason)
         return arrived
+
+    async def remove(self, reason: str, *, within_seconds: float) -> contracts.Usage:
+        """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
+        course = self.course
+        leaving = start_removal(course.life, reason, within_seconds)
+        if within_seconds > 0:
+            await workflow.wait_condition(lambda: leaving.done() or course.inbox.forced())
+            if not leaving.done() and workflow.patched(FORCE_IS_HEARD):
+                # Not waited for: it hears of this with its next beat, and finds by then that the agent is gone.
+                leaving.cancel()
+                leaving = start_removal(course.life, reason, 0)
+        return await leaving
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
@@ -37,7 +49,7 @@ class Record:
     async def end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
         """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
         course = self.course
-        usage = await remove(course.life, reason, within_seconds=within_seconds)
+        usage = await self.remove(reason, within_seconds=within_seconds)
         ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
         moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
         course.state = moved.state if moved.state in FINAL else state
@@ -67,9 +79,13 @@ async def withdraw(life: Life, order: StopOrder) -> Moved:
     return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
 
 
-async def remove(life: Life, reason: str, *, within_seconds: float) -> contracts.Usage:
-    """Have everything of an attempt removed; returns when the runtime says gone."""
-    return await workflow.execute_activity(
+async def remove(life: Life, reason: str) -> None:
+    """Have everything of an attempt removed at once; returns when the runtime says gone."""
+    await start_removal(life, reason, 0)
+
+
+def start_removal(life: Life, reason: str, within_seconds: float) -> workflow.ActivityHandle[contracts.Usage]:
+    return workflow.start_activity(
         contracts.shut_down_agent,
         contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
         summary=reason,

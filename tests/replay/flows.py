@@ -1,5 +1,6 @@
 """The flows whose histories are checked in. Run by `tests.replay.record`, never as tests."""
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.timings import Timings
+from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
 
@@ -106,6 +108,18 @@ async def test_stopped_while_starting(stage: Stage) -> None:
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "stopped_while_starting")
+
+
+async def test_hastened_and_forced(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "shutdown_seconds": 600})
+    agent_id, stubborn = await stage.started(), Stubborn(stage.runtime)
+    await stage.stop(agent_id, "inactivity")
+    await stage.until(agent_id, AgentState.DRAINING)
+    await stage.stop(agent_id)
+    await asyncio.wait_for(stubborn.asked.wait(), 10)
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.until_closed()
+    await keep(stage, "hastened_and_forced")
 
 
 async def test_cancelled_by_an_operator(stage: Stage) -> None:

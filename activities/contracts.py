@@ -14,6 +14,9 @@ from core.domain.orders import StartAnswer, StartRequest
 from core.domain.storable import Text
 from core.domain.timings import Timings
 
+# The type of an error: what is asked is of a past that the row has left behind.
+LIFE_MOVED_ON = "life_moved_on"
+
 
 class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -157,7 +157,7 @@ class LifeActivities:
     @activity.defn(name="mark_hastened")
     async def mark_hastened(self, ask: contracts.Draining) -> Moved:
         """Write what another stop made of the grace; a countdown that goes on is warned of anew."""
-        told = {"keepable": ask.keepable}
+        told: dict[str, Any] = {"keepable": ask.keepable}
         if ask.deadline_at is not None:
             told["deadlineAt"] = ask.deadline_at.isoformat()
         kind = EventKind.DRAINING if ask.deadline_at is None else EventKind.WARNING

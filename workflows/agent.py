@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
-    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL
+    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
     from workflows.passage import Passage
     from workflows.record import failure_of, remove, withdraw
 
@@ -209,7 +209,14 @@ class AgentWorkflow:
     @workflow.signal
     def failed(self, report: FailureReport | None = None) -> None:
         course = self._passage.course if self._passage else None
-        if course is None or not _speaks_of(course, report):
+        if course is None or report is None or report.agent_id != course.life.agent_id:
+            return
+        if report.attempt > course.life.attempt:
+            # Whoever told has seen an attempt that we have not made: this run may have been reset to an earlier point.
+            if course.state is AgentState.RUNNING and workflow.patched(RESET_IS_NOTICED):
+                course.inbox.ahead = report
+            return
+        if not _speaks_of(course, report):
             return
         if course.state not in WAITING and course.state not in FINAL and course.state is not AgentState.RESTARTING:
             course.inbox.failure = report

@@ -6,7 +6,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from core.domain.lifecycle import KEEPABLE, AgentState, EndReason
+    from core.domain.lifecycle import FINAL, KEEPABLE, AgentState, EndReason
     from core.domain.orders import StopOrder
     from core.domain.recovery import FailureKind
     from core.domain.timings import seconds
@@ -48,6 +48,9 @@ class Ending:
         )
         moved = await workflow.execute_local_activity(contracts.mark_draining, ask, **LOCAL)
         self.keep_asked = False
+        if moved.attempt > ask.life.attempt and moved.state not in FINAL:
+            # Nothing was told to go under that attempt; the next step tells the one that lives.
+            course.inbox.stop = course.inbox.stop or order
         if await self._record.arrived(moved, AgentState.DRAINING, order.reason):
             course.drain = drain
             if course.inbox.failure is not None and course.inbox.failure.kind is FailureKind.USER_RESTART:
@@ -123,4 +126,5 @@ class Ending:
 
 
 def _may_be_kept(order: StopOrder) -> bool:
-    return order.reason in KEEPABLE or order.grace_seconds is not None
+    # Never because of its grace alone: an administrator's stop with a warning is still not its user's to undo.
+    return order.reason in KEEPABLE

@@ -19,6 +19,8 @@ class Inbox(BaseModel):
     ready: bool = False
     stop: StopOrder | None = None
     failure: FailureReport | None = None
+    # A failure of an attempt that this run does not know of; the row tells whether there is one.
+    ahead: FailureReport | None = None
 
     def called_away(self) -> bool:
         return self.stop is not None or self.failure is not None

@@ -28,6 +28,7 @@ HISTORY_LIMIT = 2000
 # Steps that came later: a run that passed the place without them replays without them.
 FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
+RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 LOCAL: dict[str, Any] = {

@@ -78,7 +78,10 @@ class Passage:
         if course.begun != course.life.attempt and not await self._begin():
             return
         deadline = workflow.now() + seconds(course.timings.ready_deadline_seconds)
+        attempt = course.life.attempt
         await self._create()
+        if course.state is not AgentState.STARTING or course.life.attempt != attempt:
+            return
         if not inbox.called_away():
             await self._await_ready(max(deadline - workflow.now(), timedelta(milliseconds=1)))
         if inbox.called_away():
@@ -115,11 +118,23 @@ class Passage:
         try:
             await create
         except ActivityError as error:
-            if not inbox.called_away():
-                cause = error.cause
+            cause = error.cause
+            if isinstance(cause, ApplicationError) and cause.type == contracts.LIFE_MOVED_ON:
+                await self._catch_up()
+            elif not inbox.called_away():
                 permanent = isinstance(cause, ApplicationError) and cause.non_retryable
                 kind = FailureKind.CANNOT_START if permanent else FailureKind.START_DEADLINE
                 inbox.failure = failure_of(life, kind, str(cause or error))
+
+    async def _catch_up(self) -> None:
+        """Take the row's word, which is ahead of this run: it was reset by hand to an earlier point."""
+        course = self.course
+        seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
+        if seen.state in FINAL:
+            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+        elif not self._record.overtaken(seen):
+            course.state = seen.state
+            self.show("workflow_reset")
 
     async def _await_ready(self, left: timedelta) -> None:
         course, inbox = self.course, self.course.inbox
@@ -141,10 +156,13 @@ class Passage:
     async def _keep_running(self) -> None:
         course, inbox = self.course, self.course.inbox
         until_look = seconds(course.timings.idle_seconds)
-        while not inbox.called_away() and not self.full():
+        while not inbox.called_away() and not self.full() and course.state is AgentState.RUNNING:
+            if inbox.ahead is not None:
+                await self._look_ahead()
+                continue
             try:
                 await workflow.wait_condition(
-                    lambda: inbox.called_away() or self.full(),
+                    lambda: inbox.called_away() or inbox.ahead is not None or self.full(),
                     timeout=self._next_look(until_look),
                     timeout_summary="idle?",
                 )
@@ -152,6 +170,13 @@ class Passage:
                 until_look = await self._look_for_activity()
         if inbox.called_away():
             await self._answer_call()
+
+    async def _look_ahead(self) -> None:
+        course, report = self.course, self.course.inbox.ahead
+        course.inbox.ahead = None
+        seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
+        if self._record.overtaken(seen) and report is not None and report.attempt == seen.attempt:
+            course.inbox.failure = report
 
     def _next_look(self, until_look: timedelta) -> timedelta:
         longest = self.course.timings.max_life_seconds
@@ -167,6 +192,8 @@ class Passage:
             course.inbox.stop = StopOrder(reason=EndReason.MAX_LIFE)
             return timedelta(0)
         seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
+        if self._record.overtaken(seen):
+            return timedelta(0)
         if seen.state in FINAL:
             # The row was ended without us: nothing is left to do but to clear up.
             course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)

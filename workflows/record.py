@@ -22,12 +22,29 @@ class Record:
     async def arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
         """Take the row's word for where we are; False when someone ended this life without us."""
         course = self.course
+        if self.overtaken(moved):
+            return moved.state is to
         arrived = moved.applied or moved.state is to
         course.state = to if arrived else moved.state
         if moved.state in FINAL:
             await self.remove(EndReason.WORKFLOW_GONE, within_seconds=0)
         self.show(reason)
         return arrived
+
+    def overtaken(self, moved: Moved | contracts.Activity) -> bool:
+        """Whether the row is attempts ahead of this run, which was reset to an earlier point by hand; it is taken over.
+
+        What was ordered under the old attempt did nothing then, and the caller orders it again.
+        """
+        course = self.course
+        if moved.attempt <= course.life.attempt or moved.state in FINAL:
+            return False
+        course.life = course.life.model_copy(update={"attempt": moved.attempt})
+        course.begun, course.state, course.drain = moved.attempt, moved.state, None
+        course.running_since = workflow.now() if moved.state is AgentState.RUNNING else None
+        course.inbox.failure = None
+        self.show("workflow_reset")
+        return True
 
     async def remove(self, reason: str, *, within_seconds: float) -> contracts.Usage:
         """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
@@ -43,15 +60,23 @@ class Record:
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
-        self.course.state = (await withdraw(self.course.life, order)).state
+        moved = await withdraw(self.course.life, order)
+        if self.overtaken(moved):
+            self.course.inbox.stop = order
+            return
+        self.course.state = moved.state
         self.show(order.reason)
 
     async def end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
         """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
         course = self.course
-        usage = await self.remove(reason, within_seconds=within_seconds)
-        ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
-        moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+        while True:
+            usage = await self.remove(reason, within_seconds=within_seconds)
+            ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
+            moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+            # An end is an end, also of an attempt that we learn of only now.
+            if not self.overtaken(moved):
+                break
         course.state = moved.state if moved.state in FINAL else state
         self.show(reason)
 

@@ -103,6 +103,21 @@ class Moved(Message):
     attempt: int
 
 
+class Successor(Message):
+    """A row of the same user and project that waits behind a life that has ended."""
+
+    life: Life
+    state: AgentState
+    timings: Timings
+    waits_for: str | None = None
+
+
+class Ended(Moved):
+    """What the row says after the end, and the `successor` that stands in line then."""
+
+    successor: Successor | None = None
+
+
 class Activity(Message):
     """`ready` tells whether the agent reported ready, which heals a lost signal."""
 
@@ -185,12 +200,12 @@ async def mark_kept(life: Life) -> Moved:
 
 
 @activity.defn(name="withdraw")
-async def withdraw(ask: Final) -> Moved:
+async def withdraw(ask: Final) -> Ended:
     raise NotImplementedError
 
 
 @activity.defn(name="finish")
-async def finish(ask: Final) -> Moved:
+async def finish(ask: Final) -> Ended:
     raise NotImplementedError
 
 

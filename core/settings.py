@@ -99,6 +99,12 @@ class Host(Group):
     agent_python: Path | None = Field(None, description="interpreter of the agent's environment")
 
 
+class Retention(Group):
+    """How long what is over is kept."""
+
+    agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BERTH_",
@@ -122,6 +128,7 @@ class Settings(BaseSettings):
     timings: Timings = Timings()
     memory: Memory = Memory()
     host: Host = Host()
+    retention: Retention = Retention()
     llm: ModelAccess | None = None
     log_json: bool = False
 

@@ -10,7 +10,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Final, Registered, Registration
+    from activities.contracts import Final, Registered, Registration, Successor
     from core.domain.lifecycle import CURRENT, FINAL, WAITING, AgentState, EndReason
     from core.domain.orders import (
         FailureReport,
@@ -41,6 +41,8 @@ class AgentWorkflow:
         self._successor: Course | None = None
         self._registering = asyncio.Lock()
         self._early_stop: StopOrder | None = None
+        # Every agent that a handler of this run registered: what became of it is known here.
+        self._registered: set[str] = set()
 
     def _passage_of(self, course: Course) -> Passage:
         return Passage(course, self._start.history_limit)
@@ -73,10 +75,29 @@ class AgentWorkflow:
         await workflow.wait_condition(workflow.all_handlers_finished)
         if passage is not None and not passage.over:
             return self._start.model_copy(update={"course": passage.course})
+        if passage is not None and passage.left_behind is not None:
+            await self._take_up(passage.left_behind)
         if self._successor is not None:
             request = self._start.request.model_copy(update={"agent_id": self._successor.life.agent_id, "key": None})
             return self._start.model_copy(update={"request": request, "course": self._successor})
         return None
+
+    async def _take_up(self, found: Successor) -> None:
+        """Carry out what was accepted and forgotten: the server drops a start together with the workflow task that
+        fails around it, and when its caller is gone too, all that is left of it is its row."""
+        if found.life.agent_id in self._registered:
+            return
+        early = self._early_stop
+        if early is not None and early.agent_id in (None, found.life.agent_id):
+            await withdraw(found.life, early)
+            return
+        self._successor = Course(
+            life=found.life,
+            timings=found.timings,
+            state=found.state,
+            born_at=workflow.now(),
+            waits_for=found.waits_for,
+        )
 
     async def _may_hand_on(self, passage: Passage) -> bool:
         """Whether this run is full and nobody waits for an answer from it; a keep is answered by one more step."""
@@ -137,6 +158,7 @@ class AgentWorkflow:
             if passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)
             if self._successor is None:
+                self._registered.add(request.agent_id)
                 registered = await self._register(request, predecessor=passage.course.life.agent_id)
                 self._successor = self._course_of(registered)
                 early = self._early_stop
@@ -182,7 +204,7 @@ class AgentWorkflow:
     def _tell_to_stop(self, order: StopOrder) -> None:
         if self._passage is not None and order.agent_id in (None, self._passage.course.life.agent_id):
             self._passage.course.inbox.stop = order
-        else:
+        if self._passage is None or order.agent_id != self._passage.course.life.agent_id:
             # Told before the decision that it speaks of has come back to us: let it be made, then stop.
             self._early_stop = order
 

@@ -11,6 +11,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
+    from activities.contracts import Successor
     from core.domain import recovery
     from core.domain.lifecycle import FINAL, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
@@ -39,6 +40,11 @@ class Passage:
     @property
     def over(self) -> bool:
         return self.course.state in FINAL
+
+    @property
+    def left_behind(self) -> Successor | None:
+        """Who stood in line behind this life when its row was ended."""
+        return self._record.successor
 
     def show(self, reason: str | None = None) -> None:
         self._record.show(reason)

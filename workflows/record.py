@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Final, Life, Moved
+    from activities.contracts import Ended, Final, Life, Moved, Successor
     from core.domain.lifecycle import FINAL, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind
@@ -18,6 +18,8 @@ class Record:
 
     def __init__(self, course: Course) -> None:
         self.course = course
+        # Who stood in line behind this life when its row was ended.
+        self.successor: Successor | None = None
 
     async def arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
         """Take the row's word for where we are; False when someone ended this life without us."""
@@ -60,11 +62,11 @@ class Record:
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
-        moved = await withdraw(self.course.life, order)
-        if self.overtaken(moved):
+        ended = await withdraw(self.course.life, order)
+        if self.overtaken(ended):
             self.course.inbox.stop = order
             return
-        self.course.state = moved.state
+        self.course.state, self.successor = ended.state, ended.successor
         self.show(order.reason)
 
     async def end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
@@ -78,6 +80,7 @@ class Record:
             if not self.overtaken(moved):
                 break
         course.state = moved.state if moved.state in FINAL else state
+        self.successor = moved.successor
         self.show(reason)
 
     def show(self, reason: str | None = None) -> None:
@@ -98,7 +101,7 @@ def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
     return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
 
 
-async def withdraw(life: Life, order: StopOrder) -> Moved:
+async def withdraw(life: Life, order: StopOrder) -> Ended:
     """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
     ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
     return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)

@@ -11,6 +11,7 @@ from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
+from tests.workflows.test_succession import forgotten
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}
 _WORKER = re.compile(r"\d+@")
@@ -144,6 +145,19 @@ async def test_handed_over(set_stage: SetStage) -> None:
     await stage.until_closed()
     await keep(stage, "handed_over_before", run_id=run_id)
     await keep(stage, "handed_over_after")
+
+
+async def test_taken_up(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, run_id = await stage.started(), await this_run(stage)
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await forgotten(stage, first)
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+    await stage.stop(second)
+    await stage.until_closed()
+    await keep(stage, "taken_up", run_id=run_id)
 
 
 async def test_handed_on(set_stage: SetStage) -> None:

@@ -116,6 +116,19 @@ async def current(session: AsyncSession, user_id: str, project_id: str) -> Agent
     return view(row) if row else None
 
 
+async def behind(session: AsyncSession, user_id: str, project_id: str, agent_id: str) -> AgentView | None:
+    """The agent that waits behind `agent_id` for the same project; also when its slot was granted this very moment."""
+    not_begun = and_(Agent.state == AgentState.STARTING.value, Agent.started_at.is_(None))
+    query = select(Agent).where(
+        Agent.user_id == user_id,
+        Agent.project_id == project_id,
+        Agent.agent_id != agent_id,
+        or_(Agent.state.in_(_values(WAITING)), not_begun),
+    )
+    row = await session.scalar(query)
+    return view(row) if row else None
+
+
 async def page(
     session: AsyncSession,
     user_id: str | None,

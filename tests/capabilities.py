@@ -54,6 +54,10 @@ def _mount_namespace() -> str | None:
     return _programs("unshare") or _runs("unshare", "--mount", "--propagation", "private", "true")
 
 
+def _kubectl() -> str | None:
+    return _programs("kubectl")
+
+
 def _user_namespace() -> str | None:
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     return _programs("unshare", "setpriv") or _runs(*as_nobody, "unshare", "--user", "--map-root-user", "true")
@@ -99,6 +103,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "agent": _agent,
     "chromium": _chromium,
     "desktop": _desktop,
+    "kubectl": _kubectl,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,
     "novnc": _novnc,

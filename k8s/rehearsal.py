@@ -2,23 +2,23 @@
 
 import asyncio
 import secrets
-import sys
 from pathlib import Path
 
 import structlog
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, ApiException, Configuration, CoreV1Api, V1ObjectMeta, V1Secret
 
+from core.settings import Kubernetes
 from core.telemetry import configure
+from k8s.client import Cluster
+from k8s.faults import AlreadyThere
+from k8s.space import Space
 
 log = structlog.get_logger()
 NAME = "berth"
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_SECONDS = 15
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-def made() -> dict[str, str]:
-    """New values for every entry that the deployment's parts read."""
+def values() -> dict[str, str]:
+    """New ones, for every entry that the deployment's parts read."""
     password = secrets.token_hex(32)
     return {
         "BERTH_AUTH__SECRET": secrets.token_hex(32),
@@ -28,27 +28,25 @@ def made() -> dict[str, str]:
     }
 
 
-async def put(api: CoreV1Api, namespace: str) -> None:
-    """Make the Secret unless it is there; one that is there stays as it is. Raises `ApiException` when refused."""
-    body = V1Secret(metadata=V1ObjectMeta(name=NAME), string_data=made())
+async def put(space: Space) -> None:
+    """Make the Secret unless it is there: one that is there stays as it is. Raises as `Cluster.call`."""
+    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME}, "stringData": values()}
     try:
-        await api.create_namespaced_secret(namespace, body, _request_timeout=_SECONDS)
-    except ApiException as error:
-        if error.status != 409:
-            raise
-        log.info("secret.kept", namespace=namespace, name=NAME)
+        await space.create("secrets", manifest, "making the deployment's Secret")
+    except AlreadyThere:
+        log.info("secret.kept", namespace=space.namespace, name=NAME)
     else:
-        log.info("secret.made", namespace=namespace, name=NAME)
+        log.info("secret.made", namespace=space.namespace, name=NAME)
 
 
-async def _main() -> int:
-    configure("rehearsal", json=True)
-    found = Configuration()
-    config.load_incluster_config(found)  # type: ignore[no-untyped-call]
-    async with ApiClient(configuration=found) as client:
-        await put(CoreV1Api(client), (_ACCOUNT / "namespace").read_text().strip())
-    return 0
+async def _main(namespace: str) -> None:
+    cluster = Cluster(Kubernetes())
+    try:
+        await put(Space(cluster, namespace))
+    finally:
+        await cluster.close()
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(_main()))
+    configure("rehearsal", json=True)
+    asyncio.run(_main(_NAMESPACE.read_text().strip()))

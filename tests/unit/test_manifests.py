@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
+from core.domain.templates import Template
+from core.domain.timings import Timings
+from core.runtime.base import AgentSpec
+from k8s import objects
+from k8s.quantities import quantity
 from tests.capabilities import ROOT, missing
 
 MANIFESTS = ROOT / "k8s" / "manifests"
@@ -75,8 +81,13 @@ def selects(selector: Object, labels: Object) -> bool:
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
-def agent_labels() -> Object:
-    return {"app": "agent"}
+def agent() -> Object:
+    """The pod of an agent as the runtime makes it, of a template without wishes."""
+    token = SecretStr("token")
+    spec = AgentSpec(agent_id="a", attempt=1, user_id="ann", project_id="shop", pool="default", template=Template(),
+                     backend_url="http://berth-api.berth.svc:8000", token=token, model=None)  # fmt: skip
+    owner = {"kind": "Secret", "metadata": {"name": "agent-a-1", "uid": "u"}}
+    return objects.pod(spec, "berth", owner, Timings())
 
 
 def test_every_container_is_closed_to_the_node() -> None:
@@ -163,7 +174,7 @@ def test_git_holds_no_secret() -> None:
 
 def test_policies_hold_agents_by_the_labels_that_agents_have() -> None:
     policies = [found for found in of_kind("NetworkPolicy") if found["metadata"]["namespace"] == "berth-agents"]
-    labels = agent_labels()
+    labels = agent()["metadata"]["labels"]
     for policy in policies:
         assert selects(policy["spec"]["podSelector"], labels), policy["metadata"]["name"]
     nothing = named_in(policies, "nothing")
@@ -175,7 +186,7 @@ def test_only_the_api_comes_in_to_an_agent() -> None:
     (let_in,) = [found for found in policies if found["spec"].get("ingress")]
     (rule,) = let_in["spec"]["ingress"]
     (peer,) = rule["from"]
-    assert {port["port"] for port in rule["ports"]} == {8080, 6080}
+    assert {port["port"] for port in rule["ports"]} == {objects.API_PORT, objects.VNC_PORT}
     assert_is_api(peer)
 
 
@@ -213,6 +224,12 @@ def test_agents_send_no_mail() -> None:
     for rule in named("NetworkPolicy", "to-internet")["spec"]["egress"]:
         for port in rule["ports"]:
             assert not port["port"] <= 25 <= port.get("endPort", port["port"])
+
+
+def test_an_agent_without_wishes_is_within_what_its_namespace_allows() -> None:
+    (most,) = [each["max"] for each in named("LimitRange", "agents")["spec"]["limits"] if each["type"] == "Container"]
+    asked = agent()["spec"]["containers"][0]["resources"]["limits"]
+    assert all(quantity(asked[what]) <= quantity(most[what]) for what in ("cpu", "memory"))
 
 
 @pytest.mark.needs("kubectl")

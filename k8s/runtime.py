@@ -40,7 +40,7 @@ from k8s.space import Space
 from k8s.stream import Stream
 
 # A Secret without a pod is an attempt under way, or one whose pod somebody has deleted.
-_UNDER_WAY = timedelta(seconds=60)
+_UNDER_WAY = timedelta(seconds=30)
 # After that many pods others get their turn: reading one takes about a millisecond.
 _BATCH = 20
 

@@ -126,6 +126,13 @@ class Kubernetes(Group):
     request_seconds: float = Field(15, gt=0, le=300)
 
 
+class Watch(Group):
+    """The part `berth watch`."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="unset: its metrics are not served")
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BERTH_",
@@ -150,6 +157,7 @@ class Settings(BaseSettings):
     memory: Memory = Memory()
     host: Host = Host()
     kubernetes: Kubernetes = Kubernetes()
+    watch: Watch = Watch()
     llm: ModelAccess | None = None
     log_json: bool = False
 

@@ -1,6 +1,7 @@
 """What goes wrong with agents in a cluster is seen, told in words, and leaves nothing behind."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,18 +100,21 @@ async def test_a_pod_that_the_rules_of_the_cluster_forbid_is_refused_for_good_an
     assert land.names() == []
 
 
-async def test_a_right_that_is_missing_is_named_with_its_verb(land: Land, tmp_path: Any) -> None:
+async def test_a_right_that_is_missing_is_named_with_its_verb(land: Land, tmp_path: Path) -> None:
     land.kubectl("create", "serviceaccount", "stranger")
     config = json.loads(land.kubectl("config", "view", "--raw", "--minify", "-o", "json"))
-    user = {"name": "stranger", "user": {"token": land.kubectl("create", "token", "stranger").strip()}}
-    config["users"], config["contexts"][0]["context"]["user"] = [user], "stranger"
+    config["contexts"][0]["context"]["user"] = "stranger"
     file = tmp_path / "kubeconfig"
-    file.write_text(json.dumps(config))
+
+    def show(token: str) -> None:
+        config["users"] = [{"name": "stranger", "user": {"token": token}}]
+        file.write_text(json.dumps(config))
+
+    show(land.kubectl("create", "token", "stranger").strip())
     with pytest.raises(RuntimeRetryable, match="stranger may not create secrets") as refused:
         await land.open(kubeconfig=file).create(land.spec())
     assert refused.value.error_code == "cluster_rights_missing"
-    user["user"]["token"] = "expired"
-    file.write_text(json.dumps(config))
+    show("expired")
     with pytest.raises(RuntimeRetryable, match="does not accept our credentials"):
         await land.open(kubeconfig=file).list()
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Cluster:
 
     async def watch(
         self, path: str, *, doing: str, query: Query, seconds: int, silence: float = 60.0
-    ) -> AsyncIterator[tuple[str, Json]]:
+    ) -> AsyncGenerator[tuple[str, Json], None]:
         """Events (`ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK`) until the server ends it after `seconds`.
 
         Raises `TooOld` when the resource version of the query is forgotten.

@@ -1,6 +1,7 @@
 """An agent's pod as the rest of Berth sees it: whose it is, from its annotations, and how it is, by diagnosis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kubernetes.aio.client import CoreV1Event, V1Pod
 
@@ -13,6 +14,8 @@ AGENT_ID = "berth.dev/agent-id"
 ATTEMPT = "berth.dev/attempt"
 USER_ID = "berth.dev/user-id"
 PROJECT_ID = "berth.dev/project-id"
+_META = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "annotations", "labels")
+_STATUSES = ("initContainerStatuses", "containerStatuses")
 
 
 def is_agent(pod: V1Pod) -> bool:
@@ -30,6 +33,20 @@ def key_of(pod: V1Pod) -> tuple[str, int]:
 def observation_of(pod: V1Pod, events: Sequence[CoreV1Event] = ()) -> Observation:
     """Raises KeyError or ValueError for a pod that is no agent's."""
     return observed(pod, diagnose(pod, events))
+
+
+def pod_of(manifest: Mapping[str, Any]) -> V1Pod:
+    """Of a pod as JSON what we read: a model of the whole costs several times as much, and there are thousands."""
+    meta, spec, status = (manifest.get(part) or {} for part in ("metadata", "spec", "status"))
+    slim = {
+        "metadata": {key: meta[key] for key in _META if key in meta},
+        "spec": {key: [_named(each) for each in spec.get(key) or []] for key in ("containers", "initContainers")},
+        "status": {key: status[key] for key in ("phase", "reason", "message", "conditions") if key in status}
+        | {key: [_state(each) for each in status.get(key) or []] for key in _STATUSES},
+    }
+    pod = V1Pod.from_dict(slim)
+    assert pod is not None  # noqa: S101  of a mapping there always is one
+    return pod
 
 
 def gone(pod: V1Pod) -> Observation:
@@ -54,6 +71,21 @@ def observed(pod: V1Pod, found: Diagnosis) -> Observation:
         project_id=marks.get(PROJECT_ID, ""),
         handle=Handle(runtime=RUNTIME, agent_id=agent_id, attempt=attempt, native=native),
     )
+
+
+def _named(container: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": container.get("name"), "image": container.get("image")}
+
+
+def _state(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": status.get("name"),
+        "image": status.get("image"),
+        "imageID": "",
+        "ready": status.get("ready", False),
+        "restartCount": status.get("restartCount", 0),
+        "state": status.get("state"),
+    }
 
 
 def _marks(pod: V1Pod) -> dict[str, str]:

@@ -4,10 +4,10 @@ Nothing but caches is kept between calls, so any number of processes may use the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from kubernetes.aio.client import CoreV1Event, V1Pod
+from kubernetes.aio.client import CoreV1Event
 
 from core.domain.recovery import FailureKind
 from core.errors import RuntimePermanent
@@ -27,20 +27,22 @@ from k8s import marks
 from k8s.client import Cluster, Json
 from k8s.creation import Creation
 from k8s.diagnose import wants_events
+from k8s.events import events_of
+from k8s.lease import Lease, unique
 from k8s.logs import logs
 from k8s.marks import INSTALLATION, Marks
 from k8s.names import attempt_name
 from k8s.nodes import ended
-from k8s.observe import RUNTIME, observation_of
+from k8s.observe import RUNTIME, observation_of, pod_of
 from k8s.profiles import Profiles
 from k8s.reach import address, chosen, reach, token_of
 from k8s.removal import remove
 from k8s.room import Room
 from k8s.space import Space
-from k8s.stream import Stream
+from k8s.watcher import PodWatcher
 
 # A Secret without a pod is an attempt under way, or one whose pod somebody has deleted.
-_UNDER_WAY = timedelta(seconds=60)
+_UNDER_WAY = timedelta(seconds=30)
 # After that many pods others get their turn: reading one takes about a millisecond.
 _BATCH = 20
 
@@ -51,7 +53,7 @@ def open_runtime(name: str, settings: Settings) -> AgentRuntime:
 
 
 class KubernetesRuntime:
-    """Guarantees of `AgentRuntime`. While no cluster answers, every method raises `RuntimeRetryable`."""
+    """Guarantees of `AgentRuntime` and `SharedRuntime`. While no cluster answers, methods raise `RuntimeRetryable`."""
 
     name = RUNTIME
 
@@ -62,7 +64,7 @@ class KubernetesRuntime:
         self._space = Space(self._cluster, settings.kubernetes.namespace)
         self._profiles = Profiles(self._space, self._installation)
         self._room = Room(self._space, settings)
-        self._stream = Stream(self._space, self._installation)
+        self._watcher = PodWatcher(self._cluster, settings.kubernetes.namespace, self._installation)
         self._reach_by = chosen(settings.kubernetes.reach)
 
     async def create(self, spec: AgentSpec) -> Created:
@@ -74,8 +76,8 @@ class KubernetesRuntime:
         name, doing = attempt_name(agent_id, attempt), f"looking at agent {agent_id} (attempt {attempt})"
         found = await self._space.get("pods", name, doing)
         if found is not None and self._is_ours(found):
-            pod = _model(found)
-            return observation_of(pod, await self._events(pod, doing) if wants_events(pod) else ())
+            pod = pod_of(found)
+            return observation_of(pod, await self._events(name, found) if wants_events(pod) else ())
         secret = await self._space.get("secrets", name, doing, metadata=True)
         mark = marks.of(secret) if secret is not None and self._is_ours(secret) else None
         if secret is None or mark is None:
@@ -91,24 +93,25 @@ class KubernetesRuntime:
         doing, selector = "listing agents", marks.selector(self._installation)
         secrets = await self._space.list("secrets", doing, selector=selector, metadata=True)
         pods = await self._space.list("pods", doing, selector=selector)
-        self._stream.listed(pods.version)
         found: dict[str, Observation] = {}
         for number, each in enumerate(pods.items):
             if marks.of(each) is not None:
-                found[each["metadata"]["name"]] = observation_of(_model(each))
+                found[each["metadata"]["name"]] = observation_of(pod_of(each))
             if number % _BATCH == _BATCH - 1:
                 await asyncio.sleep(0)
         for each in secrets.items:
             mark = marks.of(each)
             if mark is not None and each["metadata"]["name"] not in found:
                 found[each["metadata"]["name"]] = _without_pod(each, mark)
-        return list(found.values())
+        for seen in found.values():
+            self._watcher.listed(seen)
+        return [*found.values()]
 
     async def capacity(self) -> ClusterCapacity:
         return await self._room.capacity()
 
     def watch(self) -> AsyncIterator[Observation]:
-        return self._stream.watch()
+        return self._watcher.watch()
 
     async def reach(self, agent_id: str, attempt: int) -> Reach:
         name, doing = attempt_name(agent_id, attempt), f"reaching agent {agent_id} (attempt {attempt})"
@@ -125,25 +128,23 @@ class KubernetesRuntime:
     async def delete_profile(self, user_id: str, project_id: str) -> None:
         await self._profiles.forget(user_id, project_id)
 
+    async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Of all that watch this installation's agents, one does the work; its Lease is in the agents' namespace."""
+        name = f"berth-watch-{self._installation}"
+        await Lease(self._cluster, self._space.namespace, name, unique()).lead(work)
+
+    def watch_age(self) -> float | None:
+        return self._watcher.age_seconds
+
     async def close(self) -> None:
+        await self._watcher.close()
         await self._cluster.close()
 
     def _is_ours(self, found: Json) -> bool:
         return bool((found["metadata"].get("labels") or {}).get(INSTALLATION) == self._installation)
 
-    async def _events(self, pod: V1Pod, doing: str) -> Sequence[CoreV1Event]:
-        """What the cluster says of a pod, oldest first."""
-        fields = f"involvedObject.uid={pod.metadata.uid if pod.metadata else ''}"
-        found = await self._space.list("events", doing, fields=fields)
-        events = [event for each in found.items if (event := CoreV1Event.from_dict(each)) is not None]
-        return sorted(events, key=lambda event: str(event.last_timestamp or event.event_time or ""))
-
-
-def _model(found: Json) -> V1Pod:
-    pod = V1Pod.from_dict(found)
-    if pod is None:
-        raise RuntimePermanent("the cluster sent an empty pod")
-    return pod
+    async def _events(self, name: str, pod: Json) -> Sequence[CoreV1Event]:
+        return await events_of(self._cluster, self._space.namespace, name, pod["metadata"]["uid"])
 
 
 def _without_pod(secret: Json, mark: Marks) -> Observation:

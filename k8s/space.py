@@ -1,7 +1,8 @@
 """One namespace of a cluster and the objects of ours in it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -74,7 +75,7 @@ class Space:
 
     def watch(
         self, kind: str, version: str, doing: str, *, query: Query, seconds: int
-    ) -> AsyncIterator[tuple[str, Json]]:
+    ) -> AsyncGenerator[tuple[str, Json], None]:
         asked = {**query, "resourceVersion": version}
         return self.cluster.watch(f"{self.path}/{kind}", doing=doing, query=asked, seconds=seconds)
 
@@ -99,11 +100,12 @@ class Space:
         self, version: str, holds: Callable[[Json | None], bool], doing: str, fields: str, seconds: float
     ) -> bool:
         query = {"fieldSelector": fields}
-        async for kind, pod in self.watch("pods", version, doing, query=query, seconds=max(1, int(seconds) + 1)):
-            if kind == "DELETED":
-                return holds(None)
-            if kind != "BOOKMARK" and holds(pod):
-                return True
+        async with aclosing(self.watch("pods", version, doing, query=query, seconds=int(seconds) + 1)) as changes:
+            async for kind, pod in changes:
+                if kind == "DELETED":
+                    return holds(None)
+                if kind != "BOOKMARK" and holds(pod):
+                    return True
         return False
 
     def _of(self, kind: str, name: str) -> str:

@@ -27,7 +27,7 @@ class RuntimeName(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (up, api, worker, host, show_config):
+    for command in (up, api, worker, watch, host, show_config):
         name = "config" if command is show_config else None
         app.command(name, rich_help_panel=GROUP)(command)
 
@@ -39,7 +39,7 @@ def up(
 ) -> int:
     """Start the local stack and run it until Ctrl-C.
 
-    Database, Temporal with its web page, API, worker, and the host that runs agents.
+    Database, Temporal with its web page, API, worker, and what runs agents or watches them where they run.
     """
     given: dict[str, Any] = {}
     if data_dir is not None:
@@ -94,6 +94,18 @@ def worker() -> None:
     from temporal.worker import run_worker
 
     _leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
+
+
+def watch() -> None:
+    """Watch the agents of runtimes that many workers share, as kubernetes. One does, others stand by."""
+    settings = config.load()
+    config.require_database(settings)
+    config.require_temporal(settings)
+    _check_runtimes(settings)
+    log_as("watch", settings)
+    from temporal.watch import run_watch
+
+    _leave(asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready")))
 
 
 def host() -> int:

@@ -21,7 +21,7 @@ class FailureKind(StrEnum):
     EXITED = "exited"
     IMAGE_PULL = "image_pull"
     UNSCHEDULABLE = "unschedulable"
-    QUOTA_EXCEEDED = "quota_exceeded"
+    QUOTA_EXCEEDED = "cluster_quota_exceeded"
     EVICTED = "evicted"
     USER_RESTART = "user_restart"
 

@@ -1,6 +1,7 @@
 """Of several that want to do a job, one does it; the next takes over when that one leaves, dies or is cut off."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -43,6 +44,10 @@ class Contender:
 
 async def all_leave(*contenders: Contender) -> None:
     await asyncio.gather(*(contender.leave() for contender in contenders))
+
+
+def asked_since(kube: Kube, before: int) -> bool:
+    return len(kube.server.asked) > before
 
 
 def spec(kube: Kube) -> dict[str, object]:
@@ -90,8 +95,7 @@ async def test_living_holder_whose_clock_is_behind_is_not_followed(kube: Kube) -
         spec = {"holderIdentity": "first", "leaseDurationSeconds": 2, "renewTime": f"1999-01-01T00:00:{number:02}.0Z"}
         kube.server.put(LEASES, {"metadata": {"name": "berth-watch-berth"}, "spec": spec})
         second = second or Contender(kube, job, "second")
-        asked = len(kube.server.asked)
-        await until(lambda asked=asked: len(kube.server.asked) > asked)
+        await until(partial(asked_since, kube, len(kube.server.asked)))
     assert second is not None
     assert job.turns == []
     await until(lambda: job.at_it == ["second"])  # renewed no more

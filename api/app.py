@@ -104,7 +104,8 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
     url = settings.database.url.get_secret_value()
     size = settings.database.pool_size
     async with AsyncExitStack() as stack:
-        listening = stack.enter_context(listen(settings.api.host, settings.api.port))
+        hosts = dict.fromkeys([settings.api.host, settings.api.agent_host or settings.api.host])
+        listening = [stack.enter_context(listen(host, settings.api.port)) for host in hosts]
         db = await stack.enter_async_context(Db.open(url, application="api", pool_size=size))
         client = await connect(settings)
         deps = Deps(

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: FastAPI, listening: socket.socket, ready_file: Path) -> int:
+async def serve(app: FastAPI, listening: Sequence[socket.socket], ready_file: Path) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code. `ready_file` holds our pid meanwhile."""
     server = _Server(uvicorn.Config(app, **_OPTIONS))
 
@@ -48,13 +48,13 @@ async def serve(app: FastAPI, listening: socket.socket, ready_file: Path) -> int
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=[*listening]))
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn tells by an attribute alone)
             await asyncio.sleep(0.01)
         if server.started:
             await asyncio.to_thread(_announce, ready_file)
-            host, port = listening.getsockname()[:2]
+            host, port = listening[0].getsockname()[:2]
             log.info("api.ready", host=host, port=port)
         await serving
     finally:

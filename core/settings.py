@@ -27,7 +27,8 @@ class Api(Group):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: str | None = Field(None, description="for people: links; default is what the API listens on")
-    agent_url: str | None = Field(None, description="for agents: their MAIN_BACKEND_URL; default is the public one")
+    agent_host: str | None = Field(None, description="one more address to listen on, where agents can reach us")
+    agent_url: str | None = Field(None, description="their MAIN_BACKEND_URL; default is what they can reach")
 
 
 class Database(Group):
@@ -206,4 +207,6 @@ class Settings(BaseSettings):
         return (self.api.public_url or f"http://{self.api.host}:{self.api.port}").rstrip("/")
 
     def agent_url(self) -> str:
+        if self.api.agent_url is None and self.api.agent_host is not None:
+            return f"http://{self.api.agent_host}:{self.api.port}"
         return (self.api.agent_url or self.public_url()).rstrip("/")

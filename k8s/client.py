@@ -34,9 +34,9 @@ log = structlog.get_logger()
 Json = dict[str, Any]
 Query = Mapping[str, str | int | bool]
 
+JSON = "application/json"
 # Metadata alone: a list of Secrets must not carry their contents.
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_JSON = "application/json"
 _CONNECT_SECONDS = 5.0
 # Watches and logs hold a connection each.
 _MAX_CONNECTIONS = 2_000
@@ -60,7 +60,7 @@ class Cluster:
         doing: str,
         query: Query | None = None,
         body: Json | None = None,
-        accept: str = _JSON,
+        accept: str = JSON,
         seconds: float | None = None,
     ) -> Json:
         """One request and its JSON answer. Errors are those of `faults.fault_of`, which `doing` gives words to.
@@ -130,7 +130,7 @@ class Cluster:
             method,
             path,
             query_params=[(key, _text(value)) for key, value in (query or {}).items()],
-            header_params={"Accept": accept, "Content-Type": _JSON},
+            header_params={"Accept": accept, "Content-Type": JSON},
             body=body,
             auth_settings=["BearerToken"],
         )

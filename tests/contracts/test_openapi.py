@@ -82,8 +82,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 _SLOW = {"execute", "agentLogs"}
 
 
-# Hypothesis draws in a thread while the server runs in this one. Whatever the server takes from `random` meanwhile looks
-# to Hypothesis as if the strategies had taken it, and it warns of that now and then.
+# Hypothesis draws in a thread while the server runs in this one. Whatever the server takes from `random` meanwhile
+# looks to Hypothesis as if the strategies had taken it, and it warns of that now and then.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.timeout(300)
 async def test_generated_requests_find_no_fault_of_ours(api: Api) -> None:

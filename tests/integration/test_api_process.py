@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
+import pytest
 from pydantic import SecretStr
 
 from api.auth import Role, issue
@@ -33,7 +34,9 @@ except BerthError as error:
 
 
 @asynccontextmanager
-async def _process(folder: Path, port: int, database: str, temporal: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(
+    folder: Path, port: int, database: str, temporal: str, **more: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     settings = {
         "DATA_DIR": str(folder),
         "API__PORT": str(port),
@@ -41,6 +44,7 @@ async def _process(folder: Path, port: int, database: str, temporal: str) -> Asy
         "TEMPORAL__ADDRESS": temporal,
         "AUTH__SECRET": SECRET,
         "POOL__RUNTIME": "memory",
+        **more,
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
     env |= {f"BERTH_{name}": value for name, value in settings.items()}
@@ -102,3 +106,17 @@ async def test_port_that_is_taken_is_told_by_a_code(tmp_path: Path, database_url
             _, said = await process.communicate()
         assert process.returncode == 1
         assert said.decode().strip().splitlines()[-1] == "port_taken"
+
+
+async def test_agents_are_answered_at_an_address_of_their_own_beside_that_of_people(
+    tmp_path: Path, database_url: str
+) -> None:
+    port = Ports().pick(0)
+    async with _process(tmp_path, port, database_url, "127.0.0.1:1", API__AGENT_HOST="127.0.0.2") as process:
+        await _announced(tmp_path / "run" / "api.ready", process)
+        for host in ("127.0.0.1", "127.0.0.2"):
+            async with httpx2.AsyncClient(timeout=30) as http:
+                assert (await http.get(f"http://{host}:{port}/health")).status_code == 200
+        async with httpx2.AsyncClient(timeout=30) as http:
+            with pytest.raises(httpx2.ConnectError):
+                await http.get(f"http://127.0.0.3:{port}/health")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from k8s.images import tiny
 from k8s.images.layout import Blob, Layout
 from k8s.images.load import Containerd, Loaded
-from k8s.images.store import TINY, Store
+from k8s.images.store import Store
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,17 @@
 """Runs a program that builders are made of."""
 
 import subprocess
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from k8s.images.failure import CannotBuild
 
 _TAIL = 1500
 
 
-def run(argv: Sequence[str], *, seconds: float, what: str, cwd: Path | None = None) -> str:
+def run(argv: Sequence[str], *, seconds: float, what: str, env: Mapping[str, str] | None = None) -> str:
     """Standard output of `argv`. Raises `CannotBuild`, with the end of what it said, when it fails or takes longer."""
     try:
-        done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=seconds)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, errors="replace", timeout=seconds)
     except FileNotFoundError:
         raise CannotBuild(f"{argv[0]} is not installed: {what} needs it") from None
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos lock clean
+.PHONY: help setup demo test check fmt bench chaos images lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ bench: setup ## the benchmarks: a table, and JSON
 
 chaos: setup ## the kill suite
 	@.venv/bin/python -m pytest -m chaos $(ARGS)
+
+images: setup ## the images of agent and control plane, built here and loaded into the cluster that runs (ARGS=--help)
+	@.venv/bin/python -m k8s.images $(ARGS)
 
 lock: ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
 	@.ci/lock

@@ -34,14 +34,14 @@ RIGHTS = {
         "persistentvolumeclaims": {"create", "get"},
         "events": {"list"},
         "resourcequotas": {"list"},
-        "nodes": {"get", "list", "watch"},
+        "nodes": {"get", "list"},
         "metrics.k8s.io/nodes": {"list"},
     },
     "berth-watcher": {
         "pods": {"get", "list", "watch"},
-        "secrets": {"get", "list"},
+        "secrets": {"list"},
         "events": {"list"},
-        "nodes": {"get", "list", "watch"},
+        "nodes": {"list", "watch"},
         "coordination.k8s.io/leases": {"create", "get", "update"},
     },
 }

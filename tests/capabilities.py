@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from k8s.cluster import cluster
+from k8s.images import workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 _PROBE_SECONDS = 20
@@ -54,6 +55,10 @@ def _novnc() -> str | None:
 
 def _cluster() -> str | None:
     return cluster.lacks()
+
+
+def _images() -> str | None:
+    return workshop.lacks()
 
 
 def _mount_namespace() -> str | None:
@@ -110,6 +115,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": _chromium,
     "cluster": _cluster,
     "desktop": _desktop,
+    "images": _images,
     "kubectl": _kubectl,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from k8s.cluster.cluster import Cluster
 
+from k8s.cluster.cluster import Cluster
+from k8s.images.load import Containerd
+from k8s.images.store import AGENT, CONTROL
+from k8s.images.workshop import Workshop
 from tests.capabilities import ROOT
 from tests.fixtures.cluster import Kubectl
 
-pytestmark = [pytest.mark.needs("cluster", "images", "kubectl"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("cluster", "images", "kubectl"), pytest.mark.timeout(900)]
 
 OVERLAYS = ROOT / "k8s" / "manifests" / "overlays"
 READY_SECONDS = 300
@@ -48,7 +51,16 @@ RIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def berth(cluster: Cluster, images: object) -> Iterator[Kubectl]:
+def images(cluster: Cluster) -> None:
+    """Both images of this checkout, on every node."""
+    for name in (AGENT, CONTROL):
+        built = Workshop().build(name)
+        for socket in cluster.containerd_sockets:
+            built.load(Containerd(socket))
+
+
+@pytest.fixture(scope="module")
+def berth(cluster: Cluster, images: None) -> Iterator[Kubectl]:
     """The overlay `dev`, applied once and Ready; everything of it is gone afterwards."""
     kubectl = Kubectl(cluster, "berth")
     kubectl("apply", "-k", str(OVERLAYS / "dev"))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from k8s.images import workshop
+
 ROOT = Path(__file__).resolve().parent.parent
 _PROBE_SECONDS = 20
 CHROMIUM = ("/usr/lib/chromium/chromium", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
@@ -48,6 +50,10 @@ def _agent() -> str | None:
 def _novnc() -> str | None:
     there = (ROOT / "node_modules/@novnc/novnc/core/rfb.js").is_file()
     return None if there else "no node_modules/@novnc/novnc (make setup, needs npm)"
+
+
+def _images() -> str | None:
+    return workshop.lacks() or _novnc()
 
 
 def _mount_namespace() -> str | None:
@@ -99,6 +105,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "agent": _agent,
     "chromium": _chromium,
     "desktop": _desktop,
+    "images": _images,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,
     "novnc": _novnc,

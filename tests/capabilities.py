@@ -58,7 +58,7 @@ def _cluster() -> str | None:
 
 
 def _images() -> str | None:
-    return workshop.lacks()
+    return workshop.lacks() or _novnc()
 
 
 def _mount_namespace() -> str | None:

@@ -17,7 +17,7 @@ from k8s.cluster.control import ControlPlane
 from k8s.cluster.credentials import Authority
 from k8s.cluster.node import Node
 from k8s.cluster.orders import Orders
-from k8s.cluster.plan import Plan
+from k8s.cluster.plan import Part, Plan
 from k8s.cluster.registry import Entry
 
 _KEEPER_SECONDS = 30.0
@@ -31,12 +31,16 @@ def _silent(_: str) -> None:
     pass
 
 
+def lacks() -> str | None:
+    """Why no cluster of ours can be had on this machine, in one line; None when one can."""
+    return machine.lacks() or binaries.lacks()
+
+
 class Cluster(BaseModel):
     """A running cluster of ours, from any process of this machine. Its methods raise `CannotStart`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     folder: Path
-    programs: Path
     control: ControlPlane
     nodes: tuple[Node, ...]
 
@@ -47,10 +51,10 @@ class Cluster(BaseModel):
         What is left of dead clusters on this machine is removed first. Unless `detached` the cluster dies with this
         process, and must be started from a thread that lives as long as it.
         """
-        if reason := machine.lacks():
+        if reason := lacks():
             raise CannotStart(f"No cluster can run here: {reason}.")
         folder = folder.resolve()
-        programs = binaries.build(announce)
+        built = binaries.build(announce)
         with registry.locked():
             registry.remove_leftovers()
             if registry.at(folder) is not None:
@@ -59,7 +63,7 @@ class Cluster(BaseModel):
                 raise CannotStart(f"{folder} holds something else; give a new folder.")
             entry = registry.enter(folder, nodes, node.MOUNT_POINTS)
             try:
-                cluster = cls._lay_out(entry, programs)
+                cluster = cls._lay_out(entry, built)
                 cluster._spawn_keeper(entry, detached)
             except BaseException:
                 registry.remove(entry)
@@ -101,7 +105,7 @@ class Cluster(BaseModel):
 
     @property
     def kubectl(self) -> Path:
-        return self.programs / "kubectl"
+        return self.folder / "bin" / "kubectl"
 
     @property
     def audit_log(self) -> Path:
@@ -160,9 +164,12 @@ class Cluster(BaseModel):
         return found
 
     @classmethod
-    def _lay_out(cls, entry: Entry, programs: Path) -> "Cluster":
+    def _lay_out(cls, entry: Entry, built: dict[str, Path]) -> "Cluster":
         """Write every file, make the network and the control groups; nothing runs yet."""
-        entry.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        programs = entry.folder / "bin"
+        programs.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for name, place in built.items():
+            (programs / name).symlink_to(place)
         authority = Authority(entry.folder / "pki")
         plane = ControlPlane.choose(entry.folder, entry.network)
         nodes = tuple(
@@ -175,9 +182,10 @@ class Cluster(BaseModel):
             cgroups.make(each.group)
         parts = plane.parts(programs, authority)
         parts += [each.part(programs, authority, plane.server) for each in nodes]
+        parts.append(_volumes(entry.folder, authority, plane.server, nodes))
         plan = Plan(folder=entry.folder, group=f"{entry.group}/keeper", parts=tuple(parts))
         write_private(entry.folder / "plan.json", plan.model_dump_json(indent=2))
-        cluster = cls(folder=entry.folder, programs=programs, control=plane, nodes=nodes)
+        cluster = cls(folder=entry.folder, control=plane, nodes=nodes)
         authority.kubeconfig(cluster.kubeconfig, plane.server, "berth-admin", ["system:masters"])
         write_private(entry.folder / "cluster.json", cluster.model_dump_json(indent=2))
         return cluster
@@ -205,8 +213,8 @@ class Cluster(BaseModel):
             orders.start(each.name)  # boots beside the control plane
         for part in control.PARTS[:2]:
             orders.start(part)
-        tiny = images.pack(self.programs / "tiny", node.PAUSE_IMAGE, self.folder / "tiny.tar")
-        names = images.pack(self.programs / "coredns", addons.DNS_IMAGE, self.folder / "coredns.tar")
+        tiny = images.pack(self.folder / "bin" / "tiny", node.PAUSE_IMAGE, self.folder / "tiny.tar")
+        names = images.pack(self.folder / "bin" / "coredns", addons.DNS_IMAGE, self.folder / "coredns.tar")
         client.wait("/readyz", _PART_SECONDS)
         announce("API server ready")
         for part in control.PARTS[2:]:
@@ -216,6 +224,7 @@ class Cluster(BaseModel):
         for archive in (tiny, names):
             archive.unlink()
         addons.apply(client, self.control.network)
+        orders.start("volumes")
         for each in self.nodes:
             client.wait_ready(each.name, _READY_SECONDS)
             announce(f"{each.name} ready")
@@ -232,6 +241,12 @@ class Cluster(BaseModel):
             images.load(archive, each.containerd_socket)
         for part in ("kubelet", "kube-proxy"):
             orders.start(part)
+
+
+def _volumes(folder: Path, authority: Authority, server: str, nodes: tuple[Node, ...]) -> Part:
+    kubeconfig = authority.kubeconfig(folder / "volumes.kubeconfig", server, "berth-volumes", ["system:masters"])
+    argv = [sys.executable, "-m", "k8s.cluster.volumes", str(kubeconfig), str(folder / "volumes")]
+    return Part(name="volumes", argv=(*argv, *(each.name for each in nodes)))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from k8s.cluster import cluster
+
 ROOT = Path(__file__).resolve().parent.parent
 _PROBE_SECONDS = 20
 CHROMIUM = ("/usr/lib/chromium/chromium", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
@@ -48,6 +50,10 @@ def _agent() -> str | None:
 def _novnc() -> str | None:
     there = (ROOT / "node_modules/@novnc/novnc/core/rfb.js").is_file()
     return None if there else "no node_modules/@novnc/novnc (make setup, needs npm)"
+
+
+def _cluster() -> str | None:
+    return cluster.lacks()
 
 
 def _mount_namespace() -> str | None:
@@ -98,6 +104,7 @@ def _runs(*argv: str) -> str | None:
 PROBES: dict[str, Callable[[], str | None]] = {
     "agent": _agent,
     "chromium": _chromium,
+    "cluster": _cluster,
     "desktop": _desktop,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,

@@ -1,5 +1,6 @@
 """What a cluster holds from its first second: names (CoreDNS, as any cluster has it) and a default storage class."""
 
+from k8s.cluster import volumes
 from k8s.cluster.client import Client
 from k8s.cluster.network import Network
 
@@ -42,6 +43,12 @@ def apply(client: Client, network: Network) -> None:
     )
     client.apply("/apis/apps/v1/namespaces/kube-system/daemonsets/coredns", _servers())
     client.apply(f"{system}/services/kube-dns", _service(network))
+    storage = _object("storage.k8s.io/v1", "StorageClass", volumes.STORAGE_CLASS, {"provisioner": volumes.PROVISIONER})
+    storage["metadata"] = {
+        "name": volumes.STORAGE_CLASS,
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    }
+    client.apply(f"/apis/storage.k8s.io/v1/storageclasses/{volumes.STORAGE_CLASS}", storage)
 
 
 def _servers() -> dict[str, object]:

@@ -6,6 +6,7 @@ import json
 import ssl
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from core.dev.failure import CannotStart
 
 _CALL_SECONDS = 10.0
 _ASK_EVERY = 0.05
-_UNREACHABLE = 0
+_UNREACHABLE, _OK = 0, 200
 
 
 class Client:
@@ -54,15 +55,28 @@ class Client:
                 raise CannotStart(f"{node} is not Ready after {seconds:g} s: {ready.get('message', 'not registered')}")
             time.sleep(_ASK_EVERY)
 
-    def apply(self, path: str, body: dict[str, object]) -> None:
+    def apply(self, path: str, body: Mapping[str, object]) -> None:
         """Make or change the object at `path` (server-side apply). Raises `CannotStart` with the server's words."""
         status, said = self.call("PATCH", f"{path}?fieldManager=berth-cluster&force=true", body)
         if status not in {200, 201}:
             raise CannotStart(f"{path} was refused: {said.get('message', status)}")
 
-    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> tuple[int, dict[str, Any]]:
+    def changes(self, path: str, seconds: float) -> Iterator[dict[str, Any]]:
+        """Watch `path` for so long: each event. Ends early, and silently, when the server does not answer."""
+        link = self._connect(seconds + _CALL_SECONDS)
+        try:
+            link.request("GET", f"{path}?watch=true&timeoutSeconds={seconds:.0f}")
+            answer = link.getresponse()
+            while answer.status == _OK and (line := answer.readline()):
+                yield json.loads(line)
+        except (OSError, http.client.HTTPException, ValueError):
+            return
+        finally:
+            link.close()
+
+    def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> tuple[int, dict[str, Any]]:
         """Status and answer; status 0 when nobody answers."""
-        link = http.client.HTTPSConnection(self._host, self._port, timeout=_CALL_SECONDS, context=self._tls)
+        link = self._connect(_CALL_SECONDS)
         try:
             headers = {"Content-Type": "application/apply-patch+yaml"} if body is not None else {}
             link.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -74,3 +88,6 @@ class Client:
             return _UNREACHABLE, {}
         finally:
             link.close()
+
+    def _connect(self, seconds: float) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(self._host, self._port, timeout=seconds, context=self._tls)

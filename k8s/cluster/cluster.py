@@ -17,12 +17,14 @@ from k8s.cluster.control import ControlPlane
 from k8s.cluster.credentials import Authority
 from k8s.cluster.node import Node
 from k8s.cluster.orders import Orders
-from k8s.cluster.plan import Plan
+from k8s.cluster.plan import Part, Plan
 from k8s.cluster.registry import Entry
 
 _KEEPER_SECONDS = 30.0
 _PART_SECONDS = 60.0
 _READY_SECONDS = 90.0
+
+_keepers: dict[Path, "subprocess.Popen[bytes]"] = {}  # this process's own children, to be waited for
 
 Announce = Callable[[str], None]
 
@@ -31,12 +33,16 @@ def _silent(_: str) -> None:
     pass
 
 
+def lacks() -> str | None:
+    """Why no cluster of ours can be had on this machine, in one line; None when one can."""
+    return machine.lacks() or binaries.lacks()
+
+
 class Cluster(BaseModel):
     """A running cluster of ours, from any process of this machine. Its methods raise `CannotStart`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     folder: Path
-    programs: Path
     control: ControlPlane
     nodes: tuple[Node, ...]
 
@@ -47,25 +53,26 @@ class Cluster(BaseModel):
         What is left of dead clusters on this machine is removed first. Unless `detached` the cluster dies with this
         process, and must be started from a thread that lives as long as it.
         """
-        if reason := machine.lacks():
+        if reason := lacks():
             raise CannotStart(f"No cluster can run here: {reason}.")
         folder = folder.resolve()
-        programs = binaries.build(announce)
+        built = binaries.build(announce)
         with registry.locked():
             registry.remove_leftovers()
             if registry.at(folder) is not None:
-                raise CannotStart(f"A cluster runs in {folder} already.")
+                raise CannotStart(f"A cluster runs in {folder} already, or is being brought up.")
             if folder.is_dir() and any(folder.iterdir()):
                 raise CannotStart(f"{folder} holds something else; give a new folder.")
             entry = registry.enter(folder, nodes, node.MOUNT_POINTS)
             try:
-                cluster = cls._lay_out(entry, programs)
-                cluster._spawn_keeper(entry, detached)
+                cluster = cls._lay_out(entry, built)
+                entry = cluster._spawn_keeper(entry, detached)
             except BaseException:
                 registry.remove(entry)
                 raise
         try:
             cluster._bring_up(announce)
+            entry.model_copy(update={"starter": None}).write()
         except BaseException:
             cluster.stop()
             raise
@@ -75,12 +82,9 @@ class Cluster(BaseModel):
     def at(cls, folder: Path) -> "Cluster | None":
         """The cluster that runs in `folder`."""
         entry = registry.at(folder.resolve())
-        if entry is None or not entry.lives():
+        if entry is None or entry.starter is not None or not entry.lives():
             return None
-        try:
-            return cls.model_validate_json((entry.folder / "cluster.json").read_text())
-        except FileNotFoundError:
-            return None
+        return cls.model_validate_json((entry.folder / "cluster.json").read_text())
 
     @classmethod
     def of(cls, kubeconfig: Path) -> "Cluster | None":
@@ -93,6 +97,8 @@ class Cluster(BaseModel):
             entry = registry.at(self.folder)
             if entry is not None:
                 registry.remove(entry)
+        if (keeper := _keepers.pop(self.folder, None)) is not None:
+            keeper.wait(_KEEPER_SECONDS)
 
     @property
     def kubeconfig(self) -> Path:
@@ -101,7 +107,7 @@ class Cluster(BaseModel):
 
     @property
     def kubectl(self) -> Path:
-        return self.programs / "kubectl"
+        return self.folder / "bin" / "kubectl"
 
     @property
     def audit_log(self) -> Path:
@@ -130,8 +136,11 @@ class Cluster(BaseModel):
         self._on(name).start("kubelet")
 
     def stop_node(self, name: str) -> None:
-        """Cut the node's power: all its processes and containers die at once."""
-        self._orders.kill(self._node(name).name)
+        """Cut the node's power: all its processes and containers die at once. Return when they are dead."""
+        node = self._node(name)
+        self._orders.kill(node.name)
+        for group in (node.own_group, node.group):
+            cgroups.await_empty(group, _PART_SECONDS)
 
     def start_node(self, name: str) -> None:
         """Boot the node; return when it runs its kubelet (not yet Ready)."""
@@ -140,6 +149,14 @@ class Cluster(BaseModel):
     def stop_api_server(self) -> None:
         """Kill the API server (SIGKILL)."""
         self._orders.kill("kube-apiserver")
+
+    def start_kwok(self, announce: Announce = _silent) -> None:
+        """Run KWOK, which plays every node that is annotated `kwok.x-k8s.io/node`, and the pods on it."""
+        built = binaries.build(announce, also=(binaries.KWOK,))
+        link = self.folder / "bin" / binaries.KWOK.name
+        if not link.exists():
+            link.symlink_to(built[binaries.KWOK.name])
+        self._orders.start(binaries.KWOK.name)
 
     def start_api_server(self) -> None:
         """Start the API server; return when it is ready."""
@@ -160,9 +177,12 @@ class Cluster(BaseModel):
         return found
 
     @classmethod
-    def _lay_out(cls, entry: Entry, programs: Path) -> "Cluster":
+    def _lay_out(cls, entry: Entry, built: dict[str, Path]) -> "Cluster":
         """Write every file, make the network and the control groups; nothing runs yet."""
-        entry.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        programs = entry.folder / "bin"
+        programs.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for name, place in built.items():
+            (programs / name).symlink_to(place)
         authority = Authority(entry.folder / "pki")
         plane = ControlPlane.choose(entry.folder, entry.network)
         nodes = tuple(
@@ -170,19 +190,19 @@ class Cluster(BaseModel):
             for number in range(1, entry.nodes + 1)
         )
         network.make(entry.network, entry.nodes)
-        cgroups.make(f"{entry.group}/keeper")
-        for each in nodes:
-            cgroups.make(each.group)
+        for group in (f"{entry.group}/keeper", *(name for each in nodes for name in (each.group, each.own_group))):
+            cgroups.make(group)
         parts = plane.parts(programs, authority)
         parts += [each.part(programs, authority, plane.server) for each in nodes]
+        parts += _helpers(entry.folder, authority, plane.server, nodes)
         plan = Plan(folder=entry.folder, group=f"{entry.group}/keeper", parts=tuple(parts))
         write_private(entry.folder / "plan.json", plan.model_dump_json(indent=2))
-        cluster = cls(folder=entry.folder, programs=programs, control=plane, nodes=nodes)
+        cluster = cls(folder=entry.folder, control=plane, nodes=nodes)
         authority.kubeconfig(cluster.kubeconfig, plane.server, "berth-admin", ["system:masters"])
         write_private(entry.folder / "cluster.json", cluster.model_dump_json(indent=2))
         return cluster
 
-    def _spawn_keeper(self, entry: Entry, detached: bool) -> None:
+    def _spawn_keeper(self, entry: Entry, detached: bool) -> Entry:
         argv = [sys.executable, "-m", "k8s.cluster.keeper", str(self.folder / "plan.json")]
         with open(self.folder / "keeper.log", "ab") as log:
             process = subprocess.Popen(
@@ -192,10 +212,13 @@ class Cluster(BaseModel):
                 stderr=log,
                 start_new_session=True,
             )
+        _keepers[self.folder] = process
         started = launch.start_time(process.pid)
         if started is None:
             raise CannotStart(f"The keeper ended at once (log: {self.folder}/keeper.log).")
-        entry.model_copy(update={"keeper": (process.pid, started)}).write()
+        entry = entry.model_copy(update={"keeper": (process.pid, started)})
+        entry.write()
+        return entry
 
     def _bring_up(self, announce: Announce) -> None:
         client = Client(self.kubeconfig)
@@ -205,8 +228,8 @@ class Cluster(BaseModel):
             orders.start(each.name)  # boots beside the control plane
         for part in control.PARTS[:2]:
             orders.start(part)
-        tiny = images.pack(self.programs / "tiny", node.PAUSE_IMAGE, self.folder / "tiny.tar")
-        names = images.pack(self.programs / "coredns", addons.DNS_IMAGE, self.folder / "coredns.tar")
+        tiny = images.pack(self.folder / "bin" / "tiny", node.PAUSE_IMAGE, self.folder / "tiny.tar")
+        names = images.pack(self.folder / "bin" / "coredns", addons.DNS_IMAGE, self.folder / "coredns.tar")
         client.wait("/readyz", _PART_SECONDS)
         announce("API server ready")
         for part in control.PARTS[2:]:
@@ -216,6 +239,7 @@ class Cluster(BaseModel):
         for archive in (tiny, names):
             archive.unlink()
         addons.apply(client, self.control.network)
+        orders.start("volumes")
         for each in self.nodes:
             client.wait_ready(each.name, _READY_SECONDS)
             announce(f"{each.name} ready")
@@ -232,6 +256,18 @@ class Cluster(BaseModel):
             images.load(archive, each.containerd_socket)
         for part in ("kubelet", "kube-proxy"):
             orders.start(part)
+
+
+def _helpers(folder: Path, authority: Authority, server: str, nodes: tuple[Node, ...]) -> list[Part]:
+    """What runs beside the control plane: volumes always, KWOK when it is asked for."""
+    kubeconfig = authority.kubeconfig(folder / "helpers.kubeconfig", server, "berth-helpers", ["system:masters"])
+    volumes = [sys.executable, "-m", "k8s.cluster.volumes", str(kubeconfig), str(folder / "volumes")]
+    kwok = [str(folder / "bin" / binaries.KWOK.name), f"--kubeconfig={kubeconfig}", "--manage-all-nodes=false"]
+    kwok += ["--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node"]
+    return [
+        Part(name="volumes", argv=(*volumes, *(each.name for each in nodes))),
+        Part(name=binaries.KWOK.name, argv=tuple(kwok)),
+    ]
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 //	tiny serve [-port N] [-exit CODE] [-ready-after D]
 //	                          answer GET / with the pod's name, GET /fetch?url=U with what U answers, log each request
 //	tiny fetch URL            print what URL answers; exit 1 when it does not
+//	tiny read FILE            print the file
 //	tiny exit CODE [WORDS]    print the words and end with the code
 //	tiny eat MIB              take that much memory, then wait
 package main
@@ -42,6 +43,10 @@ func main() {
 		said, err := fetch(argument(2))
 		end(err)
 		fmt.Print(said)
+	case "read":
+		content, err := os.ReadFile(argument(2))
+		end(err)
+		os.Stdout.Write(content)
 	case "exit":
 		code, err := strconv.Atoi(argument(2))
 		end(err)

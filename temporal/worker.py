@@ -86,7 +86,7 @@ def workers(
 
     `runner` None is the sandbox, which catches workflow code that is not deterministic; all tests run under it.
     """
-    life = LifeActivities(db, settings, lives)
+    life = LifeActivities(db, settings, lives, runtimes)
     pool = PoolActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
     at_runtime = RuntimeActivities(db, settings, runtimes)

@@ -116,10 +116,7 @@ class Passage:
             await create
         except ActivityError as error:
             if not inbox.called_away():
-                cause = error.cause
-                permanent = isinstance(cause, ApplicationError) and cause.non_retryable
-                kind = FailureKind.CANNOT_START if permanent else FailureKind.START_DEADLINE
-                inbox.failure = failure_of(life, kind, str(cause or error))
+                inbox.failure = _not_made(life, error)
 
     async def _await_ready(self, left: timedelta) -> None:
         course, inbox = self.course, self.course.inbox
@@ -133,8 +130,9 @@ class Passage:
             # The row knows of a ready whose signal was lost.
             seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
             if not seen.ready:
-                detail = f"not usable within {course.timings.ready_deadline_seconds:g} s"
-                inbox.failure = failure_of(course.life, FailureKind.START_DEADLINE, detail)
+                late = f"not usable within {course.timings.ready_deadline_seconds:g} s"
+                detail = f"{late}: {seen.trouble}" if seen.trouble else late
+                inbox.failure = failure_of(course.life, seen.failure or FailureKind.START_DEADLINE, detail)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -350,6 +348,21 @@ class Passage:
 
 def _may_be_kept(order: StopOrder) -> bool:
     return order.reason in KEEPABLE or order.grace_seconds is not None
+
+
+def _not_made(life: Life, error: ActivityError) -> FailureReport:
+    """Why an attempt could not be made: the runtime's last word, also where the time for trying ended meanwhile."""
+    cause: BaseException | None = error.cause
+    while cause is not None and not isinstance(cause, ApplicationError):
+        cause = cause.__cause__
+    if cause is None:
+        return failure_of(life, FailureKind.START_DEADLINE, str(error.cause or error))
+    try:
+        kind = FailureKind(cause.type or "")
+    except ValueError:
+        # Not one of our kinds, so it matters only whether trying on would help.
+        kind = FailureKind.CANNOT_START if cause.non_retryable else FailureKind.START_DEADLINE
+    return failure_of(life, kind, str(cause))
 
 
 def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:

@@ -20,6 +20,7 @@ class TcpProxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._refusing = False
+        self._stuck: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.port = 0
 
@@ -40,6 +41,10 @@ class TcpProxy:
     def freeze(self) -> None:
         """Stop forwarding, both ways, and keep every connection open; new ones are taken and stay silent too."""
         self._flows.clear()
+
+    def freeze_open(self) -> None:
+        """Never forward anything again on the connections there are; new ones are served."""
+        self._stuck |= set(self._pairs)
 
     def thaw(self) -> None:
         self._flows.set()
@@ -77,20 +82,23 @@ class TcpProxy:
             back, there = await asyncio.open_connection(*self._target)
             self._pairs[task] = (writer, there)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._forward(reader, there))
-                both.create_task(self._forward(back, writer))
+                both.create_task(self._forward(task, reader, there))
+                both.create_task(self._forward(task, back, writer))
         except (OSError, ExceptionGroup):
             pass  # one side went: so does the other
         except asyncio.CancelledError:
             pass  # ended from outside, by drop, reset or close; nothing above us waits for the cancellation
         finally:
             self._pairs.pop(task, None)
+            self._stuck.discard(task)
             for each in (writer, there):
                 if each is not None:
                     each.close()
 
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _forward(self, of: asyncio.Task[None], source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(_CHUNK):
+            if of in self._stuck:
+                continue
             await self._flows.wait()
             sink.write(data)
             await sink.drain()

@@ -1,4 +1,4 @@
-"""The connection to an API server, against one that answers as a test wants: slow, dead, lying, or with new credentials."""
+"""The connection to an API server, against one that is slow, dead, lying, or has new credentials."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from core.settings import Kubernetes
 from k8s.client import Cluster
 from k8s.faults import NotThere, TooOld
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Server:
@@ -22,22 +22,22 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.answer: Handler | None = None
-        self.asked: list[web.Request] = []
+        self.asked: list[web.BaseRequest] = []
         self.file = folder / "kubeconfig"
         self.port = 0
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked.append(request)
         assert self.answer is not None
         return await self.answer(request)
 
-    def write(self, token: str = "first", **cluster: Any) -> None:
-        named = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}", **cluster}}
+    def write(self, shown: str = "first") -> None:
+        named = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [named],
-            "users": [{"name": "u", "user": {"token": token}}],
+            "users": [{"name": "u", "user": {"token": shown}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "c",
         }
@@ -69,7 +69,7 @@ async def ask(cluster: Cluster) -> dict[str, Any]:
 
 
 def says(status: int, body: Any) -> Handler:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(body, status=status)
 
     return answer
@@ -82,7 +82,7 @@ async def test_an_answer_comes_with_the_credentials_of_the_file(server: Server, 
 
 
 async def test_a_server_that_is_silent_is_given_up_in_time(server: Server, cluster: Cluster) -> None:
-    async def never(request: web.Request) -> web.StreamResponse:
+    async def never(request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.sleep(60)
         return web.Response()
 
@@ -101,7 +101,7 @@ async def test_where_nobody_listens_the_address_is_named(server: Server, tmp_pat
 
 
 async def test_a_connection_that_died_is_made_anew_for_the_same_call(server: Server, cluster: Cluster) -> None:
-    async def drop_the_first(request: web.Request) -> web.StreamResponse:
+    async def drop_the_first(request: web.BaseRequest) -> web.StreamResponse:
         if len(server.asked) == 1:
             assert request.transport is not None
             request.transport.close()
@@ -113,14 +113,14 @@ async def test_a_connection_that_died_is_made_anew_for_the_same_call(server: Ser
 
 
 async def test_credentials_that_were_renewed_on_disk_are_taken_up(server: Server, cluster: Cluster) -> None:
-    async def only_the_second(request: web.Request) -> web.StreamResponse:
+    async def only_the_second(request: web.BaseRequest) -> web.StreamResponse:
         known = request.headers["Authorization"] == "Bearer second"
         return web.json_response({"items": []}, status=200 if known else 401)
 
     server.answer = only_the_second
     with pytest.raises(RuntimeRetryable, match="wrong or have expired"):
         await ask(cluster)
-    server.write(token="second")
+    server.write(shown="second")
     assert await ask(cluster) == {"items": []}
 
 
@@ -145,7 +145,7 @@ async def test_a_context_that_is_missing_is_named(server: Server) -> None:
 
 
 async def test_what_is_no_kubernetes_is_told_so(server: Server, cluster: Cluster) -> None:
-    async def page(request: web.Request) -> web.StreamResponse:
+    async def page(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="<html>welcome</html>")
 
     server.answer = page
@@ -154,7 +154,7 @@ async def test_what_is_no_kubernetes_is_told_so(server: Server, cluster: Cluster
 
 
 async def test_a_watch_tells_each_event_and_ends_with_the_server(server: Server, cluster: Cluster) -> None:
-    async def events(request: web.Request) -> web.StreamResponse:
+    async def events(request: web.BaseRequest) -> web.StreamResponse:
         assert request.query["resourceVersion"] == "5"
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -174,7 +174,7 @@ async def test_a_watch_tells_each_event_and_ends_with_the_server(server: Server,
 async def test_a_watch_from_a_forgotten_version_says_that_it_is_too_old(server: Server, cluster: Cluster) -> None:
     status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 
-    async def too_old(request: web.Request) -> web.StreamResponse:
+    async def too_old(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text=json.dumps({"type": "ERROR", "object": status}) + "\n")
 
     server.answer = too_old
@@ -184,7 +184,7 @@ async def test_a_watch_from_a_forgotten_version_says_that_it_is_too_old(server: 
 
 
 async def test_a_watch_on_a_connection_that_went_silent_ends(server: Server, cluster: Cluster) -> None:
-    async def frozen(request: web.Request) -> web.StreamResponse:
+    async def frozen(request: web.BaseRequest) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
         await asyncio.sleep(60)

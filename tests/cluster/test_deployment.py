@@ -2,18 +2,18 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8s.cluster.cluster import Cluster
-from k8s.images.load import Containerd
 from k8s.images.store import AGENT, CONTROL
-from k8s.images.workshop import Workshop
+from k8s.images.workshop import Built
 from tests.capabilities import ROOT
 from tests.fixtures.cluster import Kubectl
+from tests.fixtures.images import load
 
 pytestmark = [pytest.mark.needs("cluster", "images", "kubectl"), pytest.mark.timeout(900)]
 
@@ -51,17 +51,9 @@ RIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def images(cluster: Cluster) -> None:
-    """Both images of this checkout, on every node."""
-    for name in (AGENT, CONTROL):
-        built = Workshop().build(name)
-        for socket in cluster.containerd_sockets:
-            built.load(Containerd(socket))
-
-
-@pytest.fixture(scope="module")
-def berth(cluster: Cluster, images: None) -> Iterator[Kubectl]:
+def berth(cluster: Cluster, images: Mapping[str, Built]) -> Iterator[Kubectl]:
     """The overlay `dev`, applied once and Ready; everything of it is gone afterwards."""
+    load([images[AGENT], images[CONTROL]], cluster.containerd_sockets)
     kubectl = Kubectl(cluster, "berth")
     kubectl("apply", "-k", str(OVERLAYS / "dev"))
     try:

@@ -1,9 +1,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos lock clean
+.PHONY: help setup demo test check fmt bench chaos cluster cluster-down images lock clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing; nothing when nothing changed
 	@.ci/setup
@@ -25,6 +25,15 @@ bench: setup ## the benchmarks: a table, and JSON
 
 chaos: setup ## kill -9 of every part of a local stack in every state of a life
 	@.venv/bin/python -m pytest tests/chaos -m "not bench" $(ARGS)
+
+cluster: setup ## a Kubernetes of this machine's own, or KUBECONFIG's; prints the path of a kubeconfig (NODES=2)
+	@.venv/bin/python -m k8s.cluster up --nodes $(or $(NODES),1)
+
+cluster-down: setup ## remove it, and what any killed one left
+	@.venv/bin/python -m k8s.cluster down
+
+images: setup ## the images of agent and control plane, built here and loaded into the cluster that runs (ARGS=--help)
+	@.venv/bin/python -m k8s.images $(ARGS)
 
 lock: ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
 	@.ci/lock

@@ -11,6 +11,7 @@ from temporalio import activity
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartRequest
+from core.domain.recovery import FailureKind
 from core.domain.storable import Text
 from core.domain.timings import Timings
 
@@ -119,13 +120,17 @@ class Ended(Moved):
 
 
 class Activity(Message):
-    """`ready` tells whether the agent reported ready, which heals a lost signal."""
+    """`ready` tells whether the agent reported ready, which heals a lost signal. Of one that is still starting, the
+    runtime's own word is in it too: why it is not there yet (`trouble`), and the failure it ended with.
+    """
 
     last_activity_at: datetime
     ready: bool
     admitted: bool
     state: AgentState
     attempt: int
+    trouble: str = ""
+    failure: FailureKind | None = None
 
 
 class Shutdown(Message):

@@ -1,8 +1,11 @@
 """An agent's row, written for its workflow: each write is a state, its events and a NOTIFY in one transaction."""
 
+import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import structlog
 from pydantic.alias_generators import to_camel
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,8 +22,12 @@ from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.recovery import FailureKind
-from core.errors import NotFound
+from core.errors import NotFound, RuntimeFault
+from core.runtime.base import AgentRuntime, Observation, Phase
 from core.settings import Settings
+
+log = structlog.get_logger()
+_OBSERVE_SECONDS = 5
 
 
 def _now() -> datetime:
@@ -30,8 +37,12 @@ def _now() -> datetime:
 class LifeActivities:
     """Every method may run twice: the second finds the row where the first left it and says so."""
 
-    def __init__(self, db: Db, settings: Settings, signals: Signals) -> None:
+    def __init__(
+        self, db: Db, settings: Settings, signals: Signals, runtimes: Mapping[str, AgentRuntime] | None = None
+    ) -> None:
+        """`runtimes` are asked about agents that do not come up; without them that is found out later, or not."""
         self._db = db
+        self._runtimes = runtimes or {}
         self._settings = settings
         self._signals = signals
         self._pools = settings.all_pools()
@@ -211,13 +222,29 @@ class LifeActivities:
         )
         async with self._db.single() as session:
             state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
+        starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
+        seen = await self._observe(life) if starting else None
         return contracts.Activity(
             last_activity_at=last_activity_at,
-            ready=ready_at is not None,
+            ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
             admitted=admitted_at is not None,
             state=AgentState(state),
             attempt=attempt,
+            trouble=seen.detail[:1000] if seen else "",
+            failure=seen.failure if seen and seen.phase is Phase.EXITED else None,
         )
+
+    async def _observe(self, life: Life) -> Observation | None:
+        """What the runtime knows of an attempt; None when it cannot be asked in a moment, as it only adds words."""
+        runtime = self._runtimes.get(life.runtime)
+        if runtime is None:
+            return None
+        try:
+            async with asyncio.timeout(_OBSERVE_SECONDS):
+                return await runtime.observe(life.agent_id, life.attempt)
+        except (RuntimeFault, TimeoutError) as error:
+            log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
+            return None
 
     def _cluster(self, life: Life) -> str:
         pool = self._pools.get(life.pool)

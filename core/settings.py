@@ -4,6 +4,7 @@ Environment variables `BERTH_A__B` win over the file `berth.yaml` (or the one `B
 """
 
 import os
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -105,6 +106,39 @@ class Retention(Group):
     agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
 
 
+class ReachBy(StrEnum):
+    """How the control plane comes to an agent over HTTP."""
+
+    AUTO = "auto"
+    SERVICE = "service"
+    POD = "pod"
+    PROXY = "proxy"
+
+
+class Kubernetes(Group):
+    """The cluster of the runtime `kubernetes`."""
+
+    kubeconfig: Path | None = Field(
+        None, description="unset: KUBECONFIG, else the pod's own account, else ~/.kube/config"
+    )
+    context: str | None = None
+    namespace: str = Field("berth-agents", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+    installation: str = Field(
+        "berth",
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$",
+        description="marks what is ours, where two Berths share a namespace",
+    )
+    reach: ReachBy = Field(ReachBy.AUTO, description="auto: by Service inside the cluster, else by the pod's address")
+    request_seconds: float = Field(15, gt=0, le=300)
+
+
+class Watch(Group):
+    """The part `berth watch`."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="unset: its metrics are not served")
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BERTH_",
@@ -129,6 +163,8 @@ class Settings(BaseSettings):
     memory: Memory = Memory()
     host: Host = Host()
     retention: Retention = Retention()
+    kubernetes: Kubernetes = Kubernetes()
+    watch: Watch = Watch()
     llm: ModelAccess | None = None
     log_json: bool = False
 

@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator, Mapping, Set
 from datetime import timedelta
 from pathlib import Path
 
 import structlog
 from temporalio.client import Client
-from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -20,12 +17,11 @@ from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from core.db.engine import Db
 from core.db.repositories import upkeep
-from core.runtime.base import AgentRuntime
+from core.runtime.base import AgentRuntime, SharedRuntime
 from core.runtime.registry import open_runtime, runtime_names
 from core.settings import Settings
-from temporal import schedules
-from temporal.client import connect
 from temporal.lives import Lives
+from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
@@ -41,10 +37,7 @@ _DRAIN = timedelta(seconds=10)
 
 async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> int:
     """Work until SIGTERM or SIGINT. Returns the exit code."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = told_to_stop()
     settings.require_one_runtime_a_cluster()
     url = settings.database.url
     if url is None:
@@ -58,7 +51,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
     ):
         places = await places_to_serve(db, settings)
         runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
-        client = await _when_there(settings)
+        client = await when_there(settings)
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives)
         await sampler.look()
@@ -68,11 +61,13 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
                 await stack.enter_async_context(worker)
             background = [asyncio.create_task(sampler.run(), name="sampler")]
             for name, runtime in runtimes.items():
-                background.append(asyncio.create_task(Watcher(name, runtime, db, lives).run(), name=f"watch {name}"))
+                if not isinstance(runtime, SharedRuntime):  # those are watched by `berth watch`, once for all workers
+                    watcher = Watcher(name, runtime, db, lives)
+                    background.append(asyncio.create_task(watcher.run(), name=f"watch {name}"))
             if ready_file is not None:
-                await asyncio.to_thread(_announce, ready_file)
+                await asyncio.to_thread(announce, ready_file)
             log.info("worker.ready", pools=sorted(settings.all_pools()), runtimes=sorted(runtimes))
-            code = await _until(stop, background)
+            code = await until(stop, background)
             if ready_file is not None:
                 await asyncio.to_thread(ready_file.unlink, missing_ok=True)
         return code
@@ -91,7 +86,7 @@ def workers(
 
     `runner` None is the sandbox, which catches workflow code that is not deterministic; all tests run under it.
     """
-    life = LifeActivities(db, settings, lives)
+    life = LifeActivities(db, settings, lives, runtimes)
     pool = PoolActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
     at_runtime = RuntimeActivities(db, settings, runtimes)
@@ -158,39 +153,3 @@ async def open_runtimes(settings: Settings, names: Set[str]) -> AsyncIterator[di
     finally:
         for runtime in runtimes.values():
             await runtime.close()
-
-
-async def _when_there(settings: Settings) -> Client:
-    """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
-    for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
-        try:
-            return await _prepared(settings)
-        except (RPCError, RuntimeError) as error:
-            log.info("temporal.waited_for", error=type(error).__name__)
-            await asyncio.sleep(pause)
-    return await _prepared(settings)
-
-
-async def _prepared(settings: Settings) -> Client:
-    client = await connect(settings, lazy=False)
-    await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
-    return client
-
-
-async def _until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> int:
-    """Until told to stop, or until a part that should never end did: then the whole worker goes, to be started anew."""
-    stopped = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
-    code = 0
-    for task in done - {stopped}:
-        log.error("worker.part_ended", part=task.get_name(), exc_info=task.exception())
-        code = 1
-    for task in (stopped, *background):
-        task.cancel()
-    await asyncio.gather(stopped, *background, return_exceptions=True)
-    return code
-
-
-def _announce(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(str(os.getpid()))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from k8s.cluster import cluster
+from k8s.images import workshop
+
 ROOT = Path(__file__).resolve().parent.parent
 _PROBE_SECONDS = 20
 CHROMIUM = ("/usr/lib/chromium/chromium", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
@@ -50,8 +53,20 @@ def _novnc() -> str | None:
     return None if there else "no node_modules/@novnc/novnc (make setup, needs npm)"
 
 
+def _cluster() -> str | None:
+    return cluster.lacks()
+
+
+def _images() -> str | None:
+    return workshop.lacks() or _novnc()
+
+
 def _mount_namespace() -> str | None:
     return _programs("unshare") or _runs("unshare", "--mount", "--propagation", "private", "true")
+
+
+def _kubectl() -> str | None:
+    return _programs("kubectl")
 
 
 def _user_namespace() -> str | None:
@@ -98,7 +113,10 @@ def _runs(*argv: str) -> str | None:
 PROBES: dict[str, Callable[[], str | None]] = {
     "agent": _agent,
     "chromium": _chromium,
+    "cluster": _cluster,
     "desktop": _desktop,
+    "images": _images,
+    "kubectl": _kubectl,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,
     "novnc": _novnc,

@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Successor
+    from activities.contracts import Life, Successor
     from core.domain import recovery
     from core.domain.lifecycle import FINAL, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
@@ -128,9 +128,7 @@ class Passage:
             if isinstance(cause, ApplicationError) and cause.type == contracts.LIFE_MOVED_ON:
                 await self._catch_up()
             elif not inbox.called_away():
-                permanent = isinstance(cause, ApplicationError) and cause.non_retryable
-                kind = FailureKind.CANNOT_START if permanent else FailureKind.START_DEADLINE
-                inbox.failure = failure_of(life, kind, str(cause or error))
+                inbox.failure = _not_made(life, error)
 
     async def _catch_up(self) -> None:
         """Take the row's word, which is ahead of this run: it was reset by hand to an earlier point."""
@@ -154,8 +152,9 @@ class Passage:
             # The row knows of a ready whose signal was lost.
             seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
             if not seen.ready:
-                detail = f"not usable within {course.timings.ready_deadline_seconds:g} s"
-                inbox.failure = failure_of(course.life, FailureKind.START_DEADLINE, detail)
+                late = f"not usable within {course.timings.ready_deadline_seconds:g} s"
+                detail = f"{late}: {seen.trouble}" if seen.trouble else late
+                inbox.failure = failure_of(course.life, seen.failure or FailureKind.START_DEADLINE, detail)
 
     # ---- running ----------------------------------------------------------------------------------------------------
 
@@ -265,3 +264,18 @@ class Passage:
             course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
             course.inbox = Inbox()
             course.state = AgentState.STARTING
+
+
+def _not_made(life: Life, error: ActivityError) -> FailureReport:
+    """Why an attempt could not be made: the runtime's last word, also where the time for trying ended meanwhile."""
+    cause: BaseException | None = error.cause
+    while cause is not None and not isinstance(cause, ApplicationError):
+        cause = cause.__cause__
+    if cause is None:
+        return failure_of(life, FailureKind.START_DEADLINE, str(error.cause or error))
+    try:
+        kind = FailureKind(cause.type or "")
+    except ValueError:
+        # Not one of our kinds, so it matters only whether trying on would help.
+        kind = FailureKind.CANNOT_START if cause.non_retryable else FailureKind.START_DEADLINE
+    return failure_of(life, kind, str(cause))

@@ -20,7 +20,7 @@ from core.dev.supervise import Part
 from core.dev.temporal import Temporal
 
 _MIGRATIONS = Path(__file__).parents[1] / "db" / "migrations"
-_HOSTED = frozenset({"process", "memory"})
+_HOSTED = frozenset({"process", "memory"})  # run by `berth host`; the others have agents elsewhere, which are watched
 # Makes Berth's own parts from the environment they are to have.
 OwnParts = Callable[[Mapping[str, str]], Sequence[Part]]
 _HOST_STOP_SECONDS = 45  # an agent has 30 s to end in order
@@ -187,6 +187,8 @@ class Stack:
         ]
         if self._options.runtime in _HOSTED:
             own.append(part("host", [], _HOST_STOP_SECONDS))
+        else:
+            own.append(part("watch", ["postgres", "migrate", "temporal"]))
         return own
 
     def _pids_changed(self) -> None:

@@ -19,11 +19,16 @@ class FailureKind(StrEnum):
     RUNTIME_GONE = "runtime_gone"
     HOST_LOST = "host_lost"
     EXITED = "exited"
+    IMAGE_PULL = "image_pull"
+    UNSCHEDULABLE = "unschedulable"
+    QUOTA_EXCEEDED = "cluster_quota_exceeded"
+    EVICTED = "evicted"
     USER_RESTART = "user_restart"
 
 
-# Nothing that a second try would change: a missing binary, a refused sandbox, a template larger than the machine.
-_PERMANENT = frozenset({FailureKind.CANNOT_START})
+# Nothing that a second try would change: a missing binary, a refused sandbox, an image that does not exist, a template
+# larger than every machine. Runtimes report these once they are sure; until then they wait, and the deadline decides.
+_PERMANENT = frozenset({FailureKind.CANNOT_START, FailureKind.IMAGE_PULL, FailureKind.UNSCHEDULABLE})
 
 
 class Restart(BaseModel):

@@ -1,8 +1,10 @@
 """What to run and where: templates and pools, as a configuration file describes them."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.domain.environment import BrowserSettings
+from core.domain.images import check_image
+from core.domain.placement import KubernetesTemplate
 from core.domain.timings import Timings
 
 MIB = 1 << 20
@@ -33,12 +35,18 @@ class Simulation(BaseModel):
 
 class Template(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-    image: str = "berth-agent"
+    image: str = Field("localhost/berth-agent:dev", description="what `make images` builds; ignored by `process`")
     resources: Resources = Resources()
     browser: BrowserSettings = BrowserSettings()
     environment: dict[str, str] = {}
     timings: Timings | None = Field(None, description="instead of the general ones")
     simulation: Simulation = Simulation()
+    kubernetes: KubernetesTemplate = KubernetesTemplate()
+
+    @field_validator("image")
+    @classmethod
+    def _sound_image(cls, value: str) -> str:
+        return check_image(value)
 
 
 class Pool(BaseModel):

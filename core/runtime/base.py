@@ -5,10 +5,10 @@ Errors are `core.errors.RuntimeRetryable`, `RuntimePermanent` or `NeverSatisfiab
 `tests/contracts/test_runtime_contract.py` is the suite that every runtime passes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -142,3 +142,17 @@ class AgentRuntime(Protocol):
         """Forget the browser profile of a user's project. Raises `RuntimeRetryable` while an agent uses it."""
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class SharedRuntime(Protocol):
+    """What a runtime offers beside `AgentRuntime` when many processes reach it: one of them watches it for all.
+
+    `berth watch` does that. The others, as those of a host, are watched by every worker that has them.
+    """
+
+    async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` whenever no other process does, cancelled when this one may no more; until cancelled itself."""
+
+    def watch_age(self) -> float | None:
+        """Seconds since the runtime was last heard of by the watch; None while this process watches nothing."""

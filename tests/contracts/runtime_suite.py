@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,23 @@ def new_spec(**changes: Any) -> AgentSpec:
         user_id=f"user/{number}",
         project_id=f"project {number} ü",
         pool="default",
-        template=Template(browser=BrowserSettings(width=800, height=600)),
+        template=_usual_template(),
         backend_url="http://127.0.0.1:9",
         token=SecretStr(f"token-{number}"),
     )
     return base.model_copy(update=changes)
 
 
+def _usual_template() -> Template:
+    return Template(browser=BrowserSettings(width=800, height=600))
+
+
 @dataclass
 class Rig:
-    """A runtime under test. `remains` names what is left of an attempt outside the runtime's own books."""
+    """A runtime under test. `remains` names what is left of an attempt outside the runtime's own books.
+
+    A `stubborn` agent that was made hears nothing but SIGKILL once it is told by `deafen`, if not from the beginning.
+    """
 
     runtime: AgentRuntime
     failing: Callable[[AgentSpec], AgentSpec]
@@ -55,7 +62,13 @@ class Rig:
     fails_with: FailureKind
     remains: Callable[[AgentSpec], list[str]]
     stubborn: Callable[[AgentSpec], AgentSpec]
+    deafen: Callable[[Handle], None]
     has_address: bool
+    template: Template = field(default_factory=_usual_template)
+
+    def spec(self, **changes: Any) -> AgentSpec:
+        """An agent of its own user and project, as this runtime can run it."""
+        return new_spec(**{"template": self.template, **changes})
 
 
 class Watch:
@@ -142,6 +155,7 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
             fails_with=FailureKind.OUT_OF_MEMORY,
             remains=lambda spec: [],
             stubborn=simulated(ignores_shutdown=True),
+            deafen=lambda handle: None,
             has_address=False,
         )
     return Rig(
@@ -151,6 +165,7 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
         fails_with=FailureKind.CRASH,
         remains=lambda spec: processes_of(spec, folder),
         stubborn=lambda spec: spec,
+        deafen=lambda handle: os.kill(handle.native["pid"], signal.SIGSTOP),
         has_address=True,
     )
 

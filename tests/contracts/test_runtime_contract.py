@@ -1,8 +1,6 @@
 """What every runtime promises, shown on each of them: simulated and real, directly and through the host supervisor."""
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -12,8 +10,9 @@ from pydantic import SecretStr
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Handle, Phase
 from core.tokens import hash_token
-from tests.contracts.runtime_suite import WAIT, Rig, new_spec, watching
+from tests.contracts.runtime_suite import WAIT, Rig, watching
 from tests.contracts.runtime_suite import rig as open_rig
+from tests.contracts.runtime_suite_kubernetes import kubernetes_rig
 
 _AGENT = pytest.mark.needs("agent")
 
@@ -25,9 +24,14 @@ _AGENT = pytest.mark.needs("agent")
         "memory through host",
         pytest.param("process", marks=_AGENT),
         pytest.param("process through host", marks=_AGENT),
+        pytest.param("kubernetes", marks=pytest.mark.needs("cluster")),
     ],
 )
 async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    if request.param == "kubernetes":
+        async with kubernetes_rig(request.getfixturevalue("lands")()) as made:
+            yield made
+        return
     async with open_rig(request.param, tmp_path_factory.mktemp("runtime") / "data") as made:
         yield made
 
@@ -40,25 +44,24 @@ async def usable(rig: Rig, spec: AgentSpec) -> None:
     """Return when a real agent answers where `reach` says; a simulated one has nothing to answer with."""
     if not rig.has_address:
         return
-    reach = await rig.runtime.reach(spec.agent_id, spec.attempt)
-    assert reach.token == spec.token
     async with httpx2.AsyncClient(trust_env=False) as client, asyncio.timeout(WAIT):
         while True:
             try:
+                reach = await rig.runtime.reach(spec.agent_id, spec.attempt)
+                assert reach.token == spec.token
                 if (await client.get(f"{reach.api_url}/health")).status_code == 200:
                     return
-            except httpx2.TransportError:
-                pass
+            except (httpx2.TransportError, RuntimeRetryable):
+                pass  # it does not listen yet, or has no address yet
             await asyncio.sleep(0.05)
 
 
 async def made_deaf(rig: Rig) -> AgentSpec:
     """An agent that hears nothing but SIGKILL: told to be so, or stopped once it would have listened."""
-    spec = rig.stubborn(new_spec())
+    spec = rig.stubborn(rig.spec())
     handle = await made(rig, spec)
     await usable(rig, spec)
-    if rig.has_address:
-        os.kill(handle.native["pid"], signal.SIGSTOP)
+    rig.deafen(handle)
     return spec
 
 
@@ -67,7 +70,7 @@ async def listed(rig: Rig, agent_id: str) -> list[tuple[int, Phase]]:
 
 
 async def test_created_twice_is_one_agent_with_its_first_token(rig: Rig) -> None:
-    spec = new_spec(token=SecretStr("first"))
+    spec = rig.spec(token=SecretStr("first"))
     answers = [
         await rig.runtime.create(spec) for spec in (spec, spec.model_copy(update={"token": SecretStr("second")}))
     ]
@@ -78,7 +81,7 @@ async def test_created_twice_is_one_agent_with_its_first_token(rig: Rig) -> None
 
 
 async def test_created_many_times_at_once_is_one_agent(rig: Rig) -> None:
-    spec = new_spec()
+    spec = rig.spec()
     answers = await asyncio.gather(*(rig.runtime.create(spec) for _ in range(20)))
     assert len({answer.model_dump_json() for answer in answers}) == 1
     assert len(await listed(rig, spec.agent_id)) == 1
@@ -93,7 +96,7 @@ async def test_agent_that_never_was_is_gone_and_deleting_it_is_success(rig: Rig)
 
 
 async def test_observation_says_whose_agent_it_is(rig: Rig) -> None:
-    spec = new_spec()
+    spec = rig.spec()
     handle = await made(rig, spec)
     seen = await rig.runtime.observe(spec.agent_id, 1)
     assert (seen.user_id, seen.project_id, seen.handle) == (spec.user_id, spec.project_id, handle)
@@ -104,7 +107,7 @@ async def test_observation_says_whose_agent_it_is(rig: Rig) -> None:
 
 @pytest.mark.parametrize("grace", [0, 10])
 async def test_delete_returns_when_nothing_is_left(rig: Rig, grace: float) -> None:
-    spec = new_spec()
+    spec = rig.spec()
     await made(rig, spec)
     await usable(rig, spec)
     assert rig.remains(spec) != [] or not rig.has_address
@@ -137,7 +140,7 @@ async def test_impatient_delete_overtakes_a_patient_one(rig: Rig) -> None:
 
 
 async def test_agent_that_fails_is_seen_with_its_reason(rig: Rig) -> None:
-    spec = rig.failing(new_spec())
+    spec = rig.failing(rig.spec())
     async with watching(rig.runtime) as watch:
         handle = await made(rig, spec)
         rig.fail(handle)
@@ -153,8 +156,8 @@ async def test_agent_that_fails_is_seen_with_its_reason(rig: Rig) -> None:
 
 
 async def test_profile_has_one_writer_and_the_next_attempt_may_follow(rig: Rig) -> None:
-    first = rig.failing(new_spec())
-    second = first.model_copy(update={"attempt": 2, "template": new_spec().template})
+    first = rig.failing(rig.spec())
+    second = first.model_copy(update={"attempt": 2, "template": rig.spec().template})
     async with watching(rig.runtime) as watch:
         handle = await made(rig, first)
         with pytest.raises(RuntimeRetryable):
@@ -174,8 +177,8 @@ async def test_profile_has_one_writer_and_the_next_attempt_may_follow(rig: Rig) 
 
 
 async def test_other_life_of_the_same_project_waits_for_the_profile(rig: Rig) -> None:
-    first = new_spec()
-    other = new_spec(user_id=first.user_id, project_id=first.project_id)
+    first = rig.spec()
+    other = rig.spec(user_id=first.user_id, project_id=first.project_id)
     await made(rig, first)
     with pytest.raises(RuntimeRetryable):
         await rig.runtime.create(other)
@@ -187,7 +190,7 @@ async def test_other_life_of_the_same_project_waits_for_the_profile(rig: Rig) ->
 async def test_what_changes_between_list_and_watch_is_not_lost(rig: Rig) -> None:
     async with watching(rig.runtime):
         pass  # a watch that broke
-    before, between = new_spec(), new_spec()
+    before, between = rig.spec(), rig.spec()
     await made(rig, before)
     assert await listed(rig, before.agent_id) != []
     await made(rig, between)
@@ -198,7 +201,7 @@ async def test_what_changes_between_list_and_watch_is_not_lost(rig: Rig) -> None
 
 
 async def test_two_watchers_see_the_same(rig: Rig) -> None:
-    spec = new_spec()
+    spec = rig.spec()
     async with watching(rig.runtime) as one, watching(rig.runtime) as other:
         await made(rig, spec)
         await rig.runtime.delete(spec.agent_id, 1)
@@ -209,7 +212,7 @@ async def test_two_watchers_see_the_same(rig: Rig) -> None:
 async def test_each_agent_takes_one_place(rig: Rig) -> None:
     empty = await rig.runtime.capacity()
     assert empty.fits is not None
-    specs = [new_spec(), new_spec()]
+    specs = [rig.spec(), rig.spec()]
     for number, spec in enumerate(specs, start=1):
         await made(rig, spec)
         now = await rig.runtime.capacity()
@@ -222,7 +225,7 @@ async def test_each_agent_takes_one_place(rig: Rig) -> None:
 
 async def test_agent_becomes_usable(rig: Rig) -> None:
     """The runtime says READY itself, or the agent answers where `reach` says."""
-    spec = new_spec()
+    spec = rig.spec()
     async with watching(rig.runtime) as watch:
         await made(rig, spec)
         if not rig.has_address:
@@ -235,7 +238,7 @@ async def test_agent_becomes_usable(rig: Rig) -> None:
 async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:
     with pytest.raises(RuntimePermanent):
         await rig.runtime.reach("ag-never", 1)
-    spec = new_spec()
+    spec = rig.spec()
     await made(rig, spec)
     await rig.runtime.delete(spec.agent_id, 1)
     with pytest.raises(RuntimePermanent):
@@ -244,7 +247,7 @@ async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:
 
 async def test_log_is_there_and_following_it_ends_with_the_agent(rig: Rig) -> None:
     assert [chunk async for chunk in rig.runtime.logs("ag-never")] == []
-    spec = new_spec()
+    spec = rig.spec()
     await made(rig, spec)
     begun = asyncio.Event()
 

@@ -14,6 +14,8 @@ from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
+from core.errors import RuntimeRetryable
+from core.runtime.base import AgentSpec, Created, Observation, Phase
 from tests.fixtures.stage import SetStage, Stage, until
 
 
@@ -156,3 +158,60 @@ async def test_answer_that_comes_while_a_restart_is_noted_is_kept_and_neither_lo
         kept = await commands.get(session, agent_id, "c")
     assert kept is not None
     assert (kept.state, kept.result) == (CommandState.DONE, {"said": "all"})
+
+
+async def test_agent_that_misses_its_deadline_is_told_why_by_the_runtime(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = {"default": Template(simulation=Simulation(never_ready=True))}
+    stage = await set_stage({"ready_deadline_seconds": 0.5}, templates=mute)
+    observe = stage.runtime.observe
+
+    async def full(agent_id: str, attempt: int) -> Observation:
+        seen = await observe(agent_id, attempt)
+        return seen.model_copy(
+            update={"failure": FailureKind.UNSCHEDULABLE, "detail": "no machine has enough cpu free"}
+        )
+
+    monkeypatch.setattr(stage.runtime, "observe", full)
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.until(agent_id, AgentState.FAILED)
+    ends = [event for event in await stage.events(agent_id) if event.kind == "agent.failed"]
+    assert ends[0].reason == "start_deadline"
+    assert ends[0].detail["detail"] == "not usable within 0.5 s: no machine has enough cpu free"
+
+
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.EXITED])
+async def test_what_a_watcher_missed_is_found_out_at_the_deadline(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    mute = {"default": Template(simulation=Simulation(never_ready=True))}
+    stage = await set_stage({"ready_deadline_seconds": 0.5}, templates=mute)
+    observe = stage.runtime.observe
+
+    async def unseen(agent_id: str, attempt: int) -> Observation:
+        failure = FailureKind.IMAGE_PULL if phase is Phase.EXITED else None
+        return (await observe(agent_id, attempt)).model_copy(update={"phase": phase, "failure": failure})
+
+    monkeypatch.setattr(stage.runtime, "observe", unseen)
+    agent_id = (await stage.start()).agent_id or ""
+    if phase is Phase.READY:
+        await stage.until(agent_id, AgentState.RUNNING)
+        await stage.stop(agent_id)
+    else:
+        assert (await stage.until(agent_id, AgentState.FAILED)).reason == "image_pull"
+
+
+async def test_quota_of_the_cluster_is_the_reason_when_it_kept_an_agent_from_being_made(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage({"ready_deadline_seconds": 1, "restart_backoff_seconds": 0.01})
+
+    async def refused(spec: AgentSpec) -> Created:
+        raise RuntimeRetryable("the cluster's quota agents is used up", code="cluster_quota_exceeded")
+
+    monkeypatch.setattr(stage.runtime, "create", refused)
+    agent_id = (await stage.start()).agent_id or ""
+    failed = await stage.until(agent_id, AgentState.FAILED)
+    assert failed.reason == FailureKind.QUOTA_EXCEEDED
+    assert {reason for reason, _ in await restarts(stage, agent_id)} == {FailureKind.QUOTA_EXCEEDED}

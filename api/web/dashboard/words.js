@@ -46,6 +46,10 @@ const BROKEN = {
   runtime_gone: ["It vanished from the machine it ran on.", ""],
   host_lost: ["The machine it ran on was lost.", ""],
   exited: ["It ended by itself.", ""],
+  image_pull: ["Its image cannot be fetched.", "Your administrator has to correct the image's name, or the cluster's right to it."],
+  unschedulable: ["No machine of the cluster can run it.", "Your administrator has to make the agent smaller, or add a machine."],
+  cluster_quota_exceeded: ["The cluster's own quota is used up.", "Your administrator can raise it; it also frees up as other agents end."],
+  evicted: ["It had to leave the machine it ran on.", ""],
   user_restart: ["You asked for a restart.", ""],
 };
 

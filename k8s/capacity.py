@@ -1,0 +1,106 @@
+"""How much room a cluster has for agents: node by node, within the namespace's quota, beside what is used. Pure."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from core.domain.templates import MIB, Template
+from core.errors import NeverSatisfiable
+from core.runtime.base import ClusterCapacity
+from k8s import marks
+from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of
+from k8s.quantities import quantity
+
+Json = Mapping[str, Any]
+_COUNTED = ("pods", "count/pods", "secrets", "count/secrets", "services", "count/services")
+_UNLIMITED = 1 << 31
+
+
+def capacity(
+    nodes: Sequence[Json],
+    pods: Sequence[Json],
+    template: Template,
+    installation: str,
+    *,
+    quotas: Iterable[Json] = (),
+    metrics: Iterable[Json] | None = None,
+) -> ClusterCapacity:
+    """One look. `fits` counts pods of `template`; agents that the scheduler has not placed yet have their place taken.
+
+    `metrics` are `NodeMetrics` of metrics.k8s.io; without them nothing is said of use.
+    """
+    wanted = demand_of(template.resources)
+    usable = [node for node in nodes_of(nodes, pods) if node.open and node.admits(template.kubernetes)]
+    living = [pod for pod in pods if _is_ours(pod, installation) and not ended(pod)]
+    for pod in living:
+        if not (pod.get("spec") or {}).get("nodeName"):
+            _place(usable, asked_by(pod))
+    by_nodes = sum(node.places(wanted) for node in usable)
+    use = {item["metadata"]["name"]: item.get("usage") or {} for item in metrics or ()}
+    return ClusterCapacity(
+        fits=min([by_nodes, *(_quota_room(quota, template) for quota in quotas)]),
+        agents=len(living),
+        cpu_percent=_percent(usable, use, "cpu"),
+        memory_percent=_percent(usable, use, "memory"),
+        schedulable_nodes=len(usable),
+    )
+
+
+def check(nodes: Sequence[Json], template: Template) -> None:
+    """Raises `NeverSatisfiable` when no node that would take such a pod is large enough, were it empty.
+
+    Nodes that are closed or ill for now count, and where there is none at all nothing is known: one may be added.
+    """
+    wanted = demand_of(template.resources)
+    admitting = [node for node in nodes_of(nodes) if node.admits(template.kubernetes)]
+    if not admitting or any(node.could_hold(wanted) for node in admitting):
+        return
+    asked = template.resources
+    raise NeverSatisfiable(
+        f"a template asks for {asked.cpu:g} cores and {asked.memory_mib} MiB of memory; no node it may run on has both "
+        f"(at most {max(node.cpu for node in admitting):g} cores, "
+        f"{math.floor(max(node.memory for node in admitting) / MIB)} MiB)"
+    )
+
+
+def _place(nodes: Sequence[Node], demand: Demand) -> None:
+    """Take a place on the node that has most left, as the scheduler usually does."""
+    roomy = max(nodes, key=lambda node: node.places(demand), default=None)
+    if roomy is not None and roomy.places(demand) > 0:
+        roomy.taken.append(demand)
+
+
+def _is_ours(pod: Json, installation: str) -> bool:
+    labels = (pod.get("metadata") or {}).get("labels") or {}
+    return labels.get("app") == marks.APP and labels.get(marks.INSTALLATION) == installation
+
+
+def _quota_room(quota: Json, template: Template) -> int:
+    """How many more agents a ResourceQuota allows. One for some pods only is left to the cluster to judge."""
+    spec, status = quota.get("spec") or {}, quota.get("status") or {}
+    if spec.get("scopes") or spec.get("scopeSelector"):
+        return _UNLIMITED
+    asked = template.resources
+    needs = {
+        **dict.fromkeys(_COUNTED, 1.0),
+        **dict.fromkeys(("cpu", "requests.cpu"), asked.cpu),
+        **dict.fromkeys(("memory", "requests.memory"), asked.memory_mib * float(MIB)),
+        "limits.cpu": asked.cpu_limit,
+        "limits.memory": asked.memory_limit_mib * float(MIB),
+    }
+    used = status.get("used") or {}
+    room = [
+        math.floor((quantity(hard) - quantity(used.get(name))) / needs[name] + 1e-9)
+        for name, hard in (status.get("hard") or spec.get("hard") or {}).items()
+        if name in needs
+    ]
+    return max(0, min(room, default=_UNLIMITED))
+
+
+def _percent(nodes: Sequence[Node], use: Mapping[str, Json], what: str) -> float | None:
+    """Of all nodes that are measured together."""
+    measured = [node for node in nodes if node.name in use]
+    total = sum(node.cpu if what == "cpu" else node.memory for node in measured)
+    if total <= 0:
+        return None
+    return 100 * sum(quantity(use[node.name].get(what)) for node in measured) / total

@@ -1,0 +1,3 @@
+module berth.local/cluster/tiny
+
+go 1.22

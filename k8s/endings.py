@@ -1,0 +1,111 @@
+"""Why a pod that started came to its end: our own last word, the exit code, then what Kubernetes says of it."""
+
+from collections.abc import Sequence
+
+from kubernetes.aio.client import CoreV1Event, V1ContainerStateTerminated, V1PodStatus
+from pydantic import ValidationError
+
+from core.domain.recovery import FailureKind
+from core.domain.wire import AgentExit, Exit
+from core.runtime.exits import failure_of
+from k8s.trouble import Trouble, last_lines, latest, one_line
+
+_DISRUPTIONS = {
+    "EvictionByEvictionAPI": "it was asked to leave its machine, as when one is emptied for maintenance",
+    "PreemptionByScheduler": "something more important needed its place",
+    "DeletionByPodGC": "its machine is no part of the cluster any more",
+    "DeletionByTaintManager": "its machine was closed to it or does not answer",
+    "TerminationByKubelet": "its machine ran short of something or was shut down",
+}
+_HOST_GONE = frozenset({"DeletionByPodGC", "DeletionByTaintManager"})
+# Words of the kubelet in a pod's status: its machine went down under it, in order or not.
+_HOST_DOWN = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "ContainerStatusUnknown"})
+# The runtime could not even run the program: a second try runs the same one.
+_NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
+
+
+def disruption(status: V1PodStatus) -> str:
+    """The reason the cluster itself gave for ending the pod; empty when it did not."""
+    for condition in status.conditions or []:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return condition.reason or "Disruption"
+    return ""
+
+
+def put_off(status: V1PodStatus) -> Trouble | None:
+    """What the cluster did to a pod, whatever its containers say; None when it left it alone."""
+    why = status.reason or ""
+    if why in _HOST_DOWN:
+        return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", status.message))
+    if why == "Evicted":
+        return Trouble(kind=FailureKind.EVICTED, detail=_because("its machine made it leave", status.message))
+    if why == "DeadlineExceeded":
+        return Trouble(kind=FailureKind.EXITED, detail="it ran longer than its pod may")
+    if by := disruption(status):
+        kind = FailureKind.HOST_LOST if by in _HOST_GONE else FailureKind.EVICTED
+        return Trouble(kind=kind, detail=_DISRUPTIONS.get(by, f"the cluster ended it: {one_line(by)}"))
+    if why:
+        # The machine's own refusal of a pod that the scheduler had sent there: OutOfcpu, NodeAffinity and the like.
+        return Trouble(kind=FailureKind.EVICTED, detail=_because(f"its machine refused it ({why})", status.message))
+    return None
+
+
+def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()) -> Trouble | None:
+    """What a container's end means; None when it left as Berth had ordered.
+
+    `OOMKilled` is said of every container in which something was once killed for memory, also of one that lived on and
+    left in order, so it counts only where neither the agent's own word nor the exit code tells.
+    """
+    said = _last_word(ended.message)
+    code, reason = ended.exit_code, ended.reason or ""
+    for_memory = reason == "OOMKilled"
+    if said is not None and code in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
+        # Also when it was killed while it carried out what it had said.
+        meant = failure_of(said.code, killed_for_memory=for_memory)
+        return Trouble(kind=meant, detail=one_line(said.reason) or _code(code, None)) if meant else None
+    if reason in _HOST_DOWN:
+        return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
+    if reason in _NEVER_RAN:
+        return Trouble(kind=FailureKind.CANNOT_START, detail=_because("its program could not be run", ended.message))
+    if code in (AgentExit.KILLED, AgentExit.TOLD_BY_HOST) and (probe := _failed_probe(events)):
+        return probe
+    kind = failure_of(code, killed_for_memory=for_memory)
+    if kind is None:
+        return None
+    if kind is FailureKind.OUT_OF_MEMORY:
+        return Trouble(kind=kind, detail="it used more memory than its limit and was killed")
+    return Trouble(kind=kind, detail=_code(code, ended.message))
+
+
+def _last_word(message: str | None) -> Exit | None:
+    """The line our agent leaves, which is the last one when the tail of its log came with it."""
+    for line in reversed((message or "").splitlines()):
+        try:
+            return Exit.model_validate_json(line)
+        except ValidationError:
+            continue
+    return None
+
+
+def _failed_probe(events: Sequence[CoreV1Event]) -> Trouble | None:
+    """The kubelet killed it for not answering; only an event says so."""
+    killing = latest(events, "Killing")
+    why = one_line(latest(events, "Unhealthy"))
+    if "failed startup probe" in killing:
+        return Trouble(kind=FailureKind.START_DEADLINE, detail=_because("it did not come up in time", why))
+    if "failed liveness probe" in killing:
+        return Trouble(kind=FailureKind.HEALTH, detail=_because("it did not answer and was killed", why))
+    return None
+
+
+def _code(code: int, log: str | None) -> str:
+    told = {
+        AgentExit.KILLED.value: "it was killed (exit code 137)",
+        AgentExit.TOLD_BY_HOST.value: "its machine told it to go (exit code 143)",
+    }.get(code, f"it ended with exit code {code}")
+    return _because(told, last_lines(log), one=False)
+
+
+def _because(what: str, why: str | None, *, one: bool = True) -> str:
+    text = one_line(why) if one else why
+    return f"{what}: {text}" if text else what

@@ -1,0 +1,3 @@
+module berth.dev/tiny
+
+go 1.21

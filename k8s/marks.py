@@ -1,0 +1,80 @@
+"""Labels and annotations: how objects of ours are found again, and whose they are.
+
+Labels are what the specification names (`app agentId userId projectId`) and `berth.dev/*`. Where an id is no label
+value its label is a stand-in, so the full ids are read from annotations.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from core.runtime.base import AgentSpec
+from k8s.names import label_value, profile_name
+
+APP = "agent"
+INSTALLATION = "berth.dev/installation"
+PROFILE = "berth.dev/profile"
+_ATTEMPT = "berth.dev/attempt"
+_POOL = "berth.dev/pool"
+_AGENT_ID = "berth.dev/agent-id"
+_USER_ID = "berth.dev/user-id"
+_PROJECT_ID = "berth.dev/project-id"
+_READY_BY = "berth.dev/ready-by"
+
+
+class Marks(BaseModel):
+    """Whose an object is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str
+    attempt: int
+    user_id: str
+    project_id: str
+
+
+def labels(spec: AgentSpec, installation: str) -> dict[str, str]:
+    return {
+        "app": APP,
+        "agentId": label_value(spec.agent_id),
+        "userId": label_value(spec.user_id),
+        "projectId": label_value(spec.project_id),
+        _ATTEMPT: str(spec.attempt),
+        _POOL: label_value(spec.pool),
+        INSTALLATION: installation,
+        PROFILE: profile_name(installation, spec.user_id, spec.project_id),
+    }
+
+
+def annotations(spec: AgentSpec) -> dict[str, str]:
+    return {
+        _AGENT_ID: spec.agent_id,
+        _ATTEMPT: str(spec.attempt),
+        _USER_ID: spec.user_id,
+        _PROJECT_ID: spec.project_id,
+        _READY_BY: spec.template.kubernetes.ready_by.value,
+    }
+
+
+def of(manifest: Mapping[str, Any]) -> Marks | None:
+    """The marks of an object as JSON; None when it is no agent's, or somebody has taken them off."""
+    full = (manifest.get("metadata") or {}).get("annotations") or {}
+    attempt = full.get(_ATTEMPT, "")
+    if not full.get(_AGENT_ID) or not (attempt.isascii() and attempt.isdigit()):
+        return None
+    return Marks(
+        agent_id=full[_AGENT_ID],
+        attempt=int(attempt),
+        user_id=full.get(_USER_ID, ""),
+        project_id=full.get(_PROJECT_ID, ""),
+    )
+
+
+def selector(installation: str, **more: str) -> str:
+    """A label selector for agents of an installation; `agent_id` and `profile` narrow it."""
+    wanted = {"app": APP, INSTALLATION: installation}
+    if "agent_id" in more:
+        wanted["agentId"] = label_value(more["agent_id"])
+    if "profile" in more:
+        wanted[PROFILE] = more["profile"]
+    return ",".join(f"{key}={value}" for key, value in wanted.items())

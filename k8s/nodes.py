@@ -1,0 +1,161 @@
+"""Nodes as the scheduler sees them: what each has, what is taken, and whether it takes pods of a template. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.domain.placement import Effect, KubernetesTemplate, Toleration, TolerationOperator
+from core.domain.templates import MIB, Resources
+from k8s.quantities import quantity
+
+Json = Mapping[str, Any]
+_ENDED = frozenset({"Succeeded", "Failed"})
+_DEFAULT_PODS = 110
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one pod asks for: cores, bytes, and a place of a node's limit of pods."""
+
+    cpu: float
+    memory: float
+    pods: int = 1
+
+
+@dataclass
+class Node:
+    """`cpu`, `memory` and `pods` are all that pods may use; `taken` is what those on it asked for."""
+
+    name: str
+    cpu: float
+    memory: float
+    pods: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[Json] = ()
+    open: bool = True
+    taken: list[Demand] = field(default_factory=list)
+
+    def places(self, wanted: Demand) -> int:
+        """How many more pods like that have room on it. Rounded in thousandths of a core and whole bytes."""
+        cpu = self.cpu - sum(demand.cpu for demand in self.taken)
+        memory = self.memory - sum(demand.memory for demand in self.taken)
+        pods = self.pods - sum(demand.pods for demand in self.taken)
+        by_cpu = round(cpu * 1000) // max(1, round(wanted.cpu * 1000))
+        by_memory = round(memory) // max(1, round(wanted.memory))
+        return max(0, min(by_cpu, by_memory, pods // wanted.pods))
+
+    def could_hold(self, wanted: Demand) -> bool:
+        """Whether the empty node would have room for one."""
+        return self.cpu + 1e-6 >= wanted.cpu and self.memory >= wanted.memory
+
+    def admits(self, wanted: KubernetesTemplate) -> bool:
+        """Whether selectors, affinity and taints let such a pod on it, room and health aside."""
+        selected = all(self.labels.get(key) == value for key, value in wanted.node_selector.items())
+        tainted = any(
+            taint.get("effect") in (Effect.NO_SCHEDULE, Effect.NO_EXECUTE)
+            and not any(_tolerates(each, taint) for each in wanted.tolerations)
+            for taint in self.taints
+        )
+        return selected and not tainted and _has_affinity(self, wanted.affinity)
+
+
+def demand_of(wanted: Resources) -> Demand:
+    return Demand(cpu=wanted.cpu, memory=wanted.memory_mib * MIB)
+
+
+def nodes_of(items: Iterable[Json], pods: Iterable[Json] = ()) -> list[Node]:
+    """Nodes with the pods that are on them."""
+    found = {node.name: node for node in map(_node, items)}
+    for pod in pods:
+        name = (pod.get("spec") or {}).get("nodeName")
+        if name in found and not ended(pod):
+            found[name].taken.append(asked_by(pod))
+    return list(found.values())
+
+
+def ended(pod: Json) -> bool:
+    """A pod that has run holds nothing any more."""
+    return (pod.get("status") or {}).get("phase") in _ENDED
+
+
+def asked_by(pod: Json) -> Demand:
+    """What the scheduler counts for a pod: its containers, or the largest that prepares it, and its overhead."""
+    spec = pod.get("spec") or {}
+    return Demand(cpu=_asked(spec, "cpu"), memory=_asked(spec, "memory"))
+
+
+def _asked(spec: Json, what: str) -> float:
+    whole = ((spec.get("resources") or {}).get("requests") or {}).get(what)
+    overhead = quantity((spec.get("overhead") or {}).get(what))
+    if whole is not None:
+        return quantity(whole) + overhead
+    running = sum(_request(each, what) for each in spec.get("containers") or ())
+    peak, beside = 0.0, 0.0
+    for each in spec.get("initContainers") or ():
+        if each.get("restartPolicy") == "Always":
+            beside += _request(each, what)
+        else:
+            peak = max(peak, beside + _request(each, what))
+    return max(running + beside, peak) + overhead
+
+
+def _request(container: Json, what: str) -> float:
+    return quantity(((container.get("resources") or {}).get("requests") or {}).get(what))
+
+
+def _node(item: Json) -> Node:
+    metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
+    has = status.get("allocatable") or {}
+    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in status.get("conditions") or ())
+    return Node(
+        name=str(metadata.get("name") or ""),
+        cpu=quantity(has.get("cpu")),
+        memory=quantity(has.get("memory")),
+        pods=int(quantity(has.get("pods", _DEFAULT_PODS))),
+        labels=metadata.get("labels") or {},
+        # A cordoned node is said twice: as a field, and by a taint that comes a moment later.
+        taints=[taint for taint in spec.get("taints") or () if taint.get("key") != "node.kubernetes.io/unschedulable"],
+        open=ready and not spec.get("unschedulable"),
+    )
+
+
+def _tolerates(mine: Toleration, taint: Json) -> bool:
+    if mine.effect is not None and mine.effect != taint.get("effect"):
+        return False
+    if mine.key is None:
+        return mine.operator is TolerationOperator.EXISTS
+    if mine.key != taint.get("key"):
+        return False
+    return mine.operator is TolerationOperator.EXISTS or (mine.value or "") == (taint.get("value") or "")
+
+
+def _has_affinity(node: Node, affinity: Json) -> bool:
+    required = (affinity.get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = required.get("nodeSelectorTerms")
+    if not terms:
+        return True
+    return any(
+        all(_matches(node.labels.get(each.get("key", "")), each) for each in term.get("matchExpressions") or ())
+        and all(_matches(node.name, each) for each in term.get("matchFields") or ())
+        for term in terms
+        if term
+    )
+
+
+def _matches(value: str | None, wanted: Json) -> bool:
+    values = wanted.get("values") or ()
+    match wanted.get("operator"):
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+        case "Gt":
+            return value is not None and quantity(value) > quantity(values[0] if values else None)
+        case "Lt":
+            return value is not None and quantity(value) < quantity(values[0] if values else None)
+        case _:
+            return False

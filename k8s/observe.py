@@ -1,0 +1,92 @@
+"""An agent's pod as the rest of Berth sees it: whose it is, from its annotations, and how it is, by diagnosis."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kubernetes.aio.client import CoreV1Event, V1Pod
+
+from core.runtime.base import Handle, Observation, Phase
+from k8s.diagnose import Diagnosis, diagnose
+
+RUNTIME = "kubernetes"
+# Labels hold shortened, label-safe forms of these; the full values are here.
+AGENT_ID = "berth.dev/agent-id"
+ATTEMPT = "berth.dev/attempt"
+USER_ID = "berth.dev/user-id"
+PROJECT_ID = "berth.dev/project-id"
+_META = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "annotations", "labels")
+_STATUSES = ("initContainerStatuses", "containerStatuses")
+
+
+def is_agent(pod: V1Pod) -> bool:
+    """Whether a pod says which attempt of which agent it is, as everything we make does."""
+    marks = _marks(pod)
+    return bool(marks.get(AGENT_ID)) and marks.get(ATTEMPT, "").isdecimal()
+
+
+def key_of(pod: V1Pod) -> tuple[str, int]:
+    """Agent and attempt. Raises KeyError or ValueError for a pod that is no agent's."""
+    marks = _marks(pod)
+    return marks[AGENT_ID], int(marks[ATTEMPT])
+
+
+def observation_of(pod: V1Pod, events: Sequence[CoreV1Event] = ()) -> Observation:
+    """Raises KeyError or ValueError for a pod that is no agent's."""
+    return observed(pod, diagnose(pod, events))
+
+
+def pod_of(manifest: Mapping[str, Any]) -> V1Pod:
+    """Of a pod as JSON what we read: a model of the whole costs several times as much, and there are thousands."""
+    meta, spec, status = (manifest.get(part) or {} for part in ("metadata", "spec", "status"))
+    slim = {
+        "metadata": {key: meta[key] for key in _META if key in meta},
+        "spec": {key: [_named(each) for each in spec.get(key) or []] for key in ("containers", "initContainers")},
+        "status": {key: status[key] for key in ("phase", "reason", "message", "conditions") if key in status}
+        | {key: [_state(each) for each in status.get(key) or []] for key in _STATUSES},
+    }
+    pod = V1Pod.from_dict(slim)
+    assert pod is not None  # noqa: S101  of a mapping there always is one
+    return pod
+
+
+def gone(pod: V1Pod) -> Observation:
+    """Of a pod that is no more."""
+    return observed(pod, Diagnosis(phase=Phase.GONE))
+
+
+def observed(pod: V1Pod, found: Diagnosis) -> Observation:
+    marks = _marks(pod)
+    agent_id, attempt = key_of(pod)
+    meta = pod.metadata
+    native = {"namespace": meta.namespace, "pod": meta.name, "uid": meta.uid} if meta else {}
+    return Observation(
+        agent_id=agent_id,
+        attempt=attempt,
+        phase=found.phase,
+        exit_code=found.exit_code,
+        failure=found.failure,
+        detail=found.detail,
+        created_at=meta.creation_timestamp if meta else None,
+        user_id=marks.get(USER_ID, ""),
+        project_id=marks.get(PROJECT_ID, ""),
+        handle=Handle(runtime=RUNTIME, agent_id=agent_id, attempt=attempt, native=native),
+    )
+
+
+def _named(container: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": container.get("name"), "image": container.get("image")}
+
+
+def _state(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": status.get("name"),
+        "image": status.get("image"),
+        "imageID": "",
+        "ready": status.get("ready", False),
+        "restartCount": status.get("restartCount", 0),
+        "state": status.get("state"),
+    }
+
+
+def _marks(pod: V1Pod) -> dict[str, str]:
+    return (pod.metadata and pod.metadata.annotations) or {}

@@ -1,0 +1,64 @@
+"""Taking an attempt away: told to go, waited for, forced where nobody is left to answer, and all of it gone."""
+
+import math
+
+import structlog
+
+from core.errors import RuntimeRetryable
+from k8s.client import Json
+from k8s.faults import NotThere
+from k8s.names import attempt_name
+from k8s.space import Space
+
+log = structlog.get_logger()
+# Beyond the grace: the kubelet kills, unmounts and reports (about a second; half a minute when it is very busy).
+_SILENT_SECONDS = 5.0
+_GONE_SECONDS = 30.0
+_FORCE_SECONDS = 5.0
+
+
+async def remove(space: Space, agent_id: str, attempt: int, grace_seconds: float) -> None:
+    """Return when the cluster says that the pod is gone, and Service and Secret with it. All gone already is success.
+
+    The Secret goes last: while it is there, the attempt is listed, and whoever comes after us can finish.
+    Raises `RuntimeRetryable` when the pod does not end.
+    """
+    name = attempt_name(agent_id, attempt)
+    doing = f"removing agent {agent_id} (attempt {attempt})"
+    await space.delete("services", name, doing)
+    # Zero would take the pod off the books at once, while its processes may still write to the profile.
+    if await space.delete("pods", name, doing, grace_seconds=max(1, math.ceil(grace_seconds))):
+        await _see_it_go(space, name, doing, grace_seconds)
+    await space.delete("secrets", name, doing)
+
+
+async def _see_it_go(space: Space, name: str, doing: str, grace_seconds: float) -> None:
+    if await space.until(name, _gone, doing, seconds=grace_seconds + _SILENT_SECONDS):
+        return
+    if await _host_is_lost(space, name, doing):
+        # Nobody will ever confirm its end. What it wrote to is either lost with the node or detached by the cluster.
+        log.warning("pod.forced", pod=name)
+        await space.delete("pods", name, doing, grace_seconds=0)
+        if await space.until(name, _gone, doing, seconds=_FORCE_SECONDS):
+            return
+    elif await space.until(name, _gone, doing, seconds=_GONE_SECONDS - _SILENT_SECONDS):
+        return
+    raise RuntimeRetryable(f"{doing}: its pod does not end")
+
+
+def _gone(pod: Json | None) -> bool:
+    return pod is None
+
+
+async def _host_is_lost(space: Space, name: str, doing: str) -> bool:
+    """Whether the node a pod is on has gone, or has been silent for so long that the cluster calls it not ready."""
+    pod = await space.get("pods", name, doing)
+    node_name = ((pod or {}).get("spec") or {}).get("nodeName")
+    if not node_name:
+        return False
+    try:
+        node = await space.cluster.call("GET", f"/api/v1/nodes/{node_name}", doing=doing)
+    except NotThere:
+        return True
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    return not any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)

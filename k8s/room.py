@@ -1,0 +1,85 @@
+"""Looks at a cluster for its room: nodes and pods, and quotas and metrics where they are to be had."""
+
+import asyncio
+import time
+
+import structlog
+
+from core.domain.templates import Template
+from core.errors import RuntimeFault
+from core.runtime.base import ClusterCapacity
+from core.settings import DEFAULT_POOL, Settings
+from k8s import capacity
+from k8s.client import Json
+from k8s.observe import RUNTIME
+from k8s.space import Space
+
+log = structlog.get_logger()
+_DOING = "measuring the cluster's room"
+_NODES_SECONDS = 30.0
+_REFUSED_SECONDS = 300.0
+_METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
+
+
+class Room:
+    def __init__(self, space: Space, settings: Settings) -> None:
+        self._space = space
+        self._settings = settings
+        self._nodes: list[Json] = []
+        self._looked = float("-inf")
+        self._refused: dict[str, float] = {}
+
+    async def capacity(self) -> ClusterCapacity:
+        """Needs the right to list nodes. Without that to list all pods only our namespace's are counted."""
+        nodes, pods, quotas, metrics = await asyncio.gather(
+            self._fresh_nodes(),
+            self._pods(),
+            self._perhaps(f"{self._space.path}/resourcequotas"),
+            self._perhaps(_METRICS),
+        )
+        installation = self._settings.kubernetes.installation
+        return capacity.capacity(nodes, pods, self._template(), installation, quotas=quotas or (), metrics=metrics)
+
+    async def check(self, template: Template) -> None:
+        """Raises `NeverSatisfiable` for what is larger than every node. Nodes of the last half minute will do."""
+        if time.monotonic() - self._looked > _NODES_SECONDS:
+            try:
+                await self._fresh_nodes()
+            except RuntimeFault as error:
+                # The pod itself will tell, only later.
+                log.warning("nodes.not_listed", code=error.error_code)
+                self._nodes, self._looked = [], time.monotonic()
+        capacity.check(self._nodes, template)
+
+    def _template(self) -> Template:
+        """What `fits` counts in: agents of the default pool, else of the first that this cluster runs."""
+        pools = self._settings.all_pools()
+        names = [DEFAULT_POOL, *sorted(pools)]
+        ours = next((pools[name] for name in names if pools[name].runtime == RUNTIME), None)
+        return self._settings.template(ours.template) if ours is not None else Template()
+
+    async def _fresh_nodes(self) -> list[Json]:
+        self._nodes = await self._items("/api/v1/nodes")
+        self._looked = time.monotonic()
+        return self._nodes
+
+    async def _pods(self) -> list[Json]:
+        everybodys = await self._perhaps("/api/v1/pods")
+        if everybodys is not None:
+            return everybodys
+        return await self._items(f"{self._space.path}/pods")
+
+    async def _perhaps(self, path: str) -> list[Json] | None:
+        """None where we may not look or there is nothing to look at; not asked again for some minutes."""
+        if time.monotonic() < self._refused.get(path, 0.0):
+            return None
+        try:
+            return await self._items(path)
+        except RuntimeFault as error:
+            log.info("look.refused", path=path, detail=error.detail)
+            self._refused[path] = time.monotonic() + _REFUSED_SECONDS
+            return None
+
+    async def _items(self, path: str) -> list[Json]:
+        found: list[Json] = (await self._space.cluster.call("GET", path, doing=_DOING)).get("items") or []
+        return found

@@ -1,0 +1,62 @@
+"""How a process that works for lives begins and ends: signals, Temporal when it answers, a file that says ready."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from core.settings import Settings
+from temporal import schedules
+from temporal.client import connect
+
+log = structlog.get_logger()
+
+
+def told_to_stop() -> asyncio.Event:
+    """Set on SIGTERM or SIGINT from now on."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def when_there(settings: Settings) -> Client:
+    """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
+    for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
+        try:
+            return await _prepared(settings)
+        except (RPCError, RuntimeError) as error:
+            log.info("temporal.waited_for", error=type(error).__name__)
+            await asyncio.sleep(pause)
+    return await _prepared(settings)
+
+
+async def _prepared(settings: Settings) -> Client:
+    client = await connect(settings, lazy=False)
+    await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+    return client
+
+
+async def until(stop: asyncio.Event, background: list[asyncio.Task[None]]) -> int:
+    """Until told to stop, or until a part that should never end did: then all of it goes, to be started anew."""
+    stopped = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    for task in done - {stopped}:
+        log.error("process.part_ended", part=task.get_name(), exc_info=task.exception())
+        code = 1
+    for task in (stopped, *background):
+        task.cancel()
+    await asyncio.gather(stopped, *background, return_exceptions=True)
+    return code
+
+
+def announce(path: Path) -> None:
+    """Say in a file that this process is ready, by its id."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(os.getpid()))

@@ -1,0 +1,176 @@
+"""As much of a Kubernetes API server as the watch and the lease talk to: versions, watches, conflicts, forgetting."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+
+Json = dict[str, Any]
+
+
+class ApiServer:
+    """Objects by path, with etcd's one count of versions. `forget` compacts its history: older watches get 410."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[str, Json]] = {}
+        self._history: list[tuple[int, str, str, Json]] = []
+        self._forgotten = 0
+        self._versions = count(1)
+        self._version = 0
+        self._changed = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+        self.asked: list[str] = []
+        self.refused: dict[str, int] = {}  # "METHOD /path" to the status that it is answered with
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Serve, on the port of before where there was one; objects and history outlive a stop, as etcd's do."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    # ---- what happens in the cluster --------------------------------------------------------------------------------
+
+    def put(self, path: str, thing: Json) -> Json:
+        """Make or replace an object of the collection at `path`; returns it as it is stored."""
+        things = self._objects.setdefault(path, {})
+        name = thing["metadata"]["name"]
+        before = things.get(name)
+        meta = {
+            "uid": before["metadata"]["uid"] if before else str(uuid4()),
+            "creationTimestamp": before["metadata"]["creationTimestamp"] if before else _now(),
+            **thing["metadata"],
+            "resourceVersion": self._next(),
+        }
+        things[name] = {**thing, "metadata": meta}
+        self._note(path, "MODIFIED" if before else "ADDED", things[name])
+        return things[name]
+
+    def status(self, path: str, name: str, **status: Any) -> Json:
+        thing = self._objects[path][name]
+        return self.put(path, {**thing, "status": status})
+
+    def remove(self, path: str, name: str) -> None:
+        thing = self._objects[path].pop(name)
+        last = {**thing, "metadata": {**thing["metadata"], "resourceVersion": self._next()}}
+        self._note(path, "DELETED", last)
+
+    def get(self, path: str, name: str) -> Json | None:
+        return self._objects.get(path, {}).get(name)
+
+    def forget(self) -> None:
+        self._history.clear()
+        self._forgotten = self._version
+
+    def _next(self) -> str:
+        self._version = next(self._versions)
+        return str(self._version)
+
+    def _note(self, path: str, kind: str, thing: Json) -> None:
+        self._history.append((self._version, path, kind, thing))
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    # ---- the wire ---------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path, query = request.path, request.query
+        self.asked.append(f"{request.method} {path}" + ("?watch" if query.get("watch") == "true" else ""))
+        if status := self.refused.get(f"{request.method} {path}"):
+            return _status(status, "Refused", "told to refuse it")
+        collection, _, name = path.rpartition("/")
+        match request.method:
+            case "GET" if query.get("watch") == "true":
+                return await self._watch(request)
+            case "GET" if name in self._objects.get(collection, {}):
+                return web.json_response(self._objects[collection][name])
+            case "GET" if name in ("pods", "nodes", "events"):
+                return self._list(path, request)
+            case "POST":
+                body = await request.json()
+                if body["metadata"]["name"] in self._objects.get(path, {}):
+                    return _status(409, "AlreadyExists", "it exists")
+                return web.json_response(self.put(path, body), status=201)
+            case "PUT":
+                body = await request.json()
+                there = self._objects.get(collection, {}).get(name)
+                if there is None:
+                    return _status(404, "NotFound", "it is not there")
+                if body["metadata"].get("resourceVersion") not in (None, there["metadata"]["resourceVersion"]):
+                    return _status(409, "Conflict", "the object has been modified")
+                return web.json_response(self.put(collection, body))
+            case _:
+                return _status(404, "NotFound", "it is not there")
+
+    def _list(self, path: str, request: web.Request) -> web.Response:
+        found = [thing for thing in self._objects.get(path, {}).values() if _selected(thing, request)]
+        start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or len(found) or 1)
+        more = str(start + limit) if start + limit < len(found) else ""
+        meta = {"resourceVersion": str(self._version), "continue": more}
+        return web.json_response({"metadata": meta, "items": found[start : start + limit]})
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        version = int(request.query["resourceVersion"])
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        if version < self._forgotten:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+            await answer.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            return answer
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(float(request.query.get("timeoutSeconds") or 60)):
+                while True:
+                    changed = self._changed
+                    for at, path, kind, thing in list(self._history):
+                        if at > version and path == request.path and _selected(thing, request):
+                            await answer.write(json.dumps({"type": kind, "object": thing}).encode() + b"\n")
+                    version = max(version, self._version)
+                    await changed.wait()
+        return answer
+
+
+def _selected(thing: Json, request: web.Request) -> bool:
+    labels = thing["metadata"].get("labels") or {}
+    wanted = [pair.partition("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
+    if not all(labels.get(key) == value for key, _, value in wanted):
+        return False
+    fields = [pair.partition("=") for pair in request.query.get("fieldSelector", "").split(",") if pair]
+    about = thing.get("involvedObject") or {}
+    return all(about.get(key.removeprefix("involvedObject.")) == value for key, _, value in fields)
+
+
+def _status(code: int, reason: str, message: str) -> web.Response:
+    return web.json_response({"kind": "Status", "code": code, "reason": reason, "message": message}, status=code)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextlib.asynccontextmanager
+async def api_server() -> AsyncIterator[ApiServer]:
+    server = ApiServer()
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

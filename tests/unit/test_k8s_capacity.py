@@ -1,0 +1,142 @@
+"""How many agents a cluster takes, from nodes and pods as the API server lists them."""
+
+from typing import Any
+
+import pytest
+
+from core.domain.placement import Effect, KubernetesTemplate, Toleration, TolerationOperator
+from core.domain.templates import Resources, Template
+from core.errors import NeverSatisfiable
+from k8s.capacity import capacity, check
+from k8s.quantities import quantity
+
+HALF = Template(resources=Resources(cpu=0.5, memory_mib=512))
+
+
+def node(name: str = "n1", cpu: str = "2", memory: str = "8Gi", pods: str = "110", **more: Any) -> dict[str, Any]:
+    ready = more.pop("ready", "True")
+    return {
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **more.pop("labels", {})}},
+        "spec": more,
+        "status": {
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": pods},
+            "conditions": [{"type": "Ready", "status": ready}],
+        },
+    }
+
+
+def pod(on: str | None = "n1", cpu: str = "500m", memory: str = "512Mi", **more: Any) -> dict[str, Any]:
+    labels = {"app": "agent", "berth.dev/installation": "berth"} if more.pop("ours", True) else {}
+    requests = {"requests": {"cpu": cpu, "memory": memory}}
+    spec = {"containers": [{"resources": requests}], **({"nodeName": on} if on else {}), **more.pop("spec", {})}
+    return {"metadata": {"labels": labels}, "spec": spec, "status": {"phase": more.pop("phase", "Running")}}
+
+
+def fits(nodes: list[Any], pods: list[Any], template: Template = HALF, **more: Any) -> int | None:
+    return capacity(nodes, pods, template, "berth", **more).fits
+
+
+def test_the_scarcest_of_cores_memory_and_places_decides_on_each_node() -> None:
+    assert fits([node()], []) == 4
+    assert fits([node(memory="1Gi")], []) == 2
+    assert fits([node(pods="3")], []) == 3
+    # 1.5 and 0.4 cores are three agents, though together they would be nearly four.
+    assert fits([node("n1", cpu="1500m"), node("n2", cpu="400m")], []) == 3
+
+
+def test_everybodys_pods_take_room_and_those_that_ended_none() -> None:
+    others = [pod(ours=False, cpu="250m"), pod(ours=False, phase="Succeeded"), pod(phase="Failed")]
+    assert fits([node()], [pod(), *others]) == 2
+    assert capacity([node()], [pod(), *others], HALF, "berth").agents == 1
+
+
+def test_an_agent_that_waits_for_its_node_has_its_place_already() -> None:
+    assert fits([node("n1"), node("n2")], [pod(on=None), pod(on=None)]) == 6
+
+
+def test_another_berth_in_the_namespace_takes_room_but_is_not_counted_as_ours() -> None:
+    theirs = pod()
+    theirs["metadata"]["labels"]["berth.dev/installation"] = "second"
+    seen = capacity([node()], [theirs], HALF, "berth")
+    assert (seen.fits, seen.agents) == (3, 0)
+
+
+def test_what_prepares_a_pod_runs_alone_and_what_runs_beside_it_does_not() -> None:
+    def init(cpu: str, **more: Any) -> dict[str, Any]:
+        return {"resources": {"requests": {"cpu": cpu}}, **more}
+
+    assert fits([node()], [pod(cpu="500m", spec={"initContainers": [init("1")]})]) == 2
+    assert fits([node()], [pod(cpu="500m", spec={"initContainers": [init("1", restartPolicy="Always")]})]) == 1
+    assert fits([node()], [pod(cpu="500m", spec={"overhead": {"cpu": "500m"}})]) == 2
+
+
+def test_closed_and_ill_nodes_are_no_room() -> None:
+    seen = capacity([node("n1", unschedulable=True), node("n2", ready="Unknown"), node("n3")], [], HALF, "berth")
+    assert (seen.fits, seen.schedulable_nodes) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("effect", "tolerations", "expected"),
+    [
+        ("NoSchedule", (), 0),
+        ("NoExecute", (), 0),
+        ("PreferNoSchedule", (), 4),
+        ("NoSchedule", (Toleration(operator=TolerationOperator.EXISTS),), 4),
+        ("NoSchedule", (Toleration(key="agents", value="yes"),), 4),
+        ("NoSchedule", (Toleration(key="agents", value="no"),), 0),
+        ("NoSchedule", (Toleration(key="agents", value="yes", effect=Effect.NO_EXECUTE),), 0),
+    ],
+)
+def test_taints_keep_away_whoever_does_not_tolerate_them(effect: str, tolerations: Any, expected: int) -> None:
+    tainted = node(taints=[{"key": "agents", "value": "yes", "effect": effect}])
+    template = HALF.model_copy(update={"kubernetes": KubernetesTemplate(tolerations=tolerations)})
+    assert fits([tainted], [], template) == expected
+
+
+def test_selectors_and_affinity_choose_nodes() -> None:
+    nodes = [node("n1", labels={"disk": "ssd"}), node("n2")]
+    selecting = HALF.model_copy(update={"kubernetes": KubernetesTemplate(node_selector={"disk": "ssd"})})
+    assert fits(nodes, [], selecting) == 4
+    term = {"matchExpressions": [{"key": "disk", "operator": "DoesNotExist"}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
+    attracted = HALF.model_copy(update={"kubernetes": KubernetesTemplate(affinity={"nodeAffinity": required})})
+    assert fits(nodes, [pod("n1"), pod("n2")], attracted) == 3
+
+
+def test_a_quota_of_the_namespace_bounds_what_fits() -> None:
+    def quota(hard: dict[str, str], used: dict[str, str], **spec: Any) -> dict[str, Any]:
+        return {"spec": {"hard": hard, **spec}, "status": {"hard": hard, "used": used}}
+
+    assert fits([node()], [], quotas=[quota({"pods": "3"}, {"pods": "2"})]) == 1
+    assert fits([node()], [], quotas=[quota({"requests.memory": "1Gi"}, {})]) == 2
+    assert fits([node()], [], quotas=[quota({"limits.cpu": "1"}, {"limits.cpu": "500m"})]) == 0
+    assert fits([node()], [], quotas=[quota({"pods": "0"}, {}, scopes=["BestEffort"])]) == 4
+
+
+def test_use_is_told_only_where_it_is_measured() -> None:
+    unmeasured = capacity([node()], [], HALF, "berth")
+    assert (unmeasured.cpu_percent, unmeasured.memory_percent) == (None, None)
+    metrics = [{"metadata": {"name": "n1"}, "usage": {"cpu": "500m", "memory": "2Gi"}}]
+    measured = capacity([node()], [], HALF, "berth", metrics=metrics)
+    assert (measured.cpu_percent, measured.memory_percent) == (25, 25)
+
+
+def test_a_template_larger_than_every_node_can_never_run() -> None:
+    nodes = [node("n1", cpu="8", memory="1Gi"), node("n2", cpu="2", memory="64Gi")]
+    check(nodes, HALF)
+    both = Template(resources=Resources(cpu=4, memory_mib=4096))
+    with pytest.raises(NeverSatisfiable, match=r"4 cores and 4096 MiB .*at most 8 cores, 65536 MiB"):
+        check(nodes, both)
+
+
+def test_a_full_or_closed_node_is_no_reason_to_give_up_for_ever() -> None:
+    check([node(unschedulable=True)], HALF)
+    check([], HALF)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("500m", 0.5), ("2", 2), ("1.5Gi", 1.5 * 2**30), ("1e3", 1000), ("12E", 12e18), ("", 0), (None, 0), ("x", 0)],
+)
+def test_quantities_are_read_as_kubernetes_writes_them(text: str | None, value: float) -> None:
+    assert quantity(text) == pytest.approx(value)

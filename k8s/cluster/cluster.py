@@ -11,13 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from core import launch
 from core.dev.failure import CannotStart
 from core.dev.folder import write_private
-from k8s.cluster import addons, binaries, cgroups, control, images, machine, network, node, registry
+from k8s.cluster import addons, binaries, cgroups, control, images, layout, machine, node, registry
 from k8s.cluster.client import Client
 from k8s.cluster.control import ControlPlane
-from k8s.cluster.credentials import Authority
 from k8s.cluster.node import Node
 from k8s.cluster.orders import Orders
-from k8s.cluster.plan import Part, Plan
 from k8s.cluster.registry import Entry
 
 _KEEPER_SECONDS = 30.0
@@ -178,27 +176,8 @@ class Cluster(BaseModel):
 
     @classmethod
     def _lay_out(cls, entry: Entry, built: dict[str, Path]) -> "Cluster":
-        """Write every file, make the network and the control groups; nothing runs yet."""
-        programs = entry.folder / "bin"
-        programs.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for name, place in built.items():
-            (programs / name).symlink_to(place)
-        authority = Authority(entry.folder / "pki")
-        plane = ControlPlane.choose(entry.folder, entry.network)
-        nodes = tuple(
-            Node(number=number, cluster_folder=entry.folder, network=entry.network)
-            for number in range(1, entry.nodes + 1)
-        )
-        network.make(entry.network, entry.nodes)
-        for group in (f"{entry.group}/keeper", *(name for each in nodes for name in (each.group, each.own_group))):
-            cgroups.make(group)
-        parts = plane.parts(programs, authority)
-        parts += [each.part(programs, authority, plane.server) for each in nodes]
-        parts += _helpers(entry.folder, authority, plane.server, nodes)
-        plan = Plan(folder=entry.folder, group=f"{entry.group}/keeper", parts=tuple(parts))
-        write_private(entry.folder / "plan.json", plan.model_dump_json(indent=2))
+        plane, nodes = layout.lay_out(entry, built)
         cluster = cls(folder=entry.folder, control=plane, nodes=nodes)
-        authority.kubeconfig(cluster.kubeconfig, plane.server, "berth-admin", ["system:masters"])
         write_private(entry.folder / "cluster.json", cluster.model_dump_json(indent=2))
         return cluster
 
@@ -256,18 +235,6 @@ class Cluster(BaseModel):
             images.load(archive, each.containerd_socket)
         for part in ("kubelet", "kube-proxy"):
             orders.start(part)
-
-
-def _helpers(folder: Path, authority: Authority, server: str, nodes: tuple[Node, ...]) -> list[Part]:
-    """What runs beside the control plane: volumes always, KWOK when it is asked for."""
-    kubeconfig = authority.kubeconfig(folder / "helpers.kubeconfig", server, "berth-helpers", ["system:masters"])
-    volumes = [sys.executable, "-m", "k8s.cluster.volumes", str(kubeconfig), str(folder / "volumes")]
-    kwok = [str(folder / "bin" / binaries.KWOK.name), f"--kubeconfig={kubeconfig}", "--manage-all-nodes=false"]
-    kwok += ["--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node"]
-    return [
-        Part(name="volumes", argv=(*volumes, *(each.name for each in nodes))),
-        Part(name=binaries.KWOK.name, argv=tuple(kwok)),
-    ]
 
 
 @contextmanager

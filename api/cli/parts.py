@@ -4,13 +4,14 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from api.cli import config, show
+from api.cli import config, rehearsal, show
 from api.cli.faults import WrongUse
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def up(
 ) -> int:
     """Start the local stack and run it until Ctrl-C.
 
-    Database, Temporal with its web page, API, worker, and what runs agents or watches them where they run.
+    Database, Temporal with its web page, API, worker, and what runs agents or watches them where they run. Agents in
+    Kubernetes get a cluster of their own when none is given (KUBECONFIG).
     """
     given: dict[str, Any] = {}
     if data_dir is not None:
@@ -51,10 +53,18 @@ def up(
     settings = config.load(**given)
     _check_runtimes(settings)
     _warn_of_unknown()
+    if settings.pool.runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
+        return _run_stack(settings, {})
+    with rehearsal.cluster_for(settings, _announce) as told:
+        return _run_stack(settings, told)
+
+
+def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
     from core.dev.stack import StackOptions, run_stack
     from workflows.options import SEARCH_ATTRIBUTES
 
     options = StackOptions(
+        environment=environment,
         data_dir=settings.data_dir,
         api_host=settings.api.host,
         api_port=settings.api.port,

@@ -18,6 +18,7 @@ from core.dev.demo.model import ScriptedModel, order_tea
 from core.dev.demo.shop import Shop
 from tests.capabilities import chromium_path
 from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+from tests.fixtures.web import PICTURE
 
 pytestmark = [pytest.mark.needs("agent", "novnc"), pytest.mark.timeout(300)]
 TASK = "Order white tea for Ann"
@@ -152,24 +153,14 @@ async def test_the_owner_sees_the_desktop_and_nobody_else_does(town: Town) -> No
         browser = await driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
         page = await browser.new_page()
         await page.goto(ticket)
-        await page.wait_for_function(_PICTURE, timeout=30_000)
+        await page.wait_for_function(PICTURE, timeout=30_000)
         # A second window with the same ticket sees nothing, and is told why.
         other = await browser.new_page()
         await other.goto(ticket)
         await other.get_by_text("This link no longer works").wait_for(timeout=15_000)
-        assert not await other.evaluate(_PICTURE)
+        assert not await other.evaluate(PICTURE)
         await browser.close()
     await _ended(town, agent_id)
-
-
-_PICTURE = """() => {
-  const canvas = document.querySelector('canvas');
-  if (!canvas || canvas.width < 300) return false;
-  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-  const seen = new Set();
-  for (let i = 0; i < pixels.length; i += 4 * 251) seen.add(pixels[i] << 16 | pixels[i + 1] << 8 | pixels[i + 2]);
-  return seen.size > 4;
-}"""
 
 
 async def test_the_browser_of_an_agent_reaches_nothing_of_this_machine_but_what_is_allowed(town: Town) -> None:

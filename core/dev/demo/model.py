@@ -70,16 +70,24 @@ class ScriptedModel:
     `scripts` are chosen by a word of the task: the first whose key is contained in it; "" fits every task.
     """
 
-    def __init__(self, scripts: Mapping[str, Sequence[Step]], *, port: int = 0, api_key: str = "", delay: float = 0):
+    def __init__(
+        self,
+        scripts: Mapping[str, Sequence[Step]],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str = "",
+        delay: float = 0,
+    ):
         self.scripts = dict(scripts)
         self.delay = delay
         """Seconds before each answer, as a real model would take."""
         self.calls = 0
         self._api_key = api_key
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server = ThreadingHTTPServer((host, port), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="scripted model", daemon=True)
-        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self.base_url = f"http://{host}:{self._server.server_address[1]}/v1"
 
     def start(self) -> None:
         self._thread.start()

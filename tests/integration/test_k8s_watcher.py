@@ -278,7 +278,7 @@ async def test_agent_killed_for_not_answering_is_told_once_and_so(kube: Kube) ->
     log = kube.log(kube.watcher())
     await log.tells("ag-1", Phase.STARTED)
     await kube.event("ag-1", "Unhealthy", "Liveness probe failed: timeout")
-    await kube.event("ag-1", "Killing", "Container agent failed liveness probe")
+    await kube.event("ag-1", "Killing", "Stopping container agent")
     await kube.status("ag-1", **ended(137))
     assert (await log.tells("ag-1", Phase.EXITED)).failure is FailureKind.HEALTH
     await kube.remove("ag-1")

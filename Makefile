@@ -1,6 +1,6 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fmt bench chaos cluster cluster-down lock clean
+.PHONY: help setup demo test check fmt bench chaos cluster cluster-down images lock clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ cluster: setup ## a Kubernetes of this machine's own, or KUBECONFIG's; prints th
 
 cluster-down: setup ## remove it, and what any killed one left
 	@.venv/bin/python -m k8s.cluster down
+
+images: setup ## the images of agent and control plane, built here and loaded into the cluster that runs (ARGS=--help)
+	@.venv/bin/python -m k8s.images $(ARGS)
 
 lock: ## resolve pyproject.toml and package.json anew (UPGRADE=1 for the newest that fit)
 	@.ci/lock

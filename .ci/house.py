@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 WARN_LINES, MOST_LINES = 300, 400
 MOST_BYTES = 1 << 20
-LOCKS = {"control": ("control", "dev"), "agent": ("agent",)}
+LOCKS = {"control": ("control", "dev"), "server": ("control",), "agent": ("agent",)}
 FORBIDDEN = re.compile(
     r"(^|/)(uv\.lock|node_modules|\.venv[^/]*|\.berth|__pycache__|\.env)(/|$)"
     r"|\.(png|jpe?g|gif|webp|ico|pdf|zip|gz|xz|whl|so|pyc|db|sqlite|pem|key)$"

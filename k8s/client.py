@@ -18,8 +18,11 @@ from aiohttp import (
     ClientConnectorCertificateError,
     ClientError,
     ClientResponse,
+    ClientSession,
     ClientSSLError,
     ClientTimeout,
+    ClientWebSocketResponse,
+    ClientWSTimeout,
     ServerDisconnectedError,
 )
 from kubernetes.aio import config as kubernetes_config
@@ -115,6 +118,45 @@ class Cluster:
                     status = event.get("object") or {}
                     raise fault_of(Refusal.of(int(status.get("code") or 500), json.dumps(status).encode()), doing)
                 yield str(event.get("type")), event.get("object") or {}
+
+    @asynccontextmanager
+    async def forward(
+        self, method: str, path: str, *, query: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> AsyncIterator[ClientResponse]:
+        """A request for what stands behind the API server, as it is; whatever is answered, too."""
+        session, url, known = await self._behind(path, query)
+        timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+        try:
+            async with session.request(
+                method, url, headers={**headers, **known}, data=body, timeout=timeout, allow_redirects=False
+            ) as answer:
+                yield answer
+        except (ClientError, OSError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    @asynccontextmanager
+    async def socket(
+        self, path: str, *, query: str, headers: Mapping[str, str], max_bytes: int
+    ) -> AsyncIterator[ClientWebSocketResponse]:
+        """A WebSocket to what stands behind the API server."""
+        session, url, known = await self._behind(path, query)
+        try:
+            async with session.ws_connect(
+                url, headers={**headers, **known}, max_msg_size=max_bytes, timeout=ClientWSTimeout(ws_close=2)
+            ) as opened:
+                yield opened
+        except (ClientError, OSError, TimeoutError) as error:
+            raise self._away(error) from error
+
+    async def _behind(self, path: str, query: str) -> tuple[ClientSession, str, dict[str, str]]:
+        # An answer of its own shows that the credentials are in force; it also makes the session.
+        await self.call("GET", "/version", doing="asking for the cluster's version")
+        client = await self._open()
+        _, url, known, _, _ = await client.param_serialize("GET", path, auth_settings=["BearerToken"])
+        session = client.rest_client.pool_manager
+        if session is None:
+            raise RuntimeRetryable("the connection to the cluster is just being renewed")
+        return session, f"{url}?{query}" if query else url, dict(known)
 
     async def close(self) -> None:
         client, self._client = self._client, None

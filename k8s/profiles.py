@@ -1,5 +1,7 @@
 """Browser profiles: one writer at a time, found by what the cluster holds, so that it binds every process of ours."""
 
+import asyncio
+
 from core.errors import RuntimeRetryable
 from k8s import marks
 from k8s.client import Json
@@ -34,9 +36,11 @@ class Profiles:
     async def _users(self, profile: str, doing: str) -> list[str]:
         """Names of attempts that write to it, or are about to."""
         selector = marks.selector(self._installation, profile=profile)
-        # Secrets first: one that appears after this look will find us in its own.
-        announced = await self._space.list("secrets", doing, selector=selector, metadata=True)
-        pods = await self._space.list("pods", doing, selector=selector)
+        # A Secret that appears after this look will find ours in its own.
+        announced, pods = await asyncio.gather(
+            self._space.list("secrets", doing, selector=selector, metadata=True),
+            self._space.list("pods", doing, selector=selector),
+        )
         over = {pod["metadata"]["name"]: _is_over(pod) for pod in pods.items}
         names = {each["metadata"]["name"] for each in announced.items} | set(over)
         return sorted(name for name in names if not over.get(name, False))

@@ -9,6 +9,7 @@ from core.runtime.base import Reach
 from core.settings import ReachBy
 from k8s.client import Json, in_cluster
 from k8s.objects import API_PORT, TOKEN_KEY, VNC_PORT
+from k8s.relay import Relay
 
 
 def chosen(wanted: ReachBy) -> ReachBy:
@@ -26,16 +27,29 @@ def token_of(secret: Json) -> SecretStr:
         raise RuntimePermanent(f"the Secret {secret['metadata']['name']} holds no agent's token") from None
 
 
-def address(pod: Json, by: ReachBy) -> str:
-    """The host of an agent's URLs. Raises `RuntimeRetryable` while its pod has no address."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    if not status.get("podIP"):
-        raise RuntimeRetryable(f"the pod {metadata['name']} has no address yet")
-    if by is ReachBy.SERVICE:
-        return f"{metadata['name']}.{metadata['namespace']}.svc"
-    found = str(status["podIP"])
-    return f"[{found}]" if ":" in found else found
+class Ways:
+    """How agents of a namespace are reached from here."""
+
+    def __init__(self, by: ReachBy, relay: Relay) -> None:
+        self._by = chosen(by)
+        self._relay = relay
+
+    async def to(self, pod: Json, token: SecretStr) -> Reach:
+        """Raises `RuntimeRetryable` while its pod has no address."""
+        metadata, status = pod["metadata"], pod.get("status") or {}
+        name = str(metadata["name"])
+        if not status.get("podIP"):
+            raise RuntimeRetryable(f"the pod {name} has no address yet")
+        match self._by:
+            case ReachBy.PROXY:
+                api, desktop = [await self._relay.url(name, port) for port in (API_PORT, VNC_PORT)]
+            case ReachBy.SERVICE:
+                api, desktop = _urls(f"{name}.{metadata['namespace']}.svc")
+            case _:
+                found = str(status["podIP"])
+                api, desktop = _urls(f"[{found}]" if ":" in found else found)
+        return Reach(api_url=api, desktop_url=desktop, token=token)
 
 
-def reach(host: str, token: SecretStr) -> Reach:
-    return Reach(api_url=f"http://{host}:{API_PORT}", desktop_url=f"http://{host}:{VNC_PORT}", token=token)
+def _urls(host: str) -> list[str]:
+    return [f"http://{host}:{port}" for port in (API_PORT, VNC_PORT)]

@@ -35,7 +35,8 @@ from k8s.names import attempt_name
 from k8s.nodes import ended
 from k8s.observe import RUNTIME, observation_of, pod_of
 from k8s.profiles import Profiles
-from k8s.reach import address, chosen, reach, token_of
+from k8s.reach import Ways, token_of
+from k8s.relay import Relay
 from k8s.removal import remove
 from k8s.room import Room
 from k8s.space import Space
@@ -65,7 +66,8 @@ class KubernetesRuntime:
         self._profiles = Profiles(self._space, self._installation)
         self._room = Room(self._space, settings)
         self._watcher = PodWatcher(self._cluster, settings.kubernetes.namespace, self._installation)
-        self._reach_by = chosen(settings.kubernetes.reach)
+        self._relay = Relay(self._cluster, settings.kubernetes.namespace)
+        self._ways = Ways(settings.kubernetes.reach, self._relay)
 
     async def create(self, spec: AgentSpec) -> Created:
         await self._room.check(spec.template)
@@ -120,7 +122,7 @@ class KubernetesRuntime:
         )
         if pod is None or secret is None or ended(pod) or not self._is_ours(pod):
             raise RuntimePermanent(f"agent {agent_id} (attempt {attempt}) does not run here")
-        return reach(address(pod, self._reach_by), token_of(secret))
+        return await self._ways.to(pod, token_of(secret))
 
     def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         return logs(self._space, self._installation, agent_id, follow=follow)
@@ -138,6 +140,7 @@ class KubernetesRuntime:
 
     async def close(self) -> None:
         await self._watcher.close()
+        await self._relay.close()
         await self._cluster.close()
 
     def _is_ours(self, found: Json) -> bool:

@@ -149,7 +149,9 @@ class Calls:
         body = order.model_dump(by_alias=True, exclude={"type"})
         try:
             reach = await self._reach(view.runtime, command.agent_id, command.attempt)
-            async with httpx2.AsyncClient(timeout=order.timeout_seconds + _HTTP_MARGIN_SECONDS) as client:
+            limit = order.timeout_seconds + _HTTP_MARGIN_SECONDS
+            # Never through a proxy of the environment's: it would see the agent's token.
+            async with httpx2.AsyncClient(timeout=limit, trust_env=False) as client:
                 headers = {"X-Agent-Token": reach.token.get_secret_value()}
                 answer = await client.post(f"{reach.api_url.rstrip('/')}/execute", json=body, headers=headers)
             result: CommandResult | None = _result(view, command, answer)

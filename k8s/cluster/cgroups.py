@@ -48,6 +48,15 @@ def join(path: str) -> None:
         (top / path / "cgroup.procs").write_text("0")
 
 
+def await_empty(path: str, seconds: float) -> None:
+    """Return when no process is in the group or below it. Raises `TimeoutError`."""
+    deadline = time.monotonic() + seconds
+    while members := _members(path):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes still live in {path}: {sorted(pid for pid, _ in members)}")
+        time.sleep(0.02)
+
+
 def _kill(path: str) -> None:
     """Kill every process in the group and below it. Only what was put there dies, whoever its parent is now."""
     for pid, started in _members(path):

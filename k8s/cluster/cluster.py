@@ -11,18 +11,18 @@ from pydantic import BaseModel, ConfigDict
 from core import launch
 from core.dev.failure import CannotStart
 from core.dev.folder import write_private
-from k8s.cluster import addons, binaries, cgroups, control, images, machine, network, node, registry
+from k8s.cluster import addons, binaries, cgroups, control, images, layout, machine, node, registry
 from k8s.cluster.client import Client
 from k8s.cluster.control import ControlPlane
-from k8s.cluster.credentials import Authority
 from k8s.cluster.node import Node
 from k8s.cluster.orders import Orders
-from k8s.cluster.plan import Part, Plan
 from k8s.cluster.registry import Entry
 
 _KEEPER_SECONDS = 30.0
 _PART_SECONDS = 60.0
 _READY_SECONDS = 90.0
+
+_keepers: dict[Path, "subprocess.Popen[bytes]"] = {}  # this process's own children, to be waited for
 
 Announce = Callable[[str], None]
 
@@ -58,18 +58,19 @@ class Cluster(BaseModel):
         with registry.locked():
             registry.remove_leftovers()
             if registry.at(folder) is not None:
-                raise CannotStart(f"A cluster runs in {folder} already.")
+                raise CannotStart(f"A cluster runs in {folder} already, or is being brought up.")
             if folder.is_dir() and any(folder.iterdir()):
                 raise CannotStart(f"{folder} holds something else; give a new folder.")
             entry = registry.enter(folder, nodes, node.MOUNT_POINTS)
             try:
                 cluster = cls._lay_out(entry, built)
-                cluster._spawn_keeper(entry, detached)
+                entry = cluster._spawn_keeper(entry, detached)
             except BaseException:
                 registry.remove(entry)
                 raise
         try:
             cluster._bring_up(announce)
+            entry.model_copy(update={"starter": None}).write()
         except BaseException:
             cluster.stop()
             raise
@@ -79,12 +80,9 @@ class Cluster(BaseModel):
     def at(cls, folder: Path) -> "Cluster | None":
         """The cluster that runs in `folder`."""
         entry = registry.at(folder.resolve())
-        if entry is None or not entry.lives():
+        if entry is None or entry.starter is not None or not entry.lives():
             return None
-        try:
-            return cls.model_validate_json((entry.folder / "cluster.json").read_text())
-        except FileNotFoundError:
-            return None
+        return cls.model_validate_json((entry.folder / "cluster.json").read_text())
 
     @classmethod
     def of(cls, kubeconfig: Path) -> "Cluster | None":
@@ -97,6 +95,8 @@ class Cluster(BaseModel):
             entry = registry.at(self.folder)
             if entry is not None:
                 registry.remove(entry)
+        if (keeper := _keepers.pop(self.folder, None)) is not None:
+            keeper.wait(_KEEPER_SECONDS)
 
     @property
     def kubeconfig(self) -> Path:
@@ -134,8 +134,11 @@ class Cluster(BaseModel):
         self._on(name).start("kubelet")
 
     def stop_node(self, name: str) -> None:
-        """Cut the node's power: all its processes and containers die at once."""
-        self._orders.kill(self._node(name).name)
+        """Cut the node's power: all its processes and containers die at once. Return when they are dead."""
+        node = self._node(name)
+        self._orders.kill(node.name)
+        for group in (node.own_group, node.group):
+            cgroups.await_empty(group, _PART_SECONDS)
 
     def start_node(self, name: str) -> None:
         """Boot the node; return when it runs its kubelet (not yet Ready)."""
@@ -144,6 +147,14 @@ class Cluster(BaseModel):
     def stop_api_server(self) -> None:
         """Kill the API server (SIGKILL)."""
         self._orders.kill("kube-apiserver")
+
+    def start_kwok(self, announce: Announce = _silent) -> None:
+        """Run KWOK, which plays every node that is annotated `kwok.x-k8s.io/node`, and the pods on it."""
+        built = binaries.build(announce, also=(binaries.KWOK,))
+        link = self.folder / "bin" / binaries.KWOK.name
+        if not link.exists():
+            link.symlink_to(built[binaries.KWOK.name])
+        self._orders.start(binaries.KWOK.name)
 
     def start_api_server(self) -> None:
         """Start the API server; return when it is ready."""
@@ -165,32 +176,12 @@ class Cluster(BaseModel):
 
     @classmethod
     def _lay_out(cls, entry: Entry, built: dict[str, Path]) -> "Cluster":
-        """Write every file, make the network and the control groups; nothing runs yet."""
-        programs = entry.folder / "bin"
-        programs.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for name, place in built.items():
-            (programs / name).symlink_to(place)
-        authority = Authority(entry.folder / "pki")
-        plane = ControlPlane.choose(entry.folder, entry.network)
-        nodes = tuple(
-            Node(number=number, cluster_folder=entry.folder, network=entry.network)
-            for number in range(1, entry.nodes + 1)
-        )
-        network.make(entry.network, entry.nodes)
-        cgroups.make(f"{entry.group}/keeper")
-        for each in nodes:
-            cgroups.make(each.group)
-        parts = plane.parts(programs, authority)
-        parts += [each.part(programs, authority, plane.server) for each in nodes]
-        parts.append(_volumes(entry.folder, authority, plane.server, nodes))
-        plan = Plan(folder=entry.folder, group=f"{entry.group}/keeper", parts=tuple(parts))
-        write_private(entry.folder / "plan.json", plan.model_dump_json(indent=2))
+        plane, nodes = layout.lay_out(entry, built)
         cluster = cls(folder=entry.folder, control=plane, nodes=nodes)
-        authority.kubeconfig(cluster.kubeconfig, plane.server, "berth-admin", ["system:masters"])
         write_private(entry.folder / "cluster.json", cluster.model_dump_json(indent=2))
         return cluster
 
-    def _spawn_keeper(self, entry: Entry, detached: bool) -> None:
+    def _spawn_keeper(self, entry: Entry, detached: bool) -> Entry:
         argv = [sys.executable, "-m", "k8s.cluster.keeper", str(self.folder / "plan.json")]
         with open(self.folder / "keeper.log", "ab") as log:
             process = subprocess.Popen(
@@ -200,10 +191,13 @@ class Cluster(BaseModel):
                 stderr=log,
                 start_new_session=True,
             )
+        _keepers[self.folder] = process
         started = launch.start_time(process.pid)
         if started is None:
             raise CannotStart(f"The keeper ended at once (log: {self.folder}/keeper.log).")
-        entry.model_copy(update={"keeper": (process.pid, started)}).write()
+        entry = entry.model_copy(update={"keeper": (process.pid, started)})
+        entry.write()
+        return entry
 
     def _bring_up(self, announce: Announce) -> None:
         client = Client(self.kubeconfig)
@@ -241,12 +235,6 @@ class Cluster(BaseModel):
             images.load(archive, each.containerd_socket)
         for part in ("kubelet", "kube-proxy"):
             orders.start(part)
-
-
-def _volumes(folder: Path, authority: Authority, server: str, nodes: tuple[Node, ...]) -> Part:
-    kubeconfig = authority.kubeconfig(folder / "volumes.kubeconfig", server, "berth-volumes", ["system:masters"])
-    argv = [sys.executable, "-m", "k8s.cluster.volumes", str(kubeconfig), str(folder / "volumes")]
-    return Part(name="volumes", argv=(*argv, *(each.name for each in nodes)))
 
 
 @contextmanager

@@ -65,6 +65,11 @@ class Node(BaseModel):
     def group(self) -> str:
         return f"berth-cluster-{self.network.second}/{self.name}"
 
+    @property
+    def own_group(self) -> str:
+        """Where the node's own parts are, apart from its pods."""
+        return f"{self.group}-system"
+
     def part(self, programs: Path, authority: Authority, server: str) -> Part:
         """Writes the node's files, and says how to run its keeper."""
         for name in _PLACES:
@@ -79,7 +84,7 @@ class Node(BaseModel):
             authority.kubeconfig(self.folder / f"{self.name}-{file}", server, user, groups)
         serving = authority.server(f"{self.name}-kubelet", [self.address, self.name])
         (self.folder / "kubelet.json").write_text(json.dumps(self._kubelet(authority.certificate, serving), indent=2))
-        plan = Plan(folder=self.folder, parts=tuple(self._parts(programs)))
+        plan = Plan(folder=self.folder, group=self.own_group, parts=tuple(self._parts(programs)))
         write_private(self.folder / "plan.json", plan.model_dump_json(indent=2))
         return Part(
             name=self.name, argv=self._enter(sys.executable, "-m", "k8s.cluster.keeper", f"{plan.folder}/plan.json")

@@ -27,13 +27,14 @@ _END_SECONDS = 20.0
 
 
 class Entry(BaseModel):
-    """A cluster in `folder`. `keeper` is its pid and start time, first of all those of whoever brings it up."""
+    """A cluster in `folder`. Processes are pid and start time; `starter` is whoever brings it up, until it is up."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     folder: Path
     network: Network
     nodes: int
-    keeper: tuple[int, int]
+    keeper: tuple[int, int] | None = None
+    starter: tuple[int, int] | None
 
     @property
     def file(self) -> Path:
@@ -44,7 +45,12 @@ class Entry(BaseModel):
         return f"berth-cluster-{self.network.second}"
 
     def lives(self) -> bool:
-        return launch.is_same_process(*self.keeper)
+        """Whether it is up, or being brought up. Half up with a dead starter it is a leftover."""
+        by_starter = self.starter is None or launch.is_same_process(*self.starter)
+        return by_starter and (self.keeper is None or self.keeper_lives())
+
+    def keeper_lives(self) -> bool:
+        return self.keeper is not None and launch.is_same_process(*self.keeper)
 
     def write(self) -> None:
         write_private(self.file, self.model_dump_json())
@@ -102,7 +108,7 @@ def enter(folder: Path, nodes: int, mount_points: tuple[str, ...]) -> Entry:
     _FORWARD.write_text("1")
     taken = [entry.network for entry in entries()]
     me = (os.getpid(), launch.start_time(os.getpid()) or 0)
-    entry = Entry(folder=folder, network=network.free_network(taken), nodes=nodes, keeper=me)
+    entry = Entry(folder=folder, network=network.free_network(taken), nodes=nodes, starter=me)
     entry.write()
     return entry
 
@@ -134,12 +140,12 @@ def remove_leftovers() -> list[Entry]:
 
 
 def _end(entry: Entry) -> None:
-    """The keeper ends its parts; the kernel ends what is left in the nodes' namespaces. Waits until all are gone."""
-    deadline = time.monotonic() + _END_SECONDS
-    if entry.keeper[0] == os.getpid():
+    """The keeper ends its parts; the kernel ends what is left in the nodes' namespaces."""
+    if entry.keeper is None:
         return
     launch.send_signal(*entry.keeper, signal.SIGTERM)
-    while entry.lives():
+    deadline = time.monotonic() + _END_SECONDS
+    while entry.keeper_lives():
         if time.monotonic() > deadline:
             launch.send_signal(*entry.keeper, signal.SIGKILL)
         time.sleep(0.02)

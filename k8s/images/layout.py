@@ -8,15 +8,16 @@ import io
 import json
 import platform
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
-_LAYER = "application/vnd.oci.image.layer.v1.tar"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
 # What `ctr images import` and kind name an image by; the standard's own annotation holds the tag alone.
 _FULL_NAME = "io.containerd.image.name"
 _TAG = "org.opencontainers.image.ref.name"
@@ -60,8 +61,7 @@ class Layout:
 
         `config` is the part that a container starts with (`Entrypoint`, `Env`, `User`, ...), keys as OCI spells them.
         """
-        tars = [_tar(files) for files in layers]
-        stored = [self._store(_LAYER, tar) for tar in tars]
+        stored = [self.store(LAYER, io.BytesIO(_tar(files))) for files in layers]
         # Layers are not compressed, so a layer's digest is also its "diff id".
         whole = {
             "architecture": architecture(),
@@ -69,13 +69,17 @@ class Layout:
             "config": dict(config),
             "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in stored]},
         }
+        return self.compose(name, self.store(CONFIG, io.BytesIO(_json(whole))), stored)
+
+    def compose(self, name: str, config: Blob, layers: Sequence[Blob]) -> Blob:
+        """Make the image of blobs that are stored already the one of this layout, and return its manifest."""
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
-            "config": self._store(_CONFIG, _json(whole)).document(),
-            "layers": [layer.document() for layer in stored],
+            "config": config.document(),
+            "layers": [layer.document() for layer in layers],
         }
-        image = self._store(_MANIFEST, _json(manifest))
+        image = self.store(_MANIFEST, io.BytesIO(_json(manifest)))
         (self.folder / "index.json").write_bytes(index({name: image}))
         return image
 
@@ -104,10 +108,17 @@ class Layout:
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
-    def _store(self, media_type: str, content: bytes) -> Blob:
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.path(digest).write_bytes(content)
-        return Blob(media_type, digest, len(content))
+    def store(self, media_type: str, content: IO[bytes]) -> Blob:
+        """Keep what `content` still holds, wholly or not at all."""
+        digest = hashlib.sha256()
+        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as fresh:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+                fresh.write(chunk)
+            size = fresh.tell()
+        blob = Blob(media_type, f"sha256:{digest.hexdigest()}", size)
+        Path(fresh.name).replace(self.path(blob.digest))
+        return blob
 
 
 def index(images: Mapping[str, Blob]) -> bytes:

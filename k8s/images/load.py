@@ -1,12 +1,13 @@
 """Puts an image into a containerd: only the blobs that it lacks travel."""
 
+import contextlib
 import io
 import subprocess
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from k8s.images.failure import CannotBuild
 from k8s.images.layout import Blob, Layout, index
@@ -65,11 +66,9 @@ class Containerd:
         with subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as importing:
-            assert importing.stdin is not None
-            try:
-                pack(importing.stdin, {name: image}, layout, needed)
-            except BrokenPipeError:
-                pass  # it gave up; why stands in its output
+            # When it gives up before it has read everything, why stands in its output.
+            with contextlib.suppress(BrokenPipeError):
+                pack(cast(IO[bytes], importing.stdin), {name: image}, layout, needed)
             try:
                 words, _ = importing.communicate(timeout=_IMPORT_SECONDS)
             except subprocess.TimeoutExpired:
@@ -101,11 +100,11 @@ def missing(wanted: Iterable[Blob], held: set[str]) -> list[Blob]:
 def pack(sink: IO[bytes], images: dict[str, Blob], layout: Layout, blobs: Iterable[Blob]) -> None:
     """Write a layout as a tar stream that names `images` and carries just these `blobs`."""
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for path, content in (
+        for name, content in (
             ("oci-layout", (layout.folder / "oci-layout").read_bytes()),
             ("index.json", index(images)),
         ):
-            entry = tarfile.TarInfo(path)
+            entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
         for blob in blobs:

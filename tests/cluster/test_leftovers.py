@@ -50,6 +50,12 @@ def up(folder: Path) -> tuple[Cluster, Entry]:
     return cluster, entry
 
 
+def kill_keeper(entry: Entry) -> None:
+    assert entry.keeper is not None
+    assert launch.send_signal(*entry.keeper, signal.SIGKILL)
+    until_no_process(entry)
+
+
 def until_no_process(entry: Entry) -> None:
     deadline = time.monotonic() + _END_SECONDS
     while left := traces.processes(entry):
@@ -66,8 +72,7 @@ def test_down_leaves_nothing(folder: Path) -> None:
 
 def test_all_dies_with_a_killed_keeper_and_the_next_down_removes_the_rest(folder: Path) -> None:
     _, entry = up(folder)
-    launch.send_signal(*entry.keeper, signal.SIGKILL)
-    until_no_process(entry)
+    kill_keeper(entry)
     assert command("down", folder).returncode == 0
     assert traces.everything(entry) == []
 
@@ -81,8 +86,7 @@ def test_a_second_up_takes_the_cluster_that_runs(folder: Path) -> None:
 
 def test_up_after_a_killed_keeper_brings_a_fresh_cluster_up(folder: Path) -> None:
     _, entry = up(folder)
-    launch.send_signal(*entry.keeper, signal.SIGKILL)
-    until_no_process(entry)
+    kill_keeper(entry)
     cluster, _ = up(folder)
     assert Kubectl(cluster)("get", "pods", "-o", "name").split() == ["pod/server"]
 

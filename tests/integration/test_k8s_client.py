@@ -1,8 +1,8 @@
-"""The connection to an API server, against one that answers as a test wants: slow, dead, lying, or with new credentials."""
+"""The connection to an API server, against one that is slow, dead, lying, or has new credentials."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +13,12 @@ from core.errors import RuntimeRetryable
 from core.settings import Kubernetes
 from k8s.client import Cluster
 from k8s.faults import NotThere, TooOld
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Server:
-    """Answers every request with `answer`, and counts them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.answer: Handler | None = None
-        self.asked: list[web.Request] = []
-        self.file = folder / "kubeconfig"
-        self.port = 0
-
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        assert self.answer is not None
-        return await self.answer(request)
-
-    def write(self, token: str = "first", **cluster: Any) -> None:
-        named = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}", **cluster}}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [named],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "c",
-        }
-        self.file.write_text(json.dumps(config))
+from tests.fixtures.api_server import ApiServer, Handler
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    made = Server(tmp_path)
-    runner = web.ServerRunner(web.Server(made), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.port = runner.addresses[0][1]
-    made.write()
-    yield made
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def cluster(server: Server) -> AsyncIterator[Cluster]:
-    made = Cluster(Kubernetes(kubeconfig=server.file, request_seconds=0.5))
+async def cluster(api_server: ApiServer) -> AsyncIterator[Cluster]:
+    made = Cluster(Kubernetes(kubeconfig=api_server.file, request_seconds=0.5))
     yield made
     await made.close()
 
@@ -69,58 +28,58 @@ async def ask(cluster: Cluster) -> dict[str, Any]:
 
 
 def says(status: int, body: Any) -> Handler:
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(body, status=status)
 
     return answer
 
 
-async def test_an_answer_comes_with_the_credentials_of_the_file(server: Server, cluster: Cluster) -> None:
-    server.answer = says(200, {"items": []})
+async def test_an_answer_comes_with_the_credentials_of_the_file(api_server: ApiServer, cluster: Cluster) -> None:
+    api_server.answer = says(200, {"items": []})
     assert await ask(cluster) == {"items": []}
-    assert server.asked[0].headers["Authorization"] == "Bearer first"
+    assert api_server.asked[0].headers["Authorization"] == "Bearer first"
 
 
-async def test_a_server_that_is_silent_is_given_up_in_time(server: Server, cluster: Cluster) -> None:
-    async def never(request: web.Request) -> web.StreamResponse:
+async def test_a_server_that_is_silent_is_given_up_in_time(api_server: ApiServer, cluster: Cluster) -> None:
+    async def never(request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.sleep(60)
         return web.Response()
 
-    server.answer = never
+    api_server.answer = never
     with pytest.raises(RuntimeRetryable, match="did not answer in time"):
         await ask(cluster)
 
 
-async def test_where_nobody_listens_the_address_is_named(server: Server, tmp_path: Path) -> None:
-    server.port = 1
-    server.write()
-    lost = Cluster(Kubernetes(kubeconfig=server.file))
+async def test_where_nobody_listens_the_address_is_named(api_server: ApiServer, tmp_path: Path) -> None:
+    api_server.port = 1
+    api_server.write()
+    lost = Cluster(Kubernetes(kubeconfig=api_server.file))
     with pytest.raises(RuntimeRetryable, match=r"no cluster answers at http://127\.0\.0\.1:1"):
         await ask(lost)
     await lost.close()
 
 
-async def test_a_connection_that_died_is_made_anew_for_the_same_call(server: Server, cluster: Cluster) -> None:
-    async def drop_the_first(request: web.Request) -> web.StreamResponse:
-        if len(server.asked) == 1:
+async def test_a_connection_that_died_is_made_anew_for_the_same_call(api_server: ApiServer, cluster: Cluster) -> None:
+    async def drop_the_first(request: web.BaseRequest) -> web.StreamResponse:
+        if len(api_server.asked) == 1:
             assert request.transport is not None
             request.transport.close()
         return web.json_response({"items": []})
 
-    server.answer = drop_the_first
+    api_server.answer = drop_the_first
     assert await cluster.call("POST", "/api/v1/pods", body={"a": 1}, doing="making a pod") == {"items": []}
-    assert len(server.asked) == 2
+    assert len(api_server.asked) == 2
 
 
-async def test_credentials_that_were_renewed_on_disk_are_taken_up(server: Server, cluster: Cluster) -> None:
-    async def only_the_second(request: web.Request) -> web.StreamResponse:
+async def test_credentials_that_were_renewed_on_disk_are_taken_up(api_server: ApiServer, cluster: Cluster) -> None:
+    async def only_the_second(request: web.BaseRequest) -> web.StreamResponse:
         known = request.headers["Authorization"] == "Bearer second"
         return web.json_response({"items": []}, status=200 if known else 401)
 
-    server.answer = only_the_second
+    api_server.answer = only_the_second
     with pytest.raises(RuntimeRetryable, match="wrong or have expired"):
         await ask(cluster)
-    server.write(token="second")
+    api_server.write(shown="second")
     assert await ask(cluster) == {"items": []}
 
 
@@ -139,22 +98,22 @@ async def test_a_kubeconfig_that_is_missing_is_named(tmp_path: Path) -> None:
         await ask(Cluster(Kubernetes(kubeconfig=tmp_path / "nowhere")))
 
 
-async def test_a_context_that_is_missing_is_named(server: Server) -> None:
+async def test_a_context_that_is_missing_is_named(api_server: ApiServer) -> None:
     with pytest.raises(RuntimeRetryable, match="staging"):
-        await ask(Cluster(Kubernetes(kubeconfig=server.file, context="staging")))
+        await ask(Cluster(Kubernetes(kubeconfig=api_server.file, context="staging")))
 
 
-async def test_what_is_no_kubernetes_is_told_so(server: Server, cluster: Cluster) -> None:
-    async def page(request: web.Request) -> web.StreamResponse:
+async def test_what_is_no_kubernetes_is_told_so(api_server: ApiServer, cluster: Cluster) -> None:
+    async def page(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="<html>welcome</html>")
 
-    server.answer = page
+    api_server.answer = page
     with pytest.raises(RuntimeRetryable, match="no Kubernetes API"):
         await ask(cluster)
 
 
-async def test_a_watch_tells_each_event_and_ends_with_the_server(server: Server, cluster: Cluster) -> None:
-    async def events(request: web.Request) -> web.StreamResponse:
+async def test_a_watch_tells_each_event_and_ends_with_the_server(api_server: ApiServer, cluster: Cluster) -> None:
+    async def events(request: web.BaseRequest) -> web.StreamResponse:
         assert request.query["resourceVersion"] == "5"
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -163,7 +122,7 @@ async def test_a_watch_tells_each_event_and_ends_with_the_server(server: Server,
         await answer.write(b'ETED", "object": {}}\n')
         return answer
 
-    server.answer = events
+    api_server.answer = events
     seen = [
         kind
         async for kind, _ in cluster.watch("/api/v1/pods", doing="watching", query={"resourceVersion": "5"}, seconds=5)
@@ -171,32 +130,32 @@ async def test_a_watch_tells_each_event_and_ends_with_the_server(server: Server,
     assert seen == ["ADDED", "DELETED"]
 
 
-async def test_a_watch_from_a_forgotten_version_says_that_it_is_too_old(server: Server, cluster: Cluster) -> None:
+async def test_a_watch_from_a_forgotten_version_says_so(api_server: ApiServer, cluster: Cluster) -> None:
     status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
 
-    async def too_old(request: web.Request) -> web.StreamResponse:
+    async def too_old(request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text=json.dumps({"type": "ERROR", "object": status}) + "\n")
 
-    server.answer = too_old
+    api_server.answer = too_old
     with pytest.raises(TooOld):
         async for _ in cluster.watch("/api/v1/pods", doing="watching", query={}, seconds=5):
             pass
 
 
-async def test_a_watch_on_a_connection_that_went_silent_ends(server: Server, cluster: Cluster) -> None:
-    async def frozen(request: web.Request) -> web.StreamResponse:
+async def test_a_watch_on_a_connection_that_went_silent_ends(api_server: ApiServer, cluster: Cluster) -> None:
+    async def frozen(request: web.BaseRequest) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
         await asyncio.sleep(60)
         return answer
 
-    server.answer = frozen
+    api_server.answer = frozen
     with pytest.raises(RuntimeRetryable, match="did not answer in time"):
         async for _ in cluster.watch("/api/v1/pods", doing="watching", query={}, seconds=60, silence=0.3):
             pass
 
 
-async def test_what_is_not_there_can_be_told_from_what_is_refused(server: Server, cluster: Cluster) -> None:
-    server.answer = says(404, {"kind": "Status", "code": 404, "reason": "NotFound", "message": "no such pod"})
+async def test_what_is_not_there_can_be_told_from_what_is_refused(api_server: ApiServer, cluster: Cluster) -> None:
+    api_server.answer = says(404, {"kind": "Status", "code": 404, "reason": "NotFound", "message": "no such pod"})
     with pytest.raises(NotThere):
         await ask(cluster)

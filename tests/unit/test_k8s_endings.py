@@ -90,7 +90,7 @@ def test_end_in_order_is_no_success_where_the_cluster_ordered_it() -> None:
     """An image that is not ours may end well on SIGTERM; only an agent's own word says that Berth had ordered it."""
     late = {"phase": "Failed", "reason": "DeadlineExceeded", "message": "Pod was active on the node longer than ..."}
     assert diagnose(pod(**ended(0, "Completed") | late)).failure is FailureKind.EXITED
-    evicted = {"conditions": [disrupted("EvictionByEvictionAPI")]}
+    evicted: dict[str, Any] = {"conditions": [disrupted("EvictionByEvictionAPI")]}
     assert diagnose(pod(deleted=True, **ended(0, "Completed", **evicted))).failure is FailureKind.EVICTED
     ordered = ended(0, "Completed", said(0, "ordered"), **evicted)
     assert diagnose(pod(deleted=True, **ordered)).failure is None

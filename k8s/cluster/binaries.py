@@ -102,7 +102,7 @@ def _build(program: Program) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotStart(f"{program.name} could not be built: {error}") from error
     if done.returncode:
-        said = " | ".join(done.stderr.strip().splitlines()[-_SAID_LINES:])
+        said = " | ".join(done.stderr.strip().splitlines()[-_SAID_LINES:]) or f"go ended with {done.returncode}"
         raise CannotStart(f"{program.name} could not be built: {said}")
     fresh.replace(place)
 

@@ -15,6 +15,8 @@ def processes(entry: Entry) -> list[str]:
             words = (folder / "cmdline").read_text().split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
+        if not words[0]:  # a zombie, which only waits for its parent to look
+            continue
         if entry.group in group or (str(entry.folder) in " ".join(words) and "pytest" not in " ".join(words)):
             found.append(f"process {folder.name}: {' '.join(words)[:80]}")
     return found

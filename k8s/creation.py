@@ -45,6 +45,9 @@ class Creation:
         pod = None if fresh else await self._space.get("pods", self._name, self._doing)
         if pod is None:
             pod = await self._begin(secret, fresh)
+        else:
+            # Pod and Service are made side by side: one may be there without the other.
+            await self._service(secret)
         return Created(handle=self._handle(pod), token_hash=hash_token(token_of(secret).get_secret_value()))
 
     async def _begin(self, secret: Json, fresh: bool) -> Json:

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from api.cli.cluster_checks import cluster_checks
 from api.cli.faults import WrongUse
 from api.cli.local import LocalStack
+from api.cli.verdicts import Check, For, Verdict
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -25,31 +25,6 @@ _NEEDED_BYTES = 256 << 20
 _SANDBOXES = ("chrome-sandbox", "chromium-sandbox")
 
 
-class For(StrEnum):
-    """What needs it."""
-
-    ALL = "Berth"
-    STACK = "the local stack"
-    PROCESS = "runtime process"
-    MEMORY = "runtime memory"
-    KUBERNETES = "runtime kubernetes"
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    NOTE = "note"  # works, but less well; `mend` says how it would be better
-    LACKS = "lacks"
-
-
-@dataclass(frozen=True)
-class Check:
-    needed_by: For
-    what: str
-    verdict: Verdict
-    found: str
-    mend: str = ""
-
-
 def examine(settings: "Settings", unknown: list[str]) -> list[Check]:
     """Every check, in the order in which they matter. Starts nothing that stays."""
     return [
@@ -58,7 +33,7 @@ def examine(settings: "Settings", unknown: list[str]) -> list[Check]:
         *_stack(settings),
         *_process(settings),
         Check(For.MEMORY, "nothing", Verdict.OK, "it needs no more than Python"),
-        Check(For.KUBERNETES, "the runtime itself", Verdict.LACKS, "not in this version", "use --runtime process"),
+        *cluster_checks(settings),
     ]
 
 

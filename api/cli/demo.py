@@ -48,7 +48,8 @@ def demo(
 
 def _check_machine(settings: "Settings") -> None:
     """Raises `Fault`, so that nothing is begun that cannot end well."""
-    from api.cli.checks import For, examine, lacking, packages
+    from api.cli.checks import examine, lacking, packages
+    from api.cli.verdicts import For
 
     # Of the stack itself the demo starts one of its own, whatever database or Temporal is set.
     missing = [check for check in lacking(examine(settings, []), "process") if check.needed_by is not For.STACK]

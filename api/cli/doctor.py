@@ -23,7 +23,8 @@ def doctor(
 
     Exit code 0 when a local stack with the runtime can start here, else 1.
     """
-    from api.cli.checks import Verdict, examine, lacking, packages
+    from api.cli.checks import examine, lacking, packages
+    from api.cli.verdicts import Verdict
 
     settings = config.load()
     checks = examine(settings, config.unknown())

@@ -1,0 +1,89 @@
+"""What the runtime `kubernetes` needs: a cluster that was given and our rights there, or what one of ours takes."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from api.cli import rehearsal
+from api.cli.verdicts import Check, For, Verdict
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+    from k8s.client import Cluster
+
+# Written for what 1.30 has; older ones lack fields that pods and policies use.
+_OLDEST = (1, 30)
+_KUBERNETES = For.KUBERNETES
+
+
+def cluster_checks(settings: "Settings") -> Iterator[Check]:
+    """Asks the cluster, when one is given, and waits for its answer a few seconds at most. Changes nothing."""
+    if rehearsal.is_given(settings):
+        yield from asyncio.run(_given(settings))
+    else:
+        yield from _own()
+
+
+def _own() -> Iterator[Check]:
+    from k8s.cluster.cluster import lacks
+    from k8s.images.workshop import lacks as builds_lack
+
+    for what, reason, mend in (
+        ("a cluster of its own", lacks(), "or set KUBECONFIG to a cluster that you have"),
+        ("the agents' image", builds_lack(), "make setup as root, or set KUBECONFIG and bring images yourself"),
+    ):
+        if reason is None:
+            yield Check(_KUBERNETES, what, Verdict.OK, "can be made here")
+        else:
+            yield Check(_KUBERNETES, what, Verdict.LACKS, reason, mend)
+
+
+async def _given(settings: "Settings") -> list[Check]:
+    from core.errors import RuntimeFault
+    from k8s.client import Cluster
+
+    cluster = Cluster(settings.kubernetes)
+    try:
+        return [await _version(cluster), await _namespace(cluster, settings), await _rights(cluster, settings)]
+    except RuntimeFault as error:
+        return [Check(_KUBERNETES, "cluster", Verdict.LACKS, error.detail, "correct KUBECONFIG, or start the cluster")]
+    finally:
+        await cluster.close()
+
+
+async def _version(cluster: "Cluster") -> Check:
+    said = await cluster.call("GET", "/version", doing="asking for the cluster's version")
+    major, minor = (re.match(r"\d*", str(said.get(part) or "")) for part in ("major", "minor"))
+    found = (int((major and major[0]) or 0), int((minor and minor[0]) or 0))
+    told = f"Kubernetes {said.get('gitVersion') or 'of no known version'}"
+    if found >= _OLDEST:
+        return Check(_KUBERNETES, "cluster", Verdict.OK, told)
+    return Check(_KUBERNETES, "cluster", Verdict.LACKS, told, f"use one of {_OLDEST[0]}.{_OLDEST[1]} or newer")
+
+
+async def _namespace(cluster: "Cluster", settings: "Settings") -> Check:
+    from core.errors import RuntimeFault
+    from k8s.faults import NotThere
+
+    name, what = settings.kubernetes.namespace, "namespace of the agents"
+    try:
+        await cluster.call("GET", f"/api/v1/namespaces/{name}/pods", doing="looking for it", query={"limit": 1})
+        await cluster.call("GET", f"/api/v1/namespaces/{name}", doing="looking for it")
+    except NotThere:
+        mend = f"kubectl create namespace {name}, or set BERTH_KUBERNETES__NAMESPACE"
+        return Check(_KUBERNETES, what, Verdict.LACKS, f"there is no {name}", mend)
+    except RuntimeFault:
+        # An account with rights in that namespace alone may not look at the namespace itself.
+        return Check(_KUBERNETES, what, Verdict.NOTE, f"{name}, not to be seen with these rights")
+    return Check(_KUBERNETES, what, Verdict.OK, name)
+
+
+async def _rights(cluster: "Cluster", settings: "Settings") -> Check:
+    from k8s.rights import missing
+
+    lacking = await missing(cluster, settings.kubernetes)
+    if not lacking:
+        return Check(_KUBERNETES, "rights", Verdict.OK, "all that Berth needs")
+    named = ", ".join(str(right) for right in lacking)
+    return Check(_KUBERNETES, "rights", Verdict.LACKS, f"may not: {named}", "add these verbs to the role")

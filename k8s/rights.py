@@ -1,0 +1,65 @@
+"""What Berth must be allowed to do in a cluster, and which of it these access data may not."""
+
+import asyncio
+
+from pydantic import BaseModel, ConfigDict
+
+from core.settings import Kubernetes, ReachBy
+from k8s.client import Cluster, Json
+
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_DOING = "asking for our rights"
+
+
+class Right(BaseModel):
+    """One verb on one kind of object; `namespaced` ones in the agents' namespace alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    verb: str
+    resource: str
+    group: str = ""
+    namespaced: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+def _rights(resource: str, verbs: str, group: str = "", *, namespaced: bool = True) -> list[Right]:
+    return [Right(verb=verb, resource=resource, group=group, namespaced=namespaced) for verb in verbs.split()]
+
+
+# All parts together; the manifests give each of them its share.
+NEEDED = (
+    *_rights("pods", "create get list watch delete"),
+    *_rights("pods/log", "get"),
+    *_rights("secrets", "create get list delete"),
+    *_rights("services", "create get delete"),
+    *_rights("persistentvolumeclaims", "create get delete"),
+    *_rights("events", "list"),
+    *_rights("leases", "create get update", "coordination.k8s.io"),
+    *_rights("nodes", "list watch", namespaced=False),
+)
+_BY_PROXY = tuple(_rights("pods/proxy", "get create"))
+
+
+async def missing(cluster: Cluster, settings: Kubernetes) -> list[Right]:
+    """The rights that the API server says we have not. Raises as `Cluster.call` does."""
+    wanted = [*NEEDED, *(_BY_PROXY if settings.reach is ReachBy.PROXY else ())]
+    allowed = await asyncio.gather(*(_allowed(cluster, settings.namespace, right) for right in wanted))
+    return [right for right, may in zip(wanted, allowed, strict=True) if not may]
+
+
+async def _allowed(cluster: Cluster, namespace: str, right: Right) -> bool:
+    resource, _, subresource = right.resource.partition("/")
+    asked = {"verb": right.verb, "group": right.group, "resource": resource}
+    if subresource:
+        asked["subresource"] = subresource
+    if right.namespaced:
+        asked["namespace"] = namespace
+    body: Json = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked},
+    }
+    answer = await cluster.call("POST", _REVIEWS, doing=_DOING, body=body)
+    return bool((answer.get("status") or {}).get("allowed"))

@@ -12,7 +12,11 @@ from temporalio import activity
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartRequest
 from core.domain.recovery import FailureKind
+from core.domain.storable import Text
 from core.domain.timings import Timings
+
+# The type of an error: what is asked is of a past that the row has left behind.
+LIFE_MOVED_ON = "life_moved_on"
 
 
 class Message(BaseModel):
@@ -60,8 +64,8 @@ class Begin(Message):
 
 class Restarting(Message):
     life: Life
-    kind: str
-    detail: str
+    kind: Text
+    detail: Text
     after_seconds: float
     restarts: int
 
@@ -70,8 +74,8 @@ class Draining(Message):
     """`deadline_at` is when the grace ends; None for no grace."""
 
     life: Life
-    reason: str
-    detail: str = ""
+    reason: Text
+    detail: Text = ""
     deadline_at: datetime | None = None
     keepable: bool = False
 
@@ -87,8 +91,8 @@ class Final(Message):
 
     life: Life
     state: AgentState
-    reason: str
-    detail: str = ""
+    reason: Text
+    detail: Text = ""
     usage: Usage | None = None
 
 
@@ -98,6 +102,21 @@ class Moved(Message):
     applied: bool
     state: AgentState
     attempt: int
+
+
+class Successor(Message):
+    """A row of the same user and project that waits behind a life that has ended."""
+
+    life: Life
+    state: AgentState
+    timings: Timings
+    waits_for: str | None = None
+
+
+class Ended(Moved):
+    """What the row says after the end, and the `successor` that stands in line then."""
+
+    successor: Successor | None = None
 
 
 class Activity(Message):
@@ -118,7 +137,7 @@ class Shutdown(Message):
     """Ask the agent to save and leave within `within_seconds` (0: do not ask), then remove all that was made for it."""
 
     life: Life
-    reason: str
+    reason: Text
     within_seconds: float
 
 
@@ -175,18 +194,23 @@ async def mark_draining(ask: Draining) -> Moved:
     raise NotImplementedError
 
 
+@activity.defn(name="mark_hastened")
+async def mark_hastened(ask: Draining) -> Moved:
+    raise NotImplementedError
+
+
 @activity.defn(name="mark_kept")
 async def mark_kept(life: Life) -> Moved:
     raise NotImplementedError
 
 
 @activity.defn(name="withdraw")
-async def withdraw(ask: Final) -> Moved:
+async def withdraw(ask: Final) -> Ended:
     raise NotImplementedError
 
 
 @activity.defn(name="finish")
-async def finish(ask: Final) -> Moved:
+async def finish(ask: Final) -> Ended:
     raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 from activities import contracts
-from activities.contracts import Final, Life, Moved
+from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.models import Agent, Channel
@@ -46,7 +46,9 @@ class LifeActivities:
         self._settings = settings
         self._signals = signals
         self._pools = settings.all_pools()
-        self._rules = admission.Rules(limits=settings.tiers, max_waiting=settings.queue.max)
+        self._rules = admission.Rules(
+            limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=settings.queue.lifespan_minutes
+        )
 
     @activity.defn(name="register")
     async def register(self, ask: contracts.Registration) -> contracts.Registered:
@@ -165,6 +167,20 @@ class LifeActivities:
             keepable=ask.keepable,
         )
 
+    @activity.defn(name="mark_hastened")
+    async def mark_hastened(self, ask: contracts.Draining) -> Moved:
+        """Write what another stop made of the grace; a countdown that goes on is warned of anew."""
+        told: dict[str, Any] = {"keepable": ask.keepable}
+        if ask.deadline_at is not None:
+            told["deadlineAt"] = ask.deadline_at.isoformat()
+        kind = EventKind.DRAINING if ask.deadline_at is None else EventKind.WARNING
+        hastened = fact(kind, AgentState.DRAINING, ask.reason, detail=ask.detail, **told)
+        async with self._db.single() as session:
+            moved = await agents.hasten(
+                session, ask.life.agent_id, ask.life.attempt, _now(), ask.deadline_at, ask.keepable, hastened
+            )
+        return _moved(moved)
+
     @activity.defn(name="mark_kept")
     async def mark_kept(self, life: Life) -> Moved:
         now = _now()
@@ -174,26 +190,28 @@ class LifeActivities:
         )
 
     @activity.defn(name="withdraw")
-    async def withdraw(self, ask: Final) -> Moved:
+    async def withdraw(self, ask: Final) -> Ended:
         """Cancel a waiting agent. One that was granted a slot meanwhile ends by the legal way, nothing was made yet."""
         async with self._db.transaction() as session:
             moved = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), _now())
             await queue.announce(session, ask.life.pool)
             held = moved.state is AgentState.TERMINATED
             waiting = await queue.somebody_waits(session, self._cluster(ask.life)) if held else []
+            successor = await self._successor_of(session, ask.life)
         for pool in waiting:
             await self._signals.wake_pool(pool)
-        return moved
+        return Ended(**dict(moved), successor=successor)
 
     @activity.defn(name="finish")
-    async def finish(self, ask: Final) -> Moved:
+    async def finish(self, ask: Final) -> Ended:
         """Write the end and give the slot back; whoever waits for room of this cluster is told."""
         async with self._db.transaction() as session:
             moved = await self._conclude(session, ask, _now())
             waiting = await queue.somebody_waits(session, self._cluster(ask.life))
+            successor = await self._successor_of(session, ask.life)
         for pool in waiting:
             await self._signals.wake_pool(pool)
-        return moved
+        return Ended(**dict(moved), successor=successor)
 
     @activity.defn(name="look")
     async def look(self, life: Life) -> contracts.Activity:
@@ -232,6 +250,31 @@ class LifeActivities:
         pool = self._pools.get(life.pool)
         return pool.cluster if pool else life.pool
 
+    async def _successor_of(self, session: AsyncSession, life: Life) -> Successor | None:
+        """Who waits behind `life`, read with its end: a workflow may have forgotten whom it had registered."""
+        row = await agents.behind(session, life.user_id, life.project_id, life.agent_id)
+        if row is None:
+            return None
+        try:
+            timings = self._settings.timings_of(row.template)
+        except KeyError:
+            # The settings know its template no more: it cannot be made, and the reaper ends it.
+            return None
+        return Successor(
+            life=Life(
+                agent_id=row.agent_id,
+                attempt=row.attempt,
+                user_id=row.user_id,
+                project_id=row.project_id,
+                pool=row.pool,
+                template=row.template,
+                runtime=row.runtime,
+            ),
+            state=row.state,
+            timings=timings,
+            waits_for=row.reason,
+        )
+
     async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
         async with self._db.single() as session:
             moved = await agents.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
@@ -257,7 +300,8 @@ class LifeActivities:
             await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None:
-            usage["seconds"] = round((now - row.started_at).total_seconds(), 3)
+            # The whole life, from the slot on: every attempt has a start of its own.
+            usage["seconds"] = round((now - (row.admitted_at or row.started_at)).total_seconds(), 3)
             await queue.note_life(session, life.pool, usage["seconds"] / 60)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
             to, EventKind.TERMINATED

@@ -16,7 +16,7 @@ from activities.contracts import Final, Life, Nothing, Reaped
 from activities.lives import LifeActivities
 from activities.ports import Signals
 from core.db.engine import Db
-from core.db.repositories import queue, upkeep
+from core.db.repositories import queue, retention, upkeep
 from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import WAITING, AgentState, EndReason
 from core.domain.orders import FailureReport, StopOrder
@@ -29,6 +29,9 @@ log = structlog.get_logger()
 # Younger things may belong to a step that is just under way.
 _SETTLE = timedelta(seconds=10)
 _AT_ONCE = 8
+# Deleting is done in short transactions: an agent's artefacts may be many MiB.
+_BATCH = 50
+_BATCHES = 10
 
 
 class Look(BaseModel):
@@ -69,6 +72,7 @@ class ReapingActivities:
         lost = await self._report_silent()
         expired = await self._stop_expired_subscriptions()
         strangers = await self._stop_former_members()
+        await self._forget_ended(look.at)
         async with self._db.transaction() as session:
             await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)
@@ -85,6 +89,18 @@ class ReapingActivities:
         if removed or ended:
             log.warning("reaper.found", objects=removed, rows=ended)
         return found
+
+    async def _forget_ended(self, now: datetime) -> None:
+        """A bounded part of what is due: what is left over is the next look's."""
+        before = now - timedelta(days=self._settings.retention.agent_days)
+        for _ in range(_BATCHES):
+            async with self._db.transaction() as session:
+                agents = await retention.forget_ended(session, before, _BATCH)
+                refusals = await retention.forget_refusals(session, before, _BATCH)
+            if agents or refusals:
+                log.info("reaper.forgot", agents=agents, refusals=refusals)
+            if max(agents, refusals) < _BATCH:
+                break
 
     # ---- rows without a workflow ------------------------------------------------------------------------------------
 

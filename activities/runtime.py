@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.contracts import Life, Nothing, Shutdown, Usage
+from activities.contracts import LIFE_MOVED_ON, Life, Nothing, Shutdown, Usage
 from core.db.engine import Db
 from core.db.models import Agent, Channel, Command
 from core.domain.lifecycle import AgentState
@@ -102,7 +102,7 @@ class RuntimeActivities:
                 .returning(Agent.agent_id)
             )
             if accepted.first() is None:
-                raise ApplicationError("the life has moved on", type="runtime_permanent", non_retryable=True)
+                raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
             await session.execute(
                 insert(Channel).values(agent_id=life.agent_id, attempt=life.attempt).on_conflict_do_nothing()
             )

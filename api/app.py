@@ -1,6 +1,5 @@
 """The API: `create_app` puts it together from given parts, `run_api` opens the true ones and serves it."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -38,7 +37,6 @@ from api.routes.service import VERSION
 from api.server import listen, serve
 from api.services.logs import LogReader
 from api.services.start import Starter
-from api.services.upkeep import keep_forgetting
 from core.db.engine import Db
 from core.runtime.registry import runtime_names
 from core.settings import Settings
@@ -56,12 +54,9 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        upkeep = asyncio.create_task(keep_forgetting(deps))
         try:
             yield
         finally:
-            upkeep.cancel()
-            await asyncio.gather(upkeep, return_exceptions=True)
             await app.state.starter.close()
 
     app = FastAPI(

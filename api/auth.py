@@ -66,7 +66,9 @@ class JwksVerifier:
         self._audience = audience
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
+        self._tried = float("-inf")
         self._fetching = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
 
     async def verify(self, token: str) -> Identity:
         try:
@@ -82,18 +84,29 @@ class JwksVerifier:
         return _decode(token, key, [algorithm], self._audience)
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
-        if self._age() > _KEYS_LAST_SECONDS or (key_id not in self._keys and self._age() > _REFETCH_SECONDS):
+        now = time.monotonic()
+        if key_id not in self._keys:
+            # Nobody can be let in by a key we lack, so whoever shows it waits.
             async with self._fetching:
-                if self._age() > _REFETCH_SECONDS:
+                if key_id not in self._keys and now - self._fetched > _REFETCH_SECONDS and self._may_try():
                     await self._fetch()
+        elif now - self._fetched > _KEYS_LAST_SECONDS and not self._fetching.locked() and self._may_try():
+            # Known keys go on working, also while the issuer is silent; they are renewed beside the requests.
+            self._renewal = asyncio.create_task(self._renew(), name="issuer's keys")
         if key_id not in self._keys:
             raise _refusal()
         return self._keys[key_id]
 
-    def _age(self) -> float:
-        return time.monotonic() - self._fetched
+    def _may_try(self) -> bool:
+        """Whether the issuer may be asked now: without keys always, else not again at once after a try that failed."""
+        return not self._keys or time.monotonic() - self._tried > _REFETCH_SECONDS
+
+    async def _renew(self) -> None:
+        async with self._fetching:
+            await self._fetch()
 
     async def _fetch(self) -> None:
+        self._tried = time.monotonic()
         try:
             async with httpx2.AsyncClient(timeout=5) as client:
                 found = (await client.get(self._url)).raise_for_status()
@@ -101,7 +114,6 @@ class JwksVerifier:
         except (httpx2.HTTPError, jwt.PyJWTError, ValueError) as error:
             log.warning("auth.keys_unavailable", kind=type(error).__name__)
             if self._keys:
-                # Known keys go on working through an outage of the issuer.
                 return
             raise Unavailable("the token issuer's keys cannot be fetched", code="issuer_unavailable") from error
         self._keys = {key.key_id or "": key for key in keys}

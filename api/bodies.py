@@ -1,5 +1,6 @@
 """No body over 1 MiB is taken in, whether or not it says beforehand how long it is."""
 
+import asyncio
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,6 +9,9 @@ from api import problems
 from core.errors import TooLarge
 
 MAX_BODY_BYTES = 1 << 20
+# How much of a refused body is read and thrown away, and for how long.
+_REST_BYTES = 8 << 20
+_REST_SECONDS = 2.0
 # Streamed to the database piece by piece, with a limit of its own.
 _STREAMED = "/agent-artefacts/"
 
@@ -63,5 +67,18 @@ def _announced(scope: Scope) -> int:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     error = TooLarge("a body may have 1 MiB")
-    # The rest of the body is not read, so the connection cannot be used for another request.
+    # Most clients send all of it before they read the answer, and one closed in the middle of that tells them nothing.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_REST_SECONDS):
+            await _drop_rest(receive)
+    # What is left is not read, so the connection cannot be used for another request.
     await problems.answer(error, {"Connection": "close"})(scope, receive, send)
+
+
+async def _drop_rest(receive: Receive) -> None:
+    dropped = 0
+    while dropped < _REST_BYTES:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return

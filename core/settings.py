@@ -100,6 +100,12 @@ class Host(Group):
     agent_python: Path | None = Field(None, description="interpreter of the agent's environment")
 
 
+class Retention(Group):
+    """How long what is over is kept."""
+
+    agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
+
+
 class ReachBy(StrEnum):
     """How the control plane comes to an agent over HTTP."""
 
@@ -156,6 +162,7 @@ class Settings(BaseSettings):
     timings: Timings = Timings()
     memory: Memory = Memory()
     host: Host = Host()
+    retention: Retention = Retention()
     kubernetes: Kubernetes = Kubernetes()
     watch: Watch = Watch()
     llm: ModelAccess | None = None

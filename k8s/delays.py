@@ -28,7 +28,7 @@ _REGISTRY_AWAY = re.compile(
 )
 _BACK_OFF = re.compile(r'Back-off pulling image "[^"]*"(: \w+)?(: )?')
 _NO_RUNTIME = re.compile(r'no runtime for "?([^"\s]*)"? is configured|RuntimeHandler "?([^"\s]*)"? not supported')
-_HARDENING = re.compile(r"runAsNonRoot|non-numeric user|no command specified|executable file not found", re.IGNORECASE)
+_HARDENING = re.compile(r"runAsNonRoot|non-root|non-numeric user|no command specified|executable file not found")
 _CREATES = frozenset(
     {"CreateContainerError", "CreateContainerConfigError", "RunContainerError", "CreatePodSandboxError"}
 )

@@ -13,14 +13,13 @@ from core.domain.recovery import FailureKind
 from core.domain.wire import AgentExit
 from core.runtime.base import Phase
 from k8s.delays import not_placed, not_started
-from k8s.endings import disruption, ending, put_off
+from k8s.endings import TOLD_OR_KILLED, disruption, ending, last_word, put_off
 from k8s.trouble import Trouble, one_line
 
 READY_BY = "berth.dev/ready-by"
 _CONTAINER = "agent"
 # Who deletes with these reasons does not wait for a machine that is silent, and nor do we.
 _UNREACHABLE = frozenset({"DeletionByPodGC", "DeletionByTaintManager"})
-_KILLED = frozenset({AgentExit.KILLED.value, AgentExit.TOLD_BY_HOST.value})
 
 
 class Diagnosis(BaseModel):
@@ -39,10 +38,10 @@ def diagnose(pod: V1Pod, events: Sequence[CoreV1Event] = ()) -> Diagnosis:
     main = _main(pod)
     if main is not None and main.state is not None and main.state.terminated is not None:
         ended = main.state.terminated
-        why = ending(ended, events)
-        if why is None or not _by_our_deletion(pod, status):
-            return _exited(ended.exit_code, (put_off(status) or why) if why else None)
-        return _exited(ended.exit_code, None)
+        said = last_word(ended)
+        if _by_our_deletion(pod, status) or (said is not None and said.code is AgentExit.ORDERED):
+            return _exited(ended.exit_code, None)
+        return _exited(ended.exit_code, put_off(status) or ending(ended, events))
     if status.phase in ("Failed", "Succeeded"):
         return _exited(None, put_off(status) or _failed_before(pod))
     if disruption(status) in _UNREACHABLE and not _is_ready(status):
@@ -69,7 +68,8 @@ def wants_events(pod: V1Pod) -> bool:
     state = main.state if main else None
     if state is None or state.waiting is not None:
         return (pod.status.phase if pod.status else None) in (None, "Pending")
-    return state.terminated is not None and state.terminated.exit_code in _KILLED
+    ended = state.terminated
+    return ended is not None and ended.exit_code in TOLD_OR_KILLED and last_word(ended) is None
 
 
 def _starting(pod: V1Pod, main: V1ContainerStatus | None, events: Sequence[CoreV1Event]) -> Diagnosis:

@@ -1,5 +1,6 @@
 """Why a pod that started came to its end: our own last word, the exit code, then what Kubernetes says of it."""
 
+import re
 from collections.abc import Sequence
 
 from kubernetes.aio.client import CoreV1Event, V1ContainerStateTerminated, V1PodStatus
@@ -20,6 +21,10 @@ _DISRUPTIONS = {
 _HOST_GONE = frozenset({"DeletionByPodGC", "DeletionByTaintManager"})
 # Words of the kubelet in a pod's status: its machine went down under it, in order or not.
 _HOST_DOWN = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "ContainerStatusUnknown"})
+# How a container ends that was told or made to: an image that is not ours may take SIGTERM for an order to end well.
+TOLD_OR_KILLED = frozenset({0, AgentExit.KILLED.value, AgentExit.TOLD_BY_HOST.value})
+# Failed readiness is an event too, and ends nothing.
+_ENDS = re.compile(r"(Liveness|Startup) probe (failed|errored)")
 # The runtime could not even run the program: a second try runs the same one.
 _NEVER_RAN = frozenset({"StartError", "ContainerCannotRun"})
 
@@ -50,13 +55,23 @@ def put_off(status: V1PodStatus) -> Trouble | None:
     return None
 
 
+def last_word(ended: V1ContainerStateTerminated) -> Exit | None:
+    """The line our agent leaves, which is the last one when the tail of its log came with it."""
+    for line in reversed((ended.message or "").splitlines()):
+        try:
+            return Exit.model_validate_json(line)
+        except ValidationError:
+            continue
+    return None
+
+
 def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()) -> Trouble | None:
     """What a container's end means; None when it left as Berth had ordered.
 
     `OOMKilled` is said of every container in which something was once killed for memory, also of one that lived on and
     left in order, so it counts only where neither the agent's own word nor the exit code tells.
     """
-    said = _last_word(ended.message)
+    said = last_word(ended)
     code, reason = ended.exit_code, ended.reason or ""
     for_memory = reason == "OOMKilled"
     if said is not None and code in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
@@ -67,7 +82,7 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
         return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
     if reason in _NEVER_RAN:
         return Trouble(kind=FailureKind.CANNOT_START, detail=_because("its program could not be run", ended.message))
-    if code in (AgentExit.KILLED, AgentExit.TOLD_BY_HOST) and (probe := _failed_probe(events)):
+    if code in TOLD_OR_KILLED and (probe := _failed_probe(events)):
         return probe
     kind = failure_of(code, killed_for_memory=for_memory)
     if kind is None:
@@ -77,24 +92,16 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
     return Trouble(kind=kind, detail=_code(code, ended.message))
 
 
-def _last_word(message: str | None) -> Exit | None:
-    """The line our agent leaves, which is the last one when the tail of its log came with it."""
-    for line in reversed((message or "").splitlines()):
-        try:
-            return Exit.model_validate_json(line)
-        except ValidationError:
-            continue
-    return None
-
-
 def _failed_probe(events: Sequence[CoreV1Event]) -> Trouble | None:
-    """The kubelet killed it for not answering; only an event says so."""
-    killing = latest(events, "Killing")
-    why = one_line(latest(events, "Unhealthy"))
-    if "failed startup probe" in killing:
+    """The kubelet stopped it for not answering; only events say so, and the stop itself does not say why."""
+    if not latest(events, "Killing"):
+        return None
+    failed = [event for event in events if event.reason == "Unhealthy" and _ENDS.match(event.message or "")]
+    why = latest(failed, "Unhealthy")
+    if why.startswith("Startup"):
         return Trouble(kind=FailureKind.START_DEADLINE, detail=_because("it did not come up in time", why))
-    if "failed liveness probe" in killing:
-        return Trouble(kind=FailureKind.HEALTH, detail=_because("it did not answer and was killed", why))
+    if why:
+        return Trouble(kind=FailureKind.HEALTH, detail=_because("it did not answer and was stopped", why))
     return None
 
 

@@ -101,6 +101,7 @@ def workers(
             life.mark_running,
             life.mark_restarting,
             life.mark_draining,
+            life.mark_hastened,
             life.mark_kept,
             life.withdraw,
             life.finish,

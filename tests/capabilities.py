@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from k8s.cluster import cluster
+from k8s.images import workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 _PROBE_SECONDS = 20
@@ -56,8 +57,16 @@ def _cluster() -> str | None:
     return cluster.lacks()
 
 
+def _images() -> str | None:
+    return workshop.lacks() or _novnc()
+
+
 def _mount_namespace() -> str | None:
     return _programs("unshare") or _runs("unshare", "--mount", "--propagation", "private", "true")
+
+
+def _kubectl() -> str | None:
+    return _programs("kubectl")
 
 
 def _user_namespace() -> str | None:
@@ -106,6 +115,8 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "chromium": _chromium,
     "cluster": _cluster,
     "desktop": _desktop,
+    "images": _images,
+    "kubectl": _kubectl,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,
     "novnc": _novnc,

@@ -1,4 +1,4 @@
-"""Loads what all tests share: the account of what cannot run here, and every module of fixtures."""
+"""Loads what all tests share: the account of what cannot run here, the run's own folder, every module of fixtures."""
 
 from pathlib import Path
 
@@ -9,4 +9,4 @@ pytest.register_assert_rewrite("tests.fixtures")
 
 _FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("[!_]*.py"))
 
-pytest_plugins = ["tests.cannot_run", *(f"tests.fixtures.{module.stem}" for module in _FIXTURES)]
+pytest_plugins = ["tests.cannot_run", "tests.scratch", *(f"tests.fixtures.{module.stem}" for module in _FIXTURES)]

@@ -10,7 +10,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Final, Registered, Registration
+    from activities.contracts import Final, Registered, Registration, Successor
     from core.domain.lifecycle import CURRENT, FINAL, WAITING, AgentState, EndReason
     from core.domain.orders import (
         FailureReport,
@@ -25,8 +25,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
-    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL
-    from workflows.passage import Passage, failure_of, remove, withdraw
+    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
+    from workflows.passage import Passage
+    from workflows.record import failure_of, remove, withdraw
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -40,6 +41,8 @@ class AgentWorkflow:
         self._successor: Course | None = None
         self._registering = asyncio.Lock()
         self._early_stop: StopOrder | None = None
+        # Every agent that a handler of this run registered: what became of it is known here.
+        self._registered: set[str] = set()
 
     def _passage_of(self, course: Course) -> Passage:
         return Passage(course, self._start.history_limit)
@@ -72,17 +75,36 @@ class AgentWorkflow:
         await workflow.wait_condition(workflow.all_handlers_finished)
         if passage is not None and not passage.over:
             return self._start.model_copy(update={"course": passage.course})
+        if passage is not None and passage.left_behind is not None:
+            await self._take_up(passage.left_behind)
         if self._successor is not None:
             request = self._start.request.model_copy(update={"agent_id": self._successor.life.agent_id, "key": None})
             return self._start.model_copy(update={"request": request, "course": self._successor})
         return None
 
+    async def _take_up(self, found: Successor) -> None:
+        """Carry out what was accepted and forgotten: the server drops a start together with the workflow task that
+        fails around it, and when its caller is gone too, all that is left of it is its row."""
+        if found.life.agent_id in self._registered:
+            return
+        early = self._early_stop
+        if early is not None and early.agent_id in (None, found.life.agent_id):
+            await withdraw(found.life, early)
+            return
+        self._successor = Course(
+            life=found.life,
+            timings=found.timings,
+            state=found.state,
+            born_at=workflow.now(),
+            waits_for=found.waits_for,
+        )
+
     async def _may_hand_on(self, passage: Passage) -> bool:
         """Whether this run is full and nobody waits for an answer from it; a keep is answered by one more step."""
         if not passage.full():
             return False
-        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.keep_asked)
-        return not passage.keep_asked
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.ending.keep_asked)
+        return not passage.ending.keep_asked
 
     # ---- registering ------------------------------------------------------------------------------------------------
 
@@ -106,7 +128,7 @@ class AgentWorkflow:
                 return registered
             # A run of this id was terminated by hand and the reaper has not come by yet: clear up behind it first.
             for life in registered.leftovers:
-                await remove(life, EndReason.WORKFLOW_GONE, within_seconds=0)
+                await remove(life, EndReason.WORKFLOW_GONE)
                 ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 
@@ -136,6 +158,7 @@ class AgentWorkflow:
             if passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)
             if self._successor is None:
+                self._registered.add(request.agent_id)
                 registered = await self._register(request, predecessor=passage.course.life.agent_id)
                 self._successor = self._course_of(registered)
                 early = self._early_stop
@@ -159,9 +182,9 @@ class AgentWorkflow:
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
         async with self._registering:
-            if self._successor is None and passage.may_be_kept():
-                passage.keep_asked = True
-                await workflow.wait_condition(lambda: not passage.keep_asked)
+            if self._successor is None and passage.ending.may_be_kept():
+                passage.ending.keep_asked = True
+                await workflow.wait_condition(lambda: not passage.ending.keep_asked)
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
 
     @workflow.signal
@@ -181,7 +204,7 @@ class AgentWorkflow:
     def _tell_to_stop(self, order: StopOrder) -> None:
         if self._passage is not None and order.agent_id in (None, self._passage.course.life.agent_id):
             self._passage.course.inbox.stop = order
-        else:
+        if self._passage is None or order.agent_id != self._passage.course.life.agent_id:
             # Told before the decision that it speaks of has come back to us: let it be made, then stop.
             self._early_stop = order
 
@@ -208,7 +231,14 @@ class AgentWorkflow:
     @workflow.signal
     def failed(self, report: FailureReport | None = None) -> None:
         course = self._passage.course if self._passage else None
-        if course is None or not _speaks_of(course, report):
+        if course is None or report is None or report.agent_id != course.life.agent_id:
+            return
+        if report.attempt > course.life.attempt:
+            # Whoever told has seen an attempt that we have not made: this run may have been reset to an earlier point.
+            if course.state is AgentState.RUNNING and workflow.patched(RESET_IS_NOTICED):
+                course.inbox.ahead = report
+            return
+        if not _speaks_of(course, report):
             return
         if course.state not in WAITING and course.state not in FINAL and course.state is not AgentState.RESTARTING:
             course.inbox.failure = report

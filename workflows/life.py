@@ -19,9 +19,14 @@ class Inbox(BaseModel):
     ready: bool = False
     stop: StopOrder | None = None
     failure: FailureReport | None = None
+    # A failure of an attempt that this run does not know of; the row tells whether there is one.
+    ahead: FailureReport | None = None
 
     def called_away(self) -> bool:
         return self.stop is not None or self.failure is not None
+
+    def forced(self) -> bool:
+        return self.stop is not None and self.stop.force
 
 
 class Drain(BaseModel):

@@ -25,6 +25,11 @@ SEARCH_ATTRIBUTES = (AGENT_ID, AGENT_STATE, AGENT_USER, AGENT_PROJECT, AGENT_POO
 # A run is handed on long before the server's own limit: replaying costs about 0.6 ms an event.
 HISTORY_LIMIT = 2000
 
+# Steps that came later: a run that passed the place without them replays without them.
+FORCE_IS_HEARD = "force is heard while the agent saves"
+DEADLINE_IS_TOLD = "a shortened grace is told"
+RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
+
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 LOCAL: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=15),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, demo, doctor, parts, show, users
+from api.cli import agents, alone, demo, doctor, parts, schema, show, users
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -39,6 +39,8 @@ def berth(
 
 
 parts.add_to(app)
+schema.add_to(app)
+alone.add_to(app)
 users.add_to(app)
 doctor.add_to(app)
 demo.add_to(app)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from api.cli import config, show
-from api.cli.faults import Unreachable, WrongUse
+from api.cli.faults import WrongUse
 
 if TYPE_CHECKING:
     from core.settings import Settings
 
-_GROUP = "Run Berth"
+GROUP = "Run Berth"
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its data is kept; BERTH_DATA_DIR, .berth.")]
 
 
@@ -27,9 +27,9 @@ class RuntimeName(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (up, api, worker, watch, host, migrate, show_config):
+    for command in (up, api, worker, watch, host, show_config):
         name = "config" if command is show_config else None
-        app.command(name, rich_help_panel=_GROUP)(command)
+        app.command(name, rich_help_panel=GROUP)(command)
 
 
 def up(
@@ -78,7 +78,7 @@ def api() -> None:
     config.require_temporal(settings)
     config.require_auth(settings)
     _check_runtimes(settings)
-    _log_as("api", settings)
+    log_as("api", settings)
     from api.app import run_api
 
     _leave(asyncio.run(run_api(settings)))
@@ -90,7 +90,7 @@ def worker() -> None:
     config.require_database(settings)
     config.require_temporal(settings)
     _check_runtimes(settings)
-    _log_as("worker", settings)
+    log_as("worker", settings)
     from temporal.worker import run_worker
 
     _leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
@@ -102,7 +102,7 @@ def watch() -> None:
     config.require_database(settings)
     config.require_temporal(settings)
     _check_runtimes(settings)
-    _log_as("watch", settings)
+    log_as("watch", settings)
     from temporal.watch import run_watch
 
     _leave(asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready")))
@@ -111,28 +111,10 @@ def watch() -> None:
 def host() -> int:
     """Run agents on this machine, for the runtimes process and memory."""
     settings = config.load()
-    _log_as("host", settings)
+    log_as("host", settings)
     from core.runtime.host.supervisor import run_host
 
     return asyncio.run(run_host(settings))
-
-
-def migrate() -> None:
-    """Bring the database to this version's schema."""
-    settings = config.load()
-    url = config.require_database(settings)
-    _log_as("migrate", settings)
-    from core.db.engine import Db
-    from core.db.migrate import migrate as upgrade
-
-    async def run() -> None:
-        async with Db.open(url, application="migrate", pool_size=1) as db:
-            await upgrade(db)
-
-    try:
-        asyncio.run(run())
-    except (OSError, TimeoutError) as error:
-        raise Unreachable(f"the database does not answer: {error or 'no answer in time'}") from error
 
 
 def show_config() -> None:
@@ -168,7 +150,7 @@ def _warn_of_unknown() -> None:
         show.note(f"berth: {problem}")
 
 
-def _log_as(part: str, settings: "Settings") -> None:
+def log_as(part: str, settings: "Settings") -> None:
     from core.telemetry import configure
 
     configure(part, json=settings.log_json)

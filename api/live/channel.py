@@ -11,6 +11,7 @@ from api.live.inbox import Inbox
 from api.live.intake import Intake
 from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, now
+from api.live.together import together
 from api.live.whole import whole
 from core.db.engine import Db
 from core.db.notify import Listener, Subscription, Wake
@@ -107,19 +108,7 @@ class AgentSocket:
             log.info("channel.open", agent_id=who.agent_id, attempt=who.attempt, epoch=opened.epoch)
             await self._send(Ack(seq=opened.last_seq))
             self._beat_at = time.monotonic()
-            tasks = [
-                asyncio.create_task(work, name=f"channel-{name}-{who.agent_id}")
-                for name, work in (("read", self._read()), ("send", self._dispatch(news)), ("watch", self._watch()))
-            ]
-            try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            for task, outcome in zip(tasks, outcomes, strict=True):
-                if task in done and isinstance(outcome, BaseException):
-                    raise outcome
+            await together(self._read(), self._dispatch(news), self._watch())
 
     async def _left(self) -> None:
         if not self._epoch:

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, Reacher, now
+from api.live.together import together
 from api.live.whole import whole
 from core.db.engine import Db
 from core.db.notify import Listener, Wake
@@ -68,25 +69,10 @@ class Desktops:
                 proxy=None,
             ) as screen:
                 log.info("desktop.open", agent_id=view.agent_id, user_id=grant.user_id, mode=grant.mode)
-                await self._join(viewer, screen, grant)
+                await together(self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant))
         except (RuntimeFault, InvalidHandshake, OSError) as error:
             log.warning("desktop.not_reached", agent_id=view.agent_id, error=type(error).__name__)
             raise Closing(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None
-
-    async def _join(self, viewer: WebSocket, screen: ClientConnection, grant: TicketGrant) -> None:
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant))
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            if task in done and isinstance(outcome, BaseException):
-                raise outcome
 
     async def _up(self, viewer: WebSocket, screen: ClientConnection, grant: TicketGrant) -> None:
         touched = float("-inf")

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, now
 from api.live.positions import Positions, Watcher
+from api.live.together import together
 from api.live.whole import whole
 from api.pagination import seal, unseal
 from core.db.engine import Db
@@ -80,23 +81,12 @@ class Feed:
     async def serve(self) -> None:
         """Until the client leaves, its time is up, or it does not behave."""
         closing = Closing(Close.RECONNECT, "reconnect")
-        tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
         try:
-            done, _ = await asyncio.wait(tasks, timeout=self._lifetime_seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            if task not in done or not isinstance(outcome, BaseException):
-                continue
-            match outcome:
-                case WebSocketDisconnect():
-                    return
-                case Closing():
-                    closing = outcome
-                case _:
-                    raise outcome
+            await together(self._write(), self._read(), within=self._lifetime_seconds)
+        except WebSocketDisconnect:
+            return
+        except Closing as said:
+            closing = said
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._socket.close(closing.code, closing.reason)

@@ -5,7 +5,6 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from api.live import storable
 from api.live.ports import now
 from api.live.reporter import WAITS_FOR_READY, Reporter
 from core.db.engine import Db
@@ -14,6 +13,7 @@ from core.db.repositories.agents import AgentView
 from core.db.repositories.channels import Opened
 from core.db.repositories.commands import CommandView
 from core.db.repositories.events import Fact
+from core.domain import storable
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.wire import AgentStatus, CommandFault, CommandResult, Health, Ready

@@ -23,8 +23,8 @@ router = APIRouter()
 @router.websocket("/ws/events")
 async def events(
     socket: WebSocket,
-    ticket: Annotated[str | None, Query(max_length=512)] = None,
-    after: Annotated[str | None, Query(max_length=2048)] = None,
+    ticket: Annotated[str | None, Query()] = None,
+    after: Annotated[str | None, Query()] = None,
 ) -> None:
     """Every event of one's agents. `after` takes the `cursor` of the last one seen and replays what came since."""
     live = live_of(socket)

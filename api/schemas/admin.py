@@ -41,7 +41,9 @@ class TerminateBody(Asked):
     """`reason` is a word of Berth's own (such as `maintenance`) or a sentence, kept with reason `operator`."""
 
     reason: str = Field("operator", min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
-    grace_seconds: float | None = Field(None, ge=0, le=600, allow_inf_nan=False, description="null: by the reason")
+    grace_seconds: float | None = Field(
+        None, ge=0, le=600, allow_inf_nan=False, strict=True, description="null: by the reason"
+    )
     force: bool = Field(False, description="no warning, no saving")
 
 

@@ -116,4 +116,4 @@ class PendingBody(Answered):
 class StopBody(Asked):
     """May be left out: then there is no grace, as it is the user's own stop."""
 
-    grace_seconds: float = Field(0, ge=0, le=600, allow_inf_nan=False)
+    grace_seconds: float = Field(0, ge=0, le=600, allow_inf_nan=False, strict=True)

@@ -14,7 +14,8 @@ from core.domain.lifecycle import EndReason
 from core.domain.orders import StopOrder
 from core.errors import NotFound
 
-_REASONS = frozenset(reason.value for reason in EndReason)
+# An administrator may not say that the user asked for it: that would be told to the user, and could be taken back.
+_REASONS = frozenset(reason.value for reason in EndReason) - {EndReason.USER_REQUESTED.value}
 
 
 async def put_user(deps: Deps, who: Identity, user_id: str, body: UserPut) -> UserRecord:

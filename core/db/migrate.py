@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from core.db.engine import Db
@@ -30,3 +32,17 @@ async def migrate(db: Db, revision: str = "head") -> None:
         finally:
             await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
             await connection.commit()
+
+
+async def is_current(db: Db) -> bool:
+    """Whether the schema is this version's or a later one's. Changes nothing."""
+    async with db.engine.connect() as connection:
+        return await connection.run_sync(_is_current)
+
+
+def _is_current(connection: Connection) -> bool:
+    ours = ScriptDirectory.from_config(alembic_config(connection))
+    there = MigrationContext.configure(connection).get_current_heads()
+    known = {script.revision for script in ours.walk_revisions()}
+    # A revision that we do not know was made after us: whoever made it keeps the schema fit for us until we are gone.
+    return bool(there) and (set(there) == set(ours.get_heads()) or not set(there) <= known)

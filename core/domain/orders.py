@@ -10,6 +10,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from core.domain.recovery import FailureKind
+from core.domain.storable import Text
 
 
 class Order(BaseModel):
@@ -49,10 +50,10 @@ class StopOrder(Order):
     """Drain (or cancel a waiting request). `grace_seconds` None: by the reason; `force` skips warning and saving."""
 
     agent_id: str | None = None
-    reason: str = "operator"
+    reason: Text = "operator"
     grace_seconds: float | None = Field(None, ge=0, le=600)
     force: bool = False
-    detail: str = ""
+    detail: Text = ""
 
 
 class KeepOrder(Order):
@@ -81,5 +82,5 @@ class FailureReport(Order):
     agent_id: str
     attempt: int
     kind: FailureKind
-    detail: str = ""
+    detail: Text = ""
     at: datetime | None = None

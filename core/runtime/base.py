@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from core.domain.environment import ModelAccess
 from core.domain.recovery import FailureKind
+from core.domain.storable import Text
 from core.domain.templates import Template
 
 
@@ -72,7 +73,7 @@ class Observation(Value):
     phase: Phase
     exit_code: int | None = None
     failure: FailureKind | None = None
-    detail: str = ""
+    detail: Text = ""
     created_at: datetime | None = None
     user_id: str = ""
     project_id: str = ""

@@ -102,20 +102,15 @@ class Journals:
         path = self._folder / f"{agent_id}.log"
         journal = self._open.get(agent_id)
         with contextlib.suppress(FileNotFoundError):
-            yield _older(path).read_bytes()
+            yield await asyncio.to_thread(_older(path).read_bytes)
         inode, offset = -1, 0
         while True:
             # Taken before the look at the file: what is written after the look sets this very event.
             grown = None if journal is None or journal.closed else journal.grown
             try:
-                with path.open("rb") as file:
-                    here = os.fstat(file.fileno()).st_ino
-                    inode, offset = here, offset if here == inode else 0
-                    file.seek(offset)
-                    chunk = file.read(_CHUNK)
+                inode, offset, chunk = await asyncio.to_thread(_next_chunk, path, inode, offset)
             except FileNotFoundError:
                 return
-            offset += len(chunk)
             if chunk:
                 yield chunk
             elif grown is None or not follow:
@@ -133,6 +128,16 @@ class Journals:
         for _, path in idle[: len(files) - MAX_FILES + 1]:
             path.unlink(missing_ok=True)
             _older(path).unlink(missing_ok=True)
+
+
+def _next_chunk(path: Path, inode: int, offset: int) -> tuple[int, int, bytes]:
+    """What follows `offset`, from the beginning where the file is another than the one of `inode`."""
+    with path.open("rb") as file:
+        here = os.fstat(file.fileno()).st_ino
+        start = offset if here == inode else 0
+        file.seek(start)
+        chunk = file.read(_CHUNK)
+    return here, start + len(chunk), chunk
 
 
 def _older(path: Path) -> Path:

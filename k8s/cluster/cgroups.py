@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from core import launch
+from core.dev.failure import CannotStart
 
 _VANISH_SECONDS = 10.0  # a group is busy until its last process has been reaped
 _UNIFIED_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io")
@@ -31,13 +32,13 @@ def make(path: str) -> None:
 def remove(path: str) -> None:
     """Kill all in the group and remove it and all below it, in every hierarchy; success when it is not there.
 
-    Raises `TimeoutError` when a process lives on in one of them.
+    Raises `CannotStart` when a process lives on in one of them.
     """
     deadline = time.monotonic() + _VANISH_SECONDS
     left = [top / path for top in hierarchies()]
     while left := [group for group in left if not _removed(group)]:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"processes still live in {', '.join(map(str, left))}")
+            raise CannotStart(f"Processes still live in {', '.join(map(str, left))}.")
         _kill(path)
         time.sleep(0.02)
 
@@ -49,11 +50,11 @@ def join(path: str) -> None:
 
 
 def await_empty(path: str, seconds: float) -> None:
-    """Return when no process is in the group or below it. Raises `TimeoutError`."""
+    """Return when no process is in the group or below it. Raises `CannotStart`."""
     deadline = time.monotonic() + seconds
     while members := _members(path):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"processes still live in {path}: {sorted(pid for pid, _ in members)}")
+            raise CannotStart(f"Processes still live in {path}: {sorted(pid for pid, _ in members)}.")
         time.sleep(0.02)
 
 

@@ -113,19 +113,17 @@ def enter(folder: Path, nodes: int, mount_points: tuple[str, ...]) -> Entry:
     return entry
 
 
-def remove(entry: Entry, *, files: bool = True) -> None:
-    """End the cluster and remove all it made; `files` says whether its folder too. Safe to repeat. Hold the lock.
+def remove(entry: Entry) -> None:
+    """End the cluster and remove all it made, its folder included. Safe to repeat. Hold the lock.
 
     Raises `CannotStart` when something of it does not end.
     """
     _end(entry)
     network.remove(entry.network, entry.nodes)
-    try:
-        cgroups.remove(entry.group)
-    except TimeoutError as error:
-        raise CannotStart(f"The cluster in {entry.folder} does not end: {error}.") from error
-    if files:
-        shutil.rmtree(entry.folder, ignore_errors=True)
+    cgroups.remove(entry.group)
+    shutil.rmtree(entry.folder, ignore_errors=True)
+    if entry.folder.exists():
+        raise CannotStart(f"{entry.folder} cannot be removed.")
     entry.file.unlink(missing_ok=True)
     if not entries():
         _restore()

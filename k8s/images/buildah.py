@@ -1,5 +1,6 @@
 """Builds Dockerfiles with buildah in a chroot, on a Debian that mmdebstrap makes: root, and no registry."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,7 +10,6 @@ from pathlib import Path
 from k8s.images.layout import Layout
 from k8s.images.program import run
 
-BASE = "localhost/berth-debian:bookworm"
 _SUITE = "bookworm"
 _PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 _ASK_SECONDS = 60
@@ -17,6 +17,18 @@ _ASK_SECONDS = 60
 _BUILD_SECONDS = 1800
 # Manuals and translations are never read in a container, also not of packages that are installed later.
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
+_RECIPE = (
+    "--variant=minbase",
+    "--include=ca-certificates",
+    *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT),
+    # Copied from the machine that makes it, whose name and resolver are nobody's business.
+    '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
+    # A bug of a setuid program is a bug less.
+    '--customize-hook=find "$1" -xdev -perm /6000 -type f -exec chmod a-s {} +',
+    _SUITE,
+)
+# Another recipe is another base.
+BASE = f"localhost/berth-debian:{_SUITE}-{hashlib.sha256(repr(_RECIPE).encode()).hexdigest()[:12]}"
 
 
 def lacks() -> str | None:
@@ -50,6 +62,11 @@ class Buildah:
         run(argv, seconds=_BUILD_SECONDS, what=f"building {name}")
         self._export(name, layout)
 
+    def forget(self) -> None:
+        """Throw all layers away, so that the next build fetches every package anew."""
+        self._ask("rm", "--all")
+        self._ask("rmi", "--all", "--force")
+
     def _export(self, name: str, layout: Layout) -> None:
         """Not compressed: a layer that lies in the layout already is then recognised and not written again.
 
@@ -64,9 +81,7 @@ class Buildah:
     def _make_base(self) -> None:
         with tempfile.TemporaryDirectory(prefix="berth-base-") as made:
             folder = Path(made)
-            excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-            options = ["--quiet", "--variant=minbase", "--include=ca-certificates", *excluded]
-            debian = ["mmdebstrap", *options, _SUITE, str(folder / "base.tar")]
+            debian = ["mmdebstrap", "--quiet", *_RECIPE, str(folder / "base.tar")]
             run(debian, seconds=_BUILD_SECONDS, what="making a Debian")
             (folder / "Dockerfile").write_text("FROM scratch\nADD base.tar /\n")
             argv = [*self._buildah("bud"), "--quiet", "--isolation", "chroot", "--tag", BASE, str(folder)]

@@ -140,7 +140,7 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def serve(token: str) -> AsyncIterator[Backend]:
+async def serve(token: str, host: str = "127.0.0.1") -> AsyncIterator[Backend]:
     backend = Backend(token)
     app = Starlette(
         routes=[
@@ -149,8 +149,8 @@ async def serve(token: str) -> AsyncIterator[Backend]:
         ]
     )
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    backend.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.bind((host, 0))
+    backend.url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(app, ws="websockets-sansio", log_level="error", lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

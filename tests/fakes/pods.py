@@ -62,7 +62,8 @@ def container(state: dict[str, Any], *, ready: bool = False, image: str = IMAGE)
 
 
 def condition(kind: str, status: str, reason: str | None = None, message: str | None = None) -> dict[str, Any]:
-    return {"type": kind, "status": status, "reason": reason, "message": message}
+    words = {"reason": reason, "message": message}
+    return {"type": kind, "status": status, **{key: word for key, word in words.items() if word is not None}}
 
 
 def running(*, ready: bool = False) -> dict[str, Any]:

@@ -115,6 +115,9 @@ async def test_admin_terminates_with_reason_grace_and_force(api: Api) -> None:
     )  # fmt: skip
     await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "maintenance"})
     assert (api.lives.stops[1].reason, api.lives.stops[1].detail) == ("maintenance", "")
+    # Its user did not ask for it, and is not told so.
+    await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "user_requested"})
+    assert (api.lives.stops[2].reason, api.lives.stops[2].detail) == ("operator", "user_requested")
     assert (await _as_admin(api, "POST", "/agents/ag-none/terminate")).status_code == 404
 
 

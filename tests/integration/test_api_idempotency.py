@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from api.services.upkeep import forget_old
 from core.db.engine import Db
-from core.db.repositories import idempotency
+from core.db.repositories import idempotency, upkeep
 from core.db.repositories.idempotency import Kept, KeyedBy
 from core.domain.orders import StartAnswer, StartOutcome
 from core.errors import KeyReused
@@ -68,6 +67,7 @@ async def test_old_answers_and_unused_tickets_are_forgotten(api: Api) -> None:
     await api.sql("UPDATE tickets SET expires_at = now() - interval '1 second' RETURNING kind")
     await api.start(key="new")
     await api.ask("POST", "/api/ticket")
-    await forget_old(api.app.state.deps)
+    async with api.app.state.deps.db.transaction() as session:
+        await upkeep.forget_old(session, datetime.now(UTC))
     assert await api.sql("SELECT key FROM idempotency") == [{"key": "new"}]
     assert await api.sql("SELECT count(*) AS n FROM tickets") == [{"n": 1}]

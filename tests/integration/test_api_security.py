@@ -1,5 +1,7 @@
 """Nobody gets in with a token that is not theirs, and nobody reaches what is not theirs."""
 
+import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,6 +9,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+import api.auth
 from api.auth import Role, issue, open_verifier
 from core.errors import Unauthenticated
 from core.settings import Auth
@@ -205,6 +208,41 @@ async def test_unknown_key_ids_do_not_make_berth_ask_the_issuer_each_time(issuer
         with pytest.raises(Unauthenticated):
             await verifier.verify(issuer.token())
     assert issuer.asked == 1
+
+
+async def test_known_keys_let_in_at_once_while_the_issuer_hangs(
+    issuer: _Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never, asked = asyncio.Event(), asyncio.Event()
+    served = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        if served > 1:
+            asked.set()
+            await never.wait()
+        await reader.readuntil(b"\r\n\r\n")
+        body = json.dumps(issuer.document()).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        verifier = open_verifier(Auth(jwks_url=f"http://127.0.0.1:{port}/keys", audience="berth"))
+        await verifier.verify(issuer.token())
+        monkeypatch.setattr(api.auth, "_KEYS_LAST_SECONDS", 0.0)
+        for _ in range(3):
+            assert (await verifier.verify(issuer.token())).user_id == "owner"
+        monkeypatch.setattr(api.auth, "_REFETCH_SECONDS", 0.0)
+        async with asyncio.timeout(4):
+            for _ in range(3):
+                assert (await verifier.verify(issuer.token())).user_id == "owner"
+            # The renewal is under way all the same, beside those who are let in.
+            await asked.wait()
+            assert (await verifier.verify(issuer.token())).user_id == "owner"
+        never.set()
 
 
 def test_berth_makes_no_tokens_for_an_issuer() -> None:

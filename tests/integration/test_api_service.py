@@ -11,6 +11,7 @@ from core.db.engine import Db
 from core.settings import Settings
 from tests.fakes.lives import SimulatedLives
 from tests.fixtures.api import Api, replica
+from tests.fixtures.live import serve
 
 
 async def test_health_needs_nothing(api: Api) -> None:
@@ -83,6 +84,12 @@ async def test_body_over_a_mebibyte_is_refused_with_and_without_its_length(api: 
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
         assert answer.headers["content-type"] == "application/problem+json"
     assert not api.lives.orders
+
+
+async def test_client_that_sends_all_of_a_long_body_first_reads_why_it_is_refused(api: Api) -> None:
+    async with serve(api.app) as url, httpx2.AsyncClient(base_url=url) as http:
+        answer = await http.post("/api/projects/shop/start-agent", headers=api.bearer(), content=b" " * (6 << 20))
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ async def test_help_comes_without_loading_what_commands_need(cli: Cli) -> None:
         (("agents", "list", "--limit", "0"), "--limit"),
         (("agents", "exec", "shop"), "COMMAND"),
         (("up", "--runtime", "steam"), "steam"),
-        (("up", "--runtime", "kubernetes"), "this version has no runtime 'kubernetes'"),
         (("token", "a\x01b"), "control characters"),
         (("worker",), "BERTH_DATABASE__URL is not set"),
         (("api",), "BERTH_DATABASE__URL is not set"),
+        (("watch",), "BERTH_DATABASE__URL is not set"),
         (("migrate",), "BERTH_DATABASE__URL is not set"),
     ],
 )
@@ -54,6 +54,12 @@ async def test_wrong_use_is_one_line_and_exit_code_2(cli: Cli, argv: tuple[str, 
     said = await cli(*argv)
     assert (said.code, said.out) == (2, "")
     assert words in said.line
+
+
+async def test_runtime_that_this_version_lacks_is_named_with_those_it_has(cli: Cli) -> None:
+    said = await cli.given(POOL__RUNTIME="steam")("up")
+    assert (said.code, said.out) == (2, "")
+    assert "this version has no runtime 'steam'; it has kubernetes, memory, process" in said.line
 
 
 async def test_debug_anywhere_shows_where_an_error_arose(cli: Cli) -> None:

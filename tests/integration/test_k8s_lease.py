@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 
 from k8s.lease import Lease, Terms, unique
-from tests.fixtures.kube import Kube
+from tests.fixtures.kube import LEASES, Kube, SmallKube
 from tests.integration.waiting import until
 
-LEASES = "/apis/coordination.k8s.io/v1/namespaces/agents/leases"
+NAME = "berth-watch-berth"
 QUICK = Terms(duration=1, renew=0.2, retry=0.1, give_up=0.6, request=0.5)
 
 
@@ -34,7 +34,7 @@ class Job:
 class Contender:
     def __init__(self, kube: Kube, job: Job, who: str, *, proxied: bool = False, terms: Terms = QUICK) -> None:
         self.who = who
-        self.lease = Lease(kube.cluster(proxied=proxied), "agents", "berth-watch-berth", who, terms=terms)
+        self.lease = Lease(kube.cluster(proxied=proxied), "agents", NAME, who, terms=terms)
         self.task = asyncio.create_task(self.lease.lead(lambda: job.work(who)))
 
     async def leave(self) -> None:
@@ -46,14 +46,12 @@ async def all_leave(*contenders: Contender) -> None:
     await asyncio.gather(*(contender.leave() for contender in contenders))
 
 
-def asked_since(kube: Kube, before: int) -> bool:
+def asked_since(kube: SmallKube, before: int) -> bool:
     return len(kube.server.asked) > before
 
 
-def spec(kube: Kube) -> dict[str, object]:
-    lease = kube.server.get(LEASES, "berth-watch-berth")
-    assert lease is not None
-    return dict(lease["spec"])
+async def spec(kube: Kube) -> dict[str, object]:
+    return dict((await kube.ask("GET", f"{LEASES}/{NAME}"))["spec"])
 
 
 async def test_one_of_many_does_the_job_and_each_that_leaves_is_followed_by_one(kube: Kube) -> None:
@@ -64,8 +62,8 @@ async def test_one_of_many_does_the_job_and_each_that_leaves_is_followed_by_one(
         await waiting.pop(job.at_it[0]).leave()
     assert sorted(job.turns) == list("abcde")
     assert job.most == 1
-    assert spec(kube)["holderIdentity"] == ""
-    assert spec(kube)["leaseTransitions"] == 5
+    assert (await spec(kube))["holderIdentity"] == ""
+    assert (await spec(kube))["leaseTransitions"] == 5
 
 
 async def test_who_leaves_in_order_is_followed_before_its_lease_expires(kube: Kube) -> None:
@@ -80,22 +78,22 @@ async def test_who_leaves_in_order_is_followed_before_its_lease_expires(kube: Ku
 
 async def test_dead_holder_is_followed_when_its_lease_expires(kube: Kube) -> None:
     dead = {"holderIdentity": "dead", "leaseDurationSeconds": 1, "renewTime": "2026-11-25T20:00:00.000000Z"}
-    kube.server.put(LEASES, {"metadata": {"name": "berth-watch-berth"}, "spec": dead})
+    await kube.ask("POST", LEASES, {"metadata": {"name": NAME}, "spec": dead})
     job = Job()
     heir = Contender(kube, job, "heir")
     await until(lambda: job.at_it == ["heir"])
     await heir.leave()
 
 
-async def test_living_holder_whose_clock_is_behind_is_not_followed(kube: Kube) -> None:
+async def test_living_holder_whose_clock_is_behind_is_not_followed(small: SmallKube) -> None:
     """Another machine's idea of the time counts for nothing, only that the lease goes on changing."""
     job = Job()
     second: Contender | None = None
     for number in range(30):
         spec = {"holderIdentity": "first", "leaseDurationSeconds": 2, "renewTime": f"1999-01-01T00:00:{number:02}.0Z"}
-        kube.server.put(LEASES, {"metadata": {"name": "berth-watch-berth"}, "spec": spec})
-        second = second or Contender(kube, job, "second")
-        await until(partial(asked_since, kube, len(kube.server.asked)))
+        small.server.put(LEASES, {"metadata": {"name": NAME}, "spec": spec})
+        second = second or Contender(small, job, "second")
+        await until(partial(asked_since, small, len(small.server.asked)))
     assert second is not None
     assert job.turns == []
     await until(lambda: job.at_it == ["second"])  # renewed no more
@@ -123,15 +121,15 @@ async def test_holder_that_is_cut_off_stops_before_another_begins(kube: Kube, ho
     await first.leave()
 
 
-async def test_holder_outlives_a_short_absence_of_the_api_server(kube: Kube) -> None:
+async def test_holder_outlives_a_short_absence_of_the_api_server(small: SmallKube) -> None:
     job = Job()
     patient = Terms(duration=60, renew=0.1, retry=0.1, give_up=30, request=0.3)
-    only = Contender(kube, job, "a", terms=patient)
+    only = Contender(small, job, "a", terms=patient)
     await until(lambda: job.at_it == ["a"])
-    await kube.server.stop()
-    before = len(kube.server.asked)
-    await kube.server.start()
-    await until(lambda: len(kube.server.asked) > before + 2)
+    await small.server.stop()
+    before = len(small.server.asked)
+    await small.server.start()
+    await until(lambda: len(small.server.asked) > before + 2)
     assert job.turns == ["a"]
     assert job.at_it == ["a"]
     await only.leave()
@@ -141,10 +139,10 @@ async def test_error_of_the_work_is_not_swallowed_and_frees_the_lease(kube: Kube
     async def broken() -> None:
         raise RuntimeError("a part of it is broken")
 
-    lease = Lease(kube.cluster(), "agents", "berth-watch-berth", unique(), terms=QUICK)
+    lease = Lease(kube.cluster(), "agents", NAME, unique(), terms=QUICK)
     with pytest.raises(RuntimeError, match="broken"):
         await lease.lead(broken)
-    assert spec(kube)["holderIdentity"] == ""
+    assert (await spec(kube))["holderIdentity"] == ""
 
 
 async def test_no_two_processes_have_a_name_in_common() -> None:

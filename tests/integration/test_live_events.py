@@ -180,6 +180,8 @@ async def test_wrong_expired_and_foreign_credentials_open_nothing(live: LiveStag
     assert await refused(live, headers={"Authorization": "Bearer nonsense"}) == (401, "unauthenticated")
     assert await refused(live, headers={"Authorization": f"Bearer {agent.token}"}) == (401, "unauthenticated")
     assert await refused(live, "?ticket=tk_unknown") == (401, "unauthenticated")
+    assert await refused(live, f"?ticket={'x' * 3000}") == (401, "unauthenticated")
+    assert await refused(live, f"?after={'x' * 3000}") == (422, "invalid_request")
     expired = await _ticket(live, ann, TicketKind.EVENTS, seconds=-1)
     assert await refused(live, f"?ticket={expired}") == (401, "unauthenticated")
     other = await _ticket(live, ann, TicketKind.DESKTOP)

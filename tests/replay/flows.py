@@ -1,5 +1,6 @@
 """The flows whose histories are checked in. Run by `tests.replay.record`, never as tests."""
 
+import asyncio
 import json
 import re
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.timings import Timings
+from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
+from tests.workflows.test_succession import forgotten
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}
 _WORKER = re.compile(r"\d+@")
@@ -108,6 +111,18 @@ async def test_stopped_while_starting(stage: Stage) -> None:
     await keep(stage, "stopped_while_starting")
 
 
+async def test_hastened_and_forced(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "shutdown_seconds": 600})
+    agent_id, stubborn = await stage.started(), Stubborn(stage.runtime)
+    await stage.stop(agent_id, "inactivity")
+    await stage.until(agent_id, AgentState.DRAINING)
+    await stage.stop(agent_id)
+    await asyncio.wait_for(stubborn.asked.wait(), 10)
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.until_closed()
+    await keep(stage, "hastened_and_forced")
+
+
 async def test_cancelled_by_an_operator(stage: Stage) -> None:
     await stage.started()
     await stage.workflow().cancel()
@@ -130,6 +145,19 @@ async def test_handed_over(set_stage: SetStage) -> None:
     await stage.until_closed()
     await keep(stage, "handed_over_before", run_id=run_id)
     await keep(stage, "handed_over_after")
+
+
+async def test_taken_up(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, run_id = await stage.started(), await this_run(stage)
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await forgotten(stage, first)
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+    await stage.stop(second)
+    await stage.until_closed()
+    await keep(stage, "taken_up", run_id=run_id)
 
 
 async def test_handed_on(set_stage: SetStage) -> None:

@@ -38,6 +38,18 @@ def test_what_the_machine_lacks_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "cluster").exists()
 
 
+def test_kind_is_taken_where_it_and_a_docker_that_answers_are_there(tmp_path: Path) -> None:
+    for name, said in {"kind": 'echo "$@" >>"$(dirname "$0")/calls"; echo "said: $*"', "docker": "exit 0"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    folder = tmp_path / "cluster"
+    done = run("up", folder, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[-1]) == folder / "kubeconfig"
+    assert (folder / "kubeconfig").read_text().startswith("said: get kubeconfig --name berth-")
+    assert "create cluster --name berth-" in (tmp_path / "calls").read_text()
+
+
 def test_python_trusts_the_servers_of_an_authority_and_nobody_else(tmp_path: Path) -> None:
     ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     certificate, key = ours.server("api", ["127.0.0.1", "kubernetes"])

@@ -204,8 +204,14 @@ def test_secret_that_is_just_being_made_is_waited_for() -> None:
     assert 'secret "agent-1" not found' in found.detail
 
 
-def test_image_that_wants_to_be_root_is_given_up() -> None:
-    message = "container has runAsNonRoot and image will run as root (pod: agent-1)"
+@pytest.mark.parametrize(
+    "message",
+    [
+        "container has runAsNonRoot and image will run as root (pod: agent-1)",
+        "container's runAsUser breaks non-root policy (pod: agent-1)",
+    ],
+)
+def test_image_that_wants_to_be_root_is_given_up(message: str) -> None:
     found = diagnose(pod(**waiting("CreateContainerConfigError", message)))
     assert (found.phase, found.failure) == (Phase.EXITED, FailureKind.CANNOT_START)
 
@@ -243,6 +249,6 @@ def test_endless_words_become_a_sentence() -> None:
 def test_events_are_asked_for_only_where_they_may_tell_more() -> None:
     assert wants_events(pod(**unschedulable("x")))
     assert wants_events(pod(**ended(137)))
-    for quiet in (running(), running(ready=True), ended(0), ended(75), ended(1)):
+    for quiet in (running(), running(ready=True), ended(75), ended(1)):
         assert not wants_events(pod(**quiet))
     assert not wants_events(pod(deleted=True, **ended(137)))

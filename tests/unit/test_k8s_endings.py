@@ -57,21 +57,22 @@ def test_own_word_is_found_behind_the_tail_of_a_log() -> None:
     assert found.detail == "the desktop ended"
 
 
-@pytest.mark.parametrize(
-    ("killing", "kind"),
-    [
-        ("Container agent failed liveness probe, will be restarted", FailureKind.HEALTH),
-        ("Container agent failed startup probe", FailureKind.START_DEADLINE),
-    ],
-)
-@pytest.mark.parametrize("code", [137, 143])
-def test_agent_that_did_not_answer_its_probe_is_no_crash(killing: str, kind: FailureKind, code: int) -> None:
+@pytest.mark.parametrize(("probe", "kind"), [("Liveness", FailureKind.HEALTH), ("Startup", FailureKind.START_DEADLINE)])
+@pytest.mark.parametrize("code", [0, 137, 143])
+def test_agent_that_did_not_answer_its_probe_is_no_crash(probe: str, kind: FailureKind, code: int) -> None:
     killed = pod(**ended(code, "OOMKilled"))
     assert wants_events(killed)
-    unhealthy = event("Unhealthy", "Liveness probe failed: context deadline exceeded")
-    found = diagnose(killed, [unhealthy, event("Killing", killing, "Normal")])
+    unhealthy = [
+        event("Unhealthy", f"{probe} probe failed: dial tcp 10.0.0.1:8080: connect: connection refused"),
+        event("Unhealthy", "Readiness probe failed: timeout"),
+    ]
+    stopped = event("Killing", "Stopping container agent", "Normal")
+    found = diagnose(killed, [*unhealthy, stopped])
     assert (found.failure, found.exit_code) == (kind, code)
-    assert "context deadline exceeded" in found.detail
+    assert "connection refused" in found.detail
+    # A probe that failed now and then is no reason, nor is readiness, which ends nothing.
+    assert diagnose(killed, unhealthy).failure is not kind
+    assert diagnose(killed, [unhealthy[1], stopped]).failure is not kind
 
 
 # ---- put off -------------------------------------------------------------------------------------------------------
@@ -83,6 +84,17 @@ def test_eviction_is_told_with_its_reason() -> None:
     assert (found.failure, found.exit_code) == (FailureKind.EVICTED, 143)
     assert 'EmptyDir volume "tmp"' in found.detail
     assert isinstance(decide(FailureKind.EVICTED, 0, 2), Restart)
+
+
+def test_end_in_order_is_no_success_where_the_cluster_ordered_it() -> None:
+    """An image that is not ours may end well on SIGTERM; only an agent's own word says that Berth had ordered it."""
+    late = {"phase": "Failed", "reason": "DeadlineExceeded", "message": "Pod was active on the node longer than ..."}
+    assert diagnose(pod(**ended(0, "Completed") | late)).failure is FailureKind.EXITED
+    evicted: dict[str, Any] = {"conditions": [disrupted("EvictionByEvictionAPI")]}
+    assert diagnose(pod(deleted=True, **ended(0, "Completed", **evicted))).failure is FailureKind.EVICTED
+    ordered = ended(0, "Completed", said(0, "ordered"), **evicted)
+    assert diagnose(pod(deleted=True, **ordered)).failure is None
+    assert not wants_events(pod(**ended(137, message=said(0, "ordered"))))
 
 
 def test_agent_that_is_asked_to_leave_its_machine_may_save_first() -> None:

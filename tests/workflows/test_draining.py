@@ -11,6 +11,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
 from core.domain.timings import Timings
+from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 
 LONG = {"grace_seconds": 600}
@@ -136,7 +137,51 @@ async def test_second_warning_shortens_no_grace_and_takes_the_keep_away(set_stag
     await stage.stop(agent_id, "maintenance")
     assert not await kept(stage, agent_id)
     agent = await stage.agent(agent_id)
-    assert (agent.state, agent.deadline_at) == (AgentState.DRAINING, deadline)
+    assert (agent.state, agent.deadline_at, agent.keepable) == (AgentState.DRAINING, deadline, False)
+
+
+async def test_countdown_follows_a_stop_that_shortens_the_grace(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    before = (await stage.agent(agent_id)).deadline_at
+    assert before is not None
+    await stage.stop(agent_id, "user_requested", grace_seconds=300)
+
+    async def sooner() -> bool:
+        return (await stage.agent(agent_id)).deadline_at != before
+
+    await until(sooner, "the row to have the shorter deadline")
+    agent = await stage.agent(agent_id)
+    assert agent.deadline_at is not None
+    assert timedelta(seconds=295) < before - agent.deadline_at < timedelta(seconds=325)
+    warning = (await stage.events(agent_id))[-1]
+    assert warning.kind == "agent.warning"
+    assert datetime.fromisoformat(warning.detail["deadlineAt"]) == agent.deadline_at
+    # It was only made shorter: it can still be taken back.
+    assert agent.keepable
+    assert await kept(stage, agent_id)
+
+
+async def test_countdown_is_over_for_who_watches_an_agent_that_was_told_to_save_at_once(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600, "shutdown_seconds": 600})
+    agent_id, stubborn = await draining(stage), Stubborn(stage.runtime)
+    await stage.stop(agent_id)
+    await asyncio.wait_for(stubborn.asked.wait(), 10)
+    agent = await stage.agent(agent_id)
+    assert (agent.state, agent.deadline_at, agent.keepable) == (AgentState.DRAINING, None, False)
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.until(agent_id, AgentState.TERMINATED)
+
+
+async def test_force_is_heard_while_the_agent_saves(set_stage: SetStage) -> None:
+    stage = await set_stage({"shutdown_seconds": 600})
+    agent_id, stubborn = await stage.started(), Stubborn(stage.runtime)
+    await stage.stop(agent_id)
+    await asyncio.wait_for(stubborn.asked.wait(), 10)
+    await stage.stop(agent_id)  # without force it is no more than was said already
+    await stage.stop(agent_id, "operator", force=True)
+    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "user_requested"
+    await stage.nothing_left()
 
 
 async def test_own_stop_has_no_grace_unless_asked_for(set_stage: SetStage) -> None:

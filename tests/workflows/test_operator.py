@@ -164,3 +164,28 @@ async def test_agents_are_found_by_their_user_state_and_pool(stage: Stage) -> No
         return [run["execution"]["workflowId"] for run in found] == [stage.workflow("ann", "a shop").id]
 
     await until(listed, f"{agent_id} to be listed")
+
+
+@pytest.mark.parametrize("point", ["the first decision", "the first attempt running"])
+async def test_life_that_was_reset_to_an_earlier_attempt_is_mended_and_stopped_as_any_other(
+    stage: Stage, point: str
+) -> None:
+    agent_id = await stage.started()
+    history = await stage.workflow().fetch_history()
+    decided = [event.event_id for event in history.events if event.HasField("workflow_task_completed_event_attributes")]
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    assert (await stage.until(agent_id, AgentState.RUNNING)).attempt == 2
+    back_to = decided[0] if point == "the first decision" else decided[-1]
+    workflow_id = stage.workflow().id
+    reset = ("workflow", "reset", "--workflow-id", workflow_id, "--event-id", str(back_to), "--reason", "by hand")
+    await stage.temporal(*reset)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await stage.fail(agent_id, attempt=2)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    assert (await stage.until(agent_id, AgentState.RUNNING)).attempt == 3
+    await stage.temporal(*reset)
+    await stage.stop(agent_id)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await stage.nothing_left()
+    await stage.legal_log()

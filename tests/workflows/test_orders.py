@@ -123,3 +123,15 @@ async def test_agent_that_is_still_starting_can_be_restarted(set_stage: SetStage
     assert (agent.attempt, agent.restart_count) == (2, 0)
     await stage.stop(agent_id)
     await stage.nothing_left()
+
+
+async def test_words_that_a_database_cannot_hold_still_move_a_life(stage: Stage) -> None:
+    agent_id = await stage.started()
+    report = FailureReport(agent_id=agent_id, attempt=1, kind=FailureKind.CRASH).model_dump(mode="json")
+    await stage.workflow().signal("failed", report | {"detail": "oops \x00 binary"})
+    await stage.until(agent_id, AgentState.RESTARTING)
+    assert (await stage.until(agent_id, AgentState.RUNNING)).attempt == 2
+    await stage.workflow().signal("stop", {"reason": "a\x00b", "grace_seconds": 0})
+    await stage.until(agent_id, AgentState.TERMINATED)
+    told = [event.detail.get("detail") for event in await stage.events(agent_id)]
+    assert "oops \ufffd binary" in told

@@ -210,3 +210,13 @@ async def test_pool_queue_that_was_killed_by_hand_comes_back_with_the_next_word(
     await stage.client.get_workflow_handle("pool/default").terminate("by hand")
     await stage.stop(first)
     await stage.until(second, AgentState.RUNNING)
+
+
+async def test_wait_that_was_foretold_is_kept_to_be_held_against_the_real_one(set_stage: SetStage) -> None:
+    stage = await set_stage(capacity=1)
+    await stage.started("bob")
+    for place, user in enumerate(("ann", "eve"), 1):
+        agent_id = await stage.queued(user)
+        (row,) = await stage.sql("SELECT wait_estimate_minutes AS told FROM agents WHERE agent_id = :a", a=agent_id)
+        # Nothing is measured yet: a slot is taken to come free every 10 minutes at the latest.
+        assert row["told"] == 10 * place

@@ -258,3 +258,37 @@ async def test_reaper_of_the_schedule_looks_every_interval(stage: Stage) -> None
         return (await handle.describe()).info.num_actions >= 2
 
     await until(looked, "the schedule to have run twice")
+
+
+async def test_what_ended_long_ago_is_forgotten_with_all_that_is_its_own(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaping, "_BATCH", 2)
+    lives: list[str] = []
+    for _ in range(4):
+        agent_id = await stage.started()
+        await stage.stop(agent_id)
+        await stage.until(agent_id, AgentState.TERMINATED)
+        await stage.until_closed()
+        lives.append(agent_id)
+    *old, recent = lives
+    living = await stage.started()
+    await stage.start("ann", "bank")  # refused: a free user has one
+    await stage.sql(
+        "INSERT INTO commands (agent_id, command_id, attempt, name, parameters, deadline_at)"
+        " SELECT agent_id, 'shot', 1, 'screenshot', '{}', now() FROM agents"
+    )
+    await stage.sql(
+        "INSERT INTO artefacts (artefact_id, agent_id, command_id, user_id, content_type, bytes)"
+        " SELECT 'art-' || agent_id, agent_id, 'shot', 'ann', 'image/png', 1 FROM agents"
+    )
+    await stage.sql("INSERT INTO artefact_chunks SELECT artefact_id, 0, 'x' FROM artefacts")
+    await stage.sql("UPDATE agents SET ended_at = now() - interval '31 days' WHERE agent_id = ANY(:old)", old=old)
+    await stage.sql("UPDATE agents SET created_at = now() - interval '90 days'")
+    await stage.sql("UPDATE events SET at = now() - interval '31 days' WHERE agent_id IS NULL")
+    await stage.reap()
+    for table in ("agents", "events", "commands", "artefacts"):
+        left = await stage.sql(f"SELECT DISTINCT agent_id FROM {table}")  # noqa: S608
+        assert {row["agent_id"] for row in left} == {recent, living}, table
+    assert len(await stage.sql("SELECT 1 FROM artefact_chunks")) == 2
+    assert (await stage.agent(living)).state is AgentState.RUNNING

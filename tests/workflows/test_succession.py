@@ -72,6 +72,51 @@ async def test_successor_is_the_workflows_own_as_soon_as_it_takes_over(set_stage
     await stage.until(second, AgentState.RUNNING)
 
 
+async def forgotten(stage: Stage, predecessor: str) -> str:
+    """Id of an agent whose start was accepted and then dropped: its row is there, and no workflow heard of it.
+
+    The workflow task in which it was registered failed, and its caller did not ask again.
+    """
+    request = stage.request()
+    ask = Registration(request=request, workflow_id=stage.workflow().id, predecessor=predecessor)
+    await LifeActivities(stage.db, stage.settings, stage.lives).register(ask)
+    assert (await stage.agent(request.agent_id)).state is AgentState.QUEUED
+    return request.agent_id
+
+
+async def test_start_that_was_accepted_and_forgotten_is_carried_out(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first = await stage.started()
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await forgotten(stage, first)
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+    await owned_by(stage, second)
+    assert await stage.kinds(second) == ["requested", "queued", "admitted", "starting", "ready"]
+    await stage.stop(second)
+    await stage.nothing_left()
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_start_that_was_forgotten_and_then_stopped_leaves_the_line(set_stage: SetStage, named: bool) -> None:
+    stage = await set_stage(LONG)
+    first = await stage.started()
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = await forgotten(stage, first)
+    order = StopOrder(agent_id=second if named else None, reason="operator", grace_seconds=0)
+    await stage.workflow().signal("stop", order)
+    if named:
+        await stage.stop(first)
+    # The queue may have given it the free slot just before; nothing was made for it then.
+    await stage.until(second, AgentState.CANCELLED, AgentState.TERMINATED)
+    assert "starting" not in await stage.kinds(second)
+    await stage.until(first, AgentState.TERMINATED)
+    await stage.until_closed()
+    await stage.nothing_left()
+
+
 async def test_stopped_successor_leaves_its_predecessor_alone(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
     first, second = await succeeded(stage)

@@ -29,6 +29,7 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     limits: TierLimits
     max_waiting: int
+    lifespan_minutes: float = 45
 
 
 class Leftover(BaseModel):
@@ -95,6 +96,8 @@ async def register(
     standing = _standing(user, rows, bool(mine), rules.limits, now)
     decision = admission.decide(standing, room)
     registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, deadline, now)
+    if registered.state is AgentState.QUEUED:
+        await queue.note_estimate(session, request.agent_id, rules.lifespan_minutes)
     answer = registered.answer
     # A full queue is no decision about this request: the same key is decided anew.
     if by and answer is not None and answer.reason != RejectReason.QUEUE_FULL:

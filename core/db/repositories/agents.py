@@ -9,7 +9,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import ARRAY, DateTime, Integer, Text, TextClause, and_, bindparam, case, or_, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    DateTime,
+    Integer,
+    Text,
+    TextClause,
+    and_,
+    bindparam,
+    case,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
@@ -97,6 +111,19 @@ async def current(session: AsyncSession, user_id: str, project_id: str) -> Agent
         .where(Agent.user_id == user_id, Agent.project_id == project_id, Agent.state.in_(_values(LIVING)))
         .order_by(ending_last, Agent.created_at.desc())
         .limit(1)
+    )
+    row = await session.scalar(query)
+    return view(row) if row else None
+
+
+async def behind(session: AsyncSession, user_id: str, project_id: str, agent_id: str) -> AgentView | None:
+    """The agent that waits behind `agent_id` for the same project; also when its slot was granted this very moment."""
+    not_begun = and_(Agent.state == AgentState.STARTING.value, Agent.started_at.is_(None))
+    query = select(Agent).where(
+        Agent.user_id == user_id,
+        Agent.project_id == project_id,
+        Agent.agent_id != agent_id,
+        or_(Agent.state.in_(_values(WAITING)), not_begun),
     )
     row = await session.scalar(query)
     return view(row) if row else None
@@ -216,6 +243,35 @@ async def begin(session: AsyncSession, agent_id: str, attempt: int, at: datetime
     if begun.first() is None:
         return await _unmoved(session, agent_id)
     return Moved(applied=True, state=AgentState.STARTING, attempt=attempt)
+
+
+_HASTEN = events.logging(
+    """
+    UPDATE agents SET deadline_at = :deadline, keepable = :keepable, event_seq = event_seq + :count
+    WHERE agent_id = :agent AND attempt = :attempt AND state = 'draining'
+        AND (deadline_at IS DISTINCT FROM :deadline OR keepable IS DISTINCT FROM :keepable)
+    RETURNING agent_id, user_id, project_id, event_seq
+    """,
+    bindparam("deadline", type_=DateTime(timezone=True)),
+    bindparam("keepable", type_=Boolean),
+)
+
+
+async def hasten(
+    session: AsyncSession,
+    agent_id: str,
+    attempt: int,
+    at: datetime,
+    deadline_at: datetime | None,
+    keepable: bool,
+    told: Fact,
+) -> Moved:
+    """Write another end of the grace of a draining agent (None: there is none any more), and log it; once."""
+    named = {"agent": agent_id, "attempt": attempt, "deadline": deadline_at, "keepable": keepable}
+    hastened = await session.execute(_HASTEN, {**named, **events.log_values(at, [told])})
+    if hastened.first() is None:
+        return await _unmoved(session, agent_id)
+    return Moved(applied=True, state=AgentState.DRAINING, attempt=attempt)
 
 
 async def _unmoved(session: AsyncSession, agent_id: str) -> Moved:

@@ -174,6 +174,12 @@ async def with_wait(session: AsyncSession, agent: AgentView, lifespan_minutes: f
     return _waited(agent, position, await wait_of(session, agent.pool, position, lifespan_minutes))
 
 
+async def note_estimate(session: AsyncSession, agent_id: str, lifespan_minutes: float) -> None:
+    """Keep what a waiting agent is told when it comes, to be held against the wait that it then has."""
+    row = await session.get_one(Agent, agent_id)
+    row.wait_estimate_minutes = (await with_wait(session, view(row), lifespan_minutes)).estimated_wait_minutes
+
+
 async def all_with_wait(session: AsyncSession, agents: Sequence[AgentView], lifespan_minutes: float) -> list[AgentView]:
     """Several at once: one query a pool, however many wait."""
     places: dict[str, Mapping[str, int]] = {}

@@ -1,7 +1,12 @@
-"""Makes JSON from outside fit for Postgres, which refuses some of what JSON allows."""
+"""Makes text and JSON from outside fit for Postgres, which refuses some of what both allow.
+
+What cannot be stored must not reach a step of a life: the step would be tried again for ever, and the life with it.
+"""
 
 import math
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 _MAX_INTEGER = 1 << 63
 
@@ -9,6 +14,9 @@ _MAX_INTEGER = 1 << 63
 def text(value: str) -> str:
     """`value` without NUL characters and lone surrogates, which Postgres cannot hold."""
     return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+Text = Annotated[str, AfterValidator(text)]
 
 
 def json(value: Any) -> Any:

@@ -1,0 +1,121 @@
+"""What is written of a life: its row takes each step's word first, then operators are shown where it stands."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities import contracts
+    from activities.contracts import Ended, Final, Life, Moved, Successor
+    from core.domain.lifecycle import FINAL, AgentState, EndReason
+    from core.domain.orders import FailureReport, StopOrder
+    from core.domain.recovery import FailureKind
+    from core.ids import keyword
+    from workflows.life import Course
+    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, FORCE_IS_HEARD, LOCAL, removal_options
+
+
+class Record:
+    """Steps write through it, so that `course` never says more than the row does."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        # Who stood in line behind this life when its row was ended.
+        self.successor: Successor | None = None
+
+    async def arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
+        """Take the row's word for where we are; False when someone ended this life without us."""
+        course = self.course
+        if self.overtaken(moved):
+            return moved.state is to
+        arrived = moved.applied or moved.state is to
+        course.state = to if arrived else moved.state
+        if moved.state in FINAL:
+            await self.remove(EndReason.WORKFLOW_GONE, within_seconds=0)
+        self.show(reason)
+        return arrived
+
+    def overtaken(self, moved: Moved | contracts.Activity) -> bool:
+        """Whether the row is attempts ahead of this run, which was reset to an earlier point by hand; it is taken over.
+
+        What was ordered under the old attempt did nothing then, and the caller orders it again.
+        """
+        course = self.course
+        if moved.attempt <= course.life.attempt or moved.state in FINAL:
+            return False
+        course.life = course.life.model_copy(update={"attempt": moved.attempt})
+        course.begun, course.state, course.drain = moved.attempt, moved.state, None
+        course.running_since = workflow.now() if moved.state is AgentState.RUNNING else None
+        course.inbox.failure = None
+        self.show("workflow_reset")
+        return True
+
+    async def remove(self, reason: str, *, within_seconds: float) -> contracts.Usage:
+        """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
+        course = self.course
+        leaving = start_removal(course.life, reason, within_seconds)
+        if within_seconds > 0:
+            await workflow.wait_condition(lambda: leaving.done() or course.inbox.forced())
+            if not leaving.done() and workflow.patched(FORCE_IS_HEARD):
+                # Not waited for: it hears of this with its next beat, and finds by then that the agent is gone.
+                leaving.cancel()
+                leaving = start_removal(course.life, reason, 0)
+        return await leaving
+
+    async def withdraw(self, order: StopOrder) -> None:
+        """End a life that waits."""
+        ended = await withdraw(self.course.life, order)
+        if self.overtaken(ended):
+            self.course.inbox.stop = order
+            return
+        self.course.state, self.successor = ended.state, ended.successor
+        self.show(order.reason)
+
+    async def end(self, state: AgentState, reason: str, detail: str, *, within_seconds: float) -> None:
+        """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
+        course = self.course
+        while True:
+            usage = await self.remove(reason, within_seconds=within_seconds)
+            ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
+            moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+            # An end is an end, also of an attempt that we learn of only now.
+            if not self.overtaken(moved):
+                break
+        course.state = moved.state if moved.state in FINAL else state
+        self.successor = moved.successor
+        self.show(reason)
+
+    def show(self, reason: str | None = None) -> None:
+        """Tell the story where operators look: search attributes for lists, details for the page of one life."""
+        course = self.course
+        workflow.upsert_search_attributes(
+            [
+                AGENT_ID.value_set(course.life.agent_id),
+                AGENT_STATE.value_set(course.state.value),
+                AGENT_REASON.value_set(keyword(reason)) if reason else AGENT_REASON.value_unset(),
+            ]
+        )
+        because = f": {reason}" if reason else ""
+        workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
+
+
+def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
+    return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
+
+
+async def withdraw(life: Life, order: StopOrder) -> Ended:
+    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
+    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
+    return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
+
+
+async def remove(life: Life, reason: str) -> None:
+    """Have everything of an attempt removed at once; returns when the runtime says gone."""
+    await start_removal(life, reason, 0)
+
+
+def start_removal(life: Life, reason: str, within_seconds: float) -> workflow.ActivityHandle[contracts.Usage]:
+    return workflow.start_activity(
+        contracts.shut_down_agent,
+        contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
+        summary=reason,
+        **removal_options(life.pool, within_seconds),
+    )

@@ -65,12 +65,12 @@ def test_image_lists_every_package_that_it_was_made_of(rootfs: Look, name: str, 
     lock = rootfs(name).read("/usr/share/berth/requirements.txt")
     python = listing.partition("# Python\n")[2].partition("#")[0].split()
     assert len(python) > 30
-    assert [each for each in python if f"{each.lower()} " not in f"{lock.lower()} "] == []
+    assert [each for each in python if f"{each.replace('_', '-').lower()} " not in f"{lock.lower()} "] == []
 
 
 @BOTH
 def test_licences_travel_with_what_they_cover(rootfs: Look, name: str) -> None:
-    assert "Mozilla Public License" in rootfs(name).read("/app/node_modules/@novnc/novnc/LICENSE.txt")
+    assert "licensed under the MPL 2.0" in rootfs(name).read("/app/node_modules/@novnc/novnc/LICENSE.txt")
     assert "/usr/share/doc/bash/copyright" in rootfs(name).paths()
 
 
@@ -79,7 +79,9 @@ def test_image_tells_nothing_of_the_machine_that_built_it(images: Mapping[str, B
     built = images[name]
     told = json.dumps(built.layout.config(built.image))
     files = rootfs(name)
-    assert not {"/etc/hostname", "/etc/resolv.conf", "/etc/pip.conf", "/etc/machine-id"} & files.paths()
+    # Builders leave some of them as the empty files that they mounted the machine's own over.
+    private = {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/pip.conf", "/etc/machine-id"}
+    assert [path for path in private & files.paths() if files.read(path)] == []
     for path, file in files:
         if path.startswith("/etc/") and file.isfile() and file.size < MIB:
             told += files.read(path)

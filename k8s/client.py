@@ -204,7 +204,7 @@ class Cluster:
     async def _connected(self) -> ApiClient:
         found = Configuration()
         file = self._settings.kubeconfig or os.environ.get("KUBECONFIG") or None
-        if file is not None and not Path(file).is_file():
+        if file is not None and not await asyncio.to_thread(Path(file).is_file):
             raise RuntimeRetryable(f"the cluster's access data are to be in {file}, which is no file")
         try:
             if file is None and self._settings.context is None and in_cluster():

@@ -89,7 +89,7 @@ def _mask(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             _mask(value)
-        elif value is not None and any(word in name.lower() for word in _SECRET_WORDS):
+        elif isinstance(value, str) and any(word in name.lower() for word in _SECRET_WORDS):
             values[name] = _MASK
 
 

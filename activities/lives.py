@@ -17,7 +17,8 @@ from activities.ports import Signals
 from core.db.engine import Db
 from core.db.models import Agent, Channel
 from core.db.repositories import admission, agents, clusters, events, queue
-from core.db.repositories.agents import fact
+from core.db.repositories.agents import AgentView, fact
+from core.db.repositories.upkeep import LivingRow
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
@@ -32,6 +33,19 @@ _OBSERVE_SECONDS = 5
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def life_of(row: AgentView | LivingRow) -> Life:
+    """The attempt that a row speaks of."""
+    return Life(
+        agent_id=row.agent_id,
+        attempt=row.attempt,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        pool=row.pool,
+        template=row.template,
+        runtime=row.runtime,
+    )
 
 
 class LifeActivities:
@@ -261,15 +275,7 @@ class LifeActivities:
             # The settings know its template no more: it cannot be made, and the reaper ends it.
             return None
         return Successor(
-            life=Life(
-                agent_id=row.agent_id,
-                attempt=row.attempt,
-                user_id=row.user_id,
-                project_id=row.project_id,
-                pool=row.pool,
-                template=row.template,
-                runtime=row.runtime,
-            ),
+            life=life_of(row),
             state=row.state,
             timings=timings,
             waits_for=row.reason,

@@ -12,8 +12,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from temporalio import activity
 
-from activities.contracts import Final, Life, Nothing, Reaped
-from activities.lives import LifeActivities
+from activities.contracts import Final, Nothing, Reaped
+from activities.lives import LifeActivities, life_of
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.repositories import queue, retention, upkeep
@@ -144,16 +144,7 @@ class ReapingActivities:
             # The next look tries again; the slot stays taken until the runtime says gone.
             log.warning("reaper.blocked", agent_id=row.agent_id, code=error.error_code)
             return False
-        life = Life(
-            agent_id=row.agent_id,
-            attempt=row.attempt,
-            user_id=row.user_id,
-            project_id=row.project_id,
-            pool=row.pool,
-            template=row.template,
-            runtime=row.runtime,
-        )
-        ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
         return (await self._lives.finish(ending)).applied
 
     # ---- objects without a row --------------------------------------------------------------------------------------

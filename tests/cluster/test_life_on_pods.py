@@ -1,10 +1,8 @@
 """A whole life on real pods: asked for, used, watched, killed, stopped and started again, as on this machine."""
 
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -70,21 +68,6 @@ async def town(
     kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-async def _do(someone: Person, agent_id: str, command: str, **parameters: Any) -> dict[str, Any]:
-    body = {"command": command, "parameters": parameters, "timeoutSeconds": 120}
-    answer = await someone.ask("POST", f"/api/agents/{agent_id}/execute", json=body, timeout=130)
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()["result"]
-    return result
-
-
-async def _visits(town: Town, agent_id: str) -> int:
-    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
-    found = re.search(r"Visit (\d+)", json.dumps(await _do(town.ann, agent_id, "extract")))
-    assert found is not None
-    return int(found[1])
-
-
 async def _started(town: Town, key: str) -> str:
     agent_id = await town.ann.start("shop", key=key)
     reached = await town.ann.until(agent_id, "running", "failed", patience=int(READY_SECONDS))
@@ -101,11 +84,11 @@ async def _ended(town: Town, agent_id: str) -> None:
 
 async def test_an_agent_in_a_hardened_pod_does_its_task_and_is_seen_and_read(town: Town) -> None:
     agent_id = await _started(town, "task")
-    result = await _do(town.ann, agent_id, "run_task", task=TASK)
+    result = await town.ann.do(agent_id, "run_task", task=TASK)
     assert "placed for Ann" in json.dumps(result)
     assert len(town.shop.book.orders) == 1
     for command, magic in (("screenshot", b"\x89PNG"), ("pdf", b"%PDF")):
-        artefact = await _do(town.ann, agent_id, command)
+        artefact = await town.ann.do(agent_id, command)
         assert (await town.ann.ask("GET", artefact["url"])).content.startswith(magic)
     log = await town.ann.ask("GET", f"/api/agents/{agent_id}/logs")
     assert "attempt 1" in log.text
@@ -127,11 +110,11 @@ async def test_an_agent_in_a_hardened_pod_does_its_task_and_is_seen_and_read(tow
 
 async def test_cookies_are_kept_on_a_claim_over_a_stop_and_a_deleted_pod(town: Town) -> None:
     first = await _started(town, "first")
-    assert await _visits(town, first) == 1
+    assert await town.ann.visit(first, town.shop.url) == 1
     await _ended(town, first)
 
     second = await _started(town, "second")
-    assert await _visits(town, second) == 2
+    assert await town.ann.visit(second, town.shop.url) == 2
     # Somebody with kubectl: the same agent comes back, on its profile, as the next attempt.
     town.kubectl("delete", "pods", "-l", "app=agent", "--wait=false")
 
@@ -139,5 +122,5 @@ async def test_cookies_are_kept_on_a_claim_over_a_stop_and_a_deleted_pod(town: T
         return (await town.ann.kinds(second)).count("ready") == 2
 
     await eventually(again, "the agent to be ready again", patience=int(READY_SECONDS))
-    assert await _visits(town, second) >= 2
+    assert await town.ann.visit(second, town.shop.url) >= 2
     await _ended(town, second)

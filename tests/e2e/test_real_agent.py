@@ -2,11 +2,9 @@
 
 import contextlib
 import json
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -50,21 +48,6 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
             yield Town(stack, shop, await stack.user("ann", "shop", "desk"))
 
 
-async def _do(someone: Person, agent_id: str, command: str, **parameters: Any) -> dict[str, Any]:
-    body = {"command": command, "parameters": parameters, "timeoutSeconds": 90}
-    answer = await someone.ask("POST", f"/api/agents/{agent_id}/execute", json=body, timeout=100)
-    assert answer.status_code == 200, answer.text
-    result: dict[str, Any] = answer.json()["result"]
-    return result
-
-
-async def _visits(town: Town, agent_id: str) -> int:
-    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
-    found = re.search(r"Visit (\d+)", json.dumps(await _do(town.ann, agent_id, "extract")))
-    assert found is not None
-    return int(found[1])
-
-
 async def _ended(town: Town, agent_id: str) -> None:
     await town.ann.stop(agent_id)
     await town.ann.until(agent_id, "terminated")
@@ -73,11 +56,11 @@ async def _ended(town: Town, agent_id: str) -> None:
 async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")
-    result = await _do(town.ann, agent_id, "run_task", task=TASK)
+    result = await town.ann.do(agent_id, "run_task", task=TASK)
     assert "placed for Ann" in json.dumps(result)
     assert len(town.shop.book.orders) == 1
     for command, magic in (("screenshot", b"\x89PNG"), ("pdf", b"%PDF")):
-        artefact = await _do(town.ann, agent_id, command)
+        artefact = await town.ann.do(agent_id, command)
         stored = await town.ann.ask("GET", artefact["url"])
         assert stored.content.startswith(magic)
         assert len(stored.content) == artefact["bytes"]
@@ -90,13 +73,13 @@ async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Tow
 async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> None:
     first = await town.ann.start("shop", key="first")
     await town.ann.until(first, "running")
-    assert await _visits(town, first) == 1
+    assert await town.ann.visit(first, town.shop.url) == 1
     await _ended(town, first)
 
     second = await town.ann.start("shop", key="second")
     assert second != first
     await town.ann.until(second, "running")
-    assert await _visits(town, second) == 2
+    assert await town.ann.visit(second, town.shop.url) == 2
 
     # Its agents die with the host; the same agent comes back on its profile as the next attempt.
     town.stack.kill("host")
@@ -107,14 +90,14 @@ async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> N
     await eventually(restarted, "the agent to be ready again")
     # That the host died is not the agent's fault: none of its three restarts is spent.
     assert (await town.ann.agent(second))["restartCount"] == 0
-    assert await _visits(town, second) >= 2
+    assert await town.ann.visit(second, town.shop.url) >= 2
     await _ended(town, second)
 
 
 async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")
-    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    await town.ann.do(agent_id, "navigate", url=town.shop.url)
     _kill_browser_of(agent_id)
 
     async def restarted() -> bool:
@@ -141,7 +124,7 @@ def _kill_browser_of(agent_id: str) -> None:
 async def test_the_owner_sees_the_desktop_and_nobody_else_does(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")
-    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    await town.ann.do(agent_id, "navigate", url=town.shop.url)
     bob = await town.stack.user("bob", "shop")
     for path in ("desktop", "execute", "stop", "keep", "restart", "activity"):
         refused = await bob.ask("POST", f"/api/agents/{agent_id}/{path}", json={})
@@ -172,5 +155,5 @@ async def test_the_browser_of_an_agent_reaches_nothing_of_this_machine_but_what_
         answer = await town.ann.ask("POST", f"/api/agents/{agent_id}/execute", json=body)
         assert answer.status_code in (403, 422), (address, answer.text)
         assert answer.json()["code"] == "address_refused", address
-    await _do(town.ann, agent_id, "navigate", url=town.shop.url)
+    await town.ann.do(agent_id, "navigate", url=town.shop.url)
     await _ended(town, agent_id)

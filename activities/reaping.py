@@ -29,6 +29,7 @@ log = structlog.get_logger()
 # Younger things may belong to a step that is just under way.
 _SETTLE = timedelta(seconds=10)
 _AT_ONCE = 8
+_REMOVE_SECONDS = 20
 # Deleting is done in short transactions: an agent's artefacts may be many MiB.
 _BATCH = 50
 _BATCHES = 10
@@ -66,12 +67,12 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             rows = {row.agent_id: row for row in await upkeep.living(session)}
         look = Look(at=datetime.now(UTC), rows=rows, owners=owners)
-        # Rows first: what they let go of may be an object that the second half then finds.
-        ended = await self._end_ownerless_rows(look)
-        removed = await self._remove_ownerless_objects()
         lost = await self._report_silent()
         expired = await self._stop_expired_subscriptions()
         strangers = await self._stop_former_members()
+        # Rows first: what they let go of may be an object that the second half then finds. Both may take their time.
+        ended = await self._end_ownerless_rows(look)
+        removed = await self._remove_ownerless_objects()
         await self._forget_ended(look.at)
         async with self._db.transaction() as session:
             await upkeep.forget_old(session, look.at)
@@ -150,16 +151,33 @@ class ReapingActivities:
     # ---- objects without a row --------------------------------------------------------------------------------------
 
     async def _remove_ownerless_objects(self) -> int:
+        """All at once and for a bounded time: one that will not go must keep neither the others nor the look."""
+        gate = asyncio.Semaphore(_AT_ONCE)
         removed = 0
-        for name, runtime in self._runtimes.items():
-            try:
-                for seen in await runtime.list():
-                    if await self._is_orphan(seen):
-                        log.warning("reaper.object", runtime=name, agent_id=seen.agent_id, attempt=seen.attempt)
-                        await runtime.delete(seen.agent_id, seen.attempt)
-                        removed += 1
-            except RuntimeFault as error:
-                log.warning("reaper.runtime_silent", runtime=name, code=error.error_code)
+
+        async def remove(name: str, runtime: AgentRuntime, seen: Observation) -> None:
+            nonlocal removed
+            async with gate:
+                try:
+                    if not await self._is_orphan(seen):
+                        return
+                    log.warning("reaper.object", runtime=name, agent_id=seen.agent_id, attempt=seen.attempt)
+                    await runtime.delete(seen.agent_id, seen.attempt)
+                    removed += 1
+                except RuntimeFault as error:
+                    log.warning("reaper.object_stays", agent_id=seen.agent_id, code=error.error_code)
+
+        try:
+            async with asyncio.timeout(_REMOVE_SECONDS):
+                for name, runtime in self._runtimes.items():
+                    try:
+                        found = await runtime.list()
+                    except RuntimeFault as error:
+                        log.warning("reaper.runtime_silent", runtime=name, code=error.error_code)
+                        continue
+                    await asyncio.gather(*(remove(name, runtime, seen) for seen in found))
+        except TimeoutError:
+            log.warning("reaper.objects_stay", seconds=_REMOVE_SECONDS)
         return removed
 
     async def _is_orphan(self, seen: Observation) -> bool:

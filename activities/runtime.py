@@ -151,13 +151,17 @@ class RuntimeActivities:
 async def _beating(work: Coroutine[Any, Any, T]) -> T:
     """Carry `work` out with heartbeats, so that a worker's death is noticed; a cancel waits until it is done."""
     task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_BEAT_EVERY))[0]:
-            activity.heartbeat()
-    except asyncio.CancelledError:
-        # What is being made must be there before it can be removed.
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task}, timeout=_BEAT_EVERY)
+        except asyncio.CancelledError as error:
+            # What is being made must be there before it can be removed, so this goes on, and goes on to beat.
+            cancelled = error
+        activity.heartbeat()
+    if cancelled is not None:
         await asyncio.gather(task, return_exceptions=True)
-        raise
+        raise cancelled
     return await task
 
 

@@ -46,6 +46,7 @@ class Creation:
         if pod is None:
             pod = await self._begin(secret, fresh)
         else:
+            self._require_ours(pod, secret)
             # Pod and Service are made side by side: one may be there without the other.
             await self._service(secret)
         return Created(handle=self._handle(pod), token_hash=hash_token(token_of(secret).get_secret_value()))
@@ -82,21 +83,27 @@ class Creation:
                 "secrets", objects.secret(self._spec, self._installation), self._doing
             ), True
         except AlreadyThere:
-            return await self._existing("secrets"), False
+            found = await self._existing("secrets")
+            self._require_ours(found)
+            return found, False
 
     async def _pod(self, secret: Json) -> Json:
         manifest = objects.pod(self._spec, self._installation, secret, self._timings)
         try:
             return await self._space.create("pods", manifest, self._doing)
         except AlreadyThere:
-            return await self._existing("pods")
+            found = await self._existing("pods")
+            self._require_ours(found, secret)
+            return found
 
     async def _service(self, secret: Json) -> Json:
         manifest = objects.service(self._spec, self._installation, secret)
         try:
             return await self._space.create("services", manifest, self._doing)
         except AlreadyThere:
-            return await self._existing("services")
+            found = await self._existing("services")
+            self._require_ours(found, secret)
+            return found
 
     async def _claim(self, wanted: ProfileClaim, name: str) -> None:
         kind = "persistentvolumeclaims"
@@ -114,6 +121,13 @@ class Creation:
         if (found["metadata"].get("labels") or {}).get(INSTALLATION) != self._installation:
             raise RuntimePermanent(f"{self._doing}: {kind} {self._name} is there and belongs to somebody else")
         return found
+
+    def _require_ours(self, found: Json, secret: Json | None = None) -> None:
+        """Raises `RuntimeRetryable` for what goes with an earlier try's Secret: the cluster clears it up late."""
+        metadata = found["metadata"]
+        owners = {owner.get("uid") for owner in metadata.get("ownerReferences") or ()}
+        if metadata.get("deletionTimestamp") or (secret is not None and secret["metadata"]["uid"] not in owners):
+            raise RuntimeRetryable(f"{self._doing}: what an earlier try made is just being removed")
 
     def _handle(self, pod: Json) -> Handle:
         metadata = pod["metadata"]

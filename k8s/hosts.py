@@ -19,13 +19,13 @@ class Hosts:
         self._left: Set[str] = frozenset()
 
     def trouble(self, name: str) -> str | None:
-        """What is wrong with a machine; None when it is ready, or not known."""
+        """What is wrong with a machine; None when it speaks, or is not known."""
         return self._trouble.get(name)
 
     def put(self, thing: Json) -> None:
         meta = thing["metadata"]
         self._uids[meta["name"]] = meta["uid"]
-        self._set(meta["name"], _not_ready(thing))
+        self._set(meta["name"], _silent(thing))
 
     def drop(self, thing: Json) -> None:
         name = thing["metadata"]["name"]
@@ -54,11 +54,12 @@ class Hosts:
         self._changed(name)
 
 
-def _not_ready(node: Json) -> str | None:
+def _silent(node: Json) -> str | None:
+    """Why a machine is taken for lost. One that says itself that it is not ready speaks, and so do its agents."""
     for condition in (node.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready":
-            if condition.get("status") == "True":
+            if condition.get("status") != "Unknown":
                 return None
-            return str(condition.get("message") or condition.get("reason") or "it is not ready")
+            return str(condition.get("message") or condition.get("reason") or "it is silent")
     # A machine that has only just come says nothing of itself, and has no agents.
     return None

@@ -51,7 +51,10 @@ def _gone(pod: Json | None) -> bool:
 
 
 async def _host_is_lost(space: Space, name: str, doing: str) -> bool:
-    """Whether the node a pod is on has gone, or has been silent for so long that the cluster calls it not ready."""
+    """Whether the node a pod is on has gone, or has been silent for so long that the cluster knows nothing of it.
+
+    One that calls itself not ready still ends its pods, and says so: until then somebody may write to the profile.
+    """
     pod = await space.get("pods", name, doing)
     node_name = ((pod or {}).get("spec") or {}).get("nodeName")
     if not node_name:
@@ -61,4 +64,4 @@ async def _host_is_lost(space: Space, name: str, doing: str) -> bool:
     except NotThere:
         return True
     conditions = (node.get("status") or {}).get("conditions") or ()
-    return not any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    return any(each.get("type") == "Ready" and each.get("status") == "Unknown" for each in conditions)

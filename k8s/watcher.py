@@ -174,21 +174,25 @@ class PodWatcher:
         seen = self._seen[uid]
         over = seen.own.phase is Phase.EXITED
         pause = 0.0 if over else _FIRST_QUESTION_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            pause = _NEXT_QUESTION_SECONDS
-            try:
-                async with self._asking:
-                    name = (pod.metadata and pod.metadata.name) or ""
-                    events = await events_of(self._cluster, self._namespace, name, uid)
-                seen.own = observed(pod, diagnose(pod, events))
-            except RuntimeFault as error:
-                log.info("events.not_read", agent_id=seen.own.agent_id, why=error.detail)
-            if self._seen.get(uid) is seen:
-                self._tell(seen)
-            if over or seen.own.phase is Phase.EXITED:
-                self._questions.pop(uid, None)
-                return
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                pause = _NEXT_QUESTION_SECONDS
+                try:
+                    async with self._asking:
+                        name = (pod.metadata and pod.metadata.name) or ""
+                        events = await events_of(self._cluster, self._namespace, name, uid)
+                    seen.own = observed(pod, diagnose(pod, events))
+                except RuntimeFault as error:
+                    log.info("events.not_read", agent_id=seen.own.agent_id, why=error.detail)
+                if self._seen.get(uid) is seen:
+                    self._tell(seen)
+                if over or seen.own.phase is Phase.EXITED:
+                    return
+        finally:
+            # Also when it failed: a question that nobody asks any more must not silence its pod.
+            if self._questions.get(uid) is asyncio.current_task():
+                del self._questions[uid]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A mirror never ends by itself: its watchers must hear of it, and begin anew."""

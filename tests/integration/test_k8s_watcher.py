@@ -258,9 +258,23 @@ async def test_agent_whose_end_was_seen_is_not_lost_with_its_machine_later(kube:
     log = kube.log(kube.watcher())
     await log.tells("ag-1", Phase.EXITED)
     await log.tells("ag-2", Phase.STARTED)
-    await kube.node("node-1", "False", "container runtime is down")
+    await kube.node("node-1", "Unknown", "Kubelet stopped posting node status.")
     await log.tells("ag-2", Phase.EXITED)
     assert [seen.failure for seen in log.of("ag-1")] == [FailureKind.CRASH]
+
+
+async def test_machine_that_says_itself_that_it_is_not_ready_loses_no_agent(kube: Kube) -> None:
+    for node in ("node-1", "node-2"):
+        await kube.node(node, "True")
+    await kube.make("ag-1", node="node-1", **running())
+    await kube.make("ag-2", node="node-2", **running())
+    log = kube.log(kube.watcher())
+    await log.tells("ag-1", Phase.STARTED)
+    await kube.node("node-1", "False", "container runtime is down")
+    # Told after it on the same watch: by then the first would have been told too.
+    await kube.node("node-2", "Unknown", "Kubelet stopped posting node status.")
+    await log.tells("ag-2", Phase.EXITED)
+    assert log.phases("ag-1") == [Phase.STARTED]
 
 
 async def test_nodes_that_may_not_be_read_keep_nobody_from_watching_agents(small: SmallKube) -> None:

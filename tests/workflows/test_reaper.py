@@ -8,7 +8,8 @@ from pydantic import SecretStr
 
 from activities import reaping
 from core.domain.lifecycle import AgentState
-from core.runtime.base import AgentSpec
+from core.errors import RuntimeRetryable
+from core.runtime.base import AgentSpec, Usage
 from tests.fixtures.stage import SetStage, Stage, until
 
 
@@ -45,6 +46,27 @@ async def test_object_without_a_life_is_removed_and_the_others_stay(stage: Stage
     assert (await stage.reap()).objects == 1
     assert await there(stage) == {(agent_id, 1)}
     assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_object_that_will_not_go_holds_up_no_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaping, "_REMOVE_SECONDS", 0.5)
+    for name in ("ag-a", "ag-b", "ag-c"):
+        await stray(stage, name, user_id=name)
+    delete = stage.runtime.delete
+
+    async def unwilling(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        if agent_id == "ag-a":
+            raise RuntimeRetryable("its pod does not end")
+        if agent_id == "ag-b":
+            await asyncio.Event().wait()
+        return await delete(agent_id, attempt, grace_seconds)
+
+    monkeypatch.setattr(stage.runtime, "delete", unwilling)
+    assert (await stage.reap()).objects == 1
+    assert await there(stage) == {("ag-a", 1), ("ag-b", 1)}
+    monkeypatch.setattr(stage.runtime, "delete", delete)
+    assert (await stage.reap()).objects == 2
 
 
 @pytest.mark.usefixtures("hasty")

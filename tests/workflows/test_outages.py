@@ -187,7 +187,7 @@ async def test_start_that_a_killed_server_had_taken_makes_one_agent_when_asked_a
         await killed_and_back(server)
         await stage.worker_up()
         try:
-            answers = await asyncio.gather(*(stage.lives.start(stage.request(**keyed)) for _ in range(3)))
+            answers = await asyncio.gather(*(stage.insist(stage.request(**keyed)) for _ in range(3)))
             assert len({answer.agent_id for answer in answers}) == 1
             agent_id = answers[0].agent_id or ""
             assert (await decided(stage, keyed["key"])).agent_id == agent_id

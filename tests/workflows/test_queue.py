@@ -185,7 +185,7 @@ async def test_hundred_starts_of_one_free_user_make_one_agent(stage: Stage) -> N
 
     async def start(project: str) -> str:
         async with gate:
-            answer = await stage.lives.start(stage.request("ann", project))
+            answer = await stage.insist(stage.request("ann", project, key=f"key-{project}", body_hash="h"))
             return f"{answer.outcome.value} {answer.reason}"
 
     outcomes = Counter(await asyncio.gather(*(start(project) for project in projects)))

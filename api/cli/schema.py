@@ -11,6 +11,8 @@ from api.cli.faults import Unreachable
 from api.cli.parts import GROUP, log_as
 
 _ASK_EVERY = 0.5
+# SQLSTATEs of a server that is just starting or stopping, or has not made the database yet.
+_NOT_YET = ("08", "57P", "3D000")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,6 +35,7 @@ def migrate(
 
 async def _until_current(url: str, check: bool, deadline: float) -> None:
     import asyncpg
+    from sqlalchemy.exc import DBAPIError
 
     from core.db.engine import Db
     from core.db.migrate import is_current
@@ -46,7 +49,10 @@ async def _until_current(url: str, check: bool, deadline: float) -> None:
                 if await is_current(db):
                     return None
                 problem, action = "the database has not this version's schema", "run: berth migrate"
-            except (OSError, TimeoutError, asyncpg.CannotConnectNowError) as error:
+            except (OSError, TimeoutError, asyncpg.PostgresError, DBAPIError) as error:
+                state = getattr(getattr(error, "orig", error), "sqlstate", None)
+                if state is not None and not state.startswith(_NOT_YET):
+                    raise
                 problem, action = f"the database does not answer: {error or 'no answer in time'}", None
             if time.monotonic() >= deadline:
                 raise Unreachable(problem, action)

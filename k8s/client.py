@@ -161,7 +161,7 @@ class Cluster:
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()  # type: ignore[no-untyped-call]
+            await client.close()
 
     @asynccontextmanager
     async def _request(
@@ -208,9 +208,9 @@ class Cluster:
             raise RuntimeRetryable(f"the cluster's access data are to be in {file}, which is no file")
         try:
             if file is None and self._settings.context is None and in_cluster():
-                kubernetes_config.load_incluster_config(found)  # type: ignore[no-untyped-call]
+                kubernetes_config.load_incluster_config(found)
             else:
-                await kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
+                await kubernetes_config.load_kube_config(
                     config_file=None if file is None else str(file),
                     context=self._settings.context,
                     client_configuration=found,
@@ -269,4 +269,4 @@ def _text(value: str | int | bool) -> str:
 
 
 def _let_go(client: ApiClient) -> None:
-    asyncio.get_running_loop().create_task(client.close())  # type: ignore[no-untyped-call]
+    asyncio.get_running_loop().create_task(client.close())

@@ -12,7 +12,7 @@ demo: setup ## the local stack and one whole life with a real browser (DEMO_EXIT
 	@.venv/bin/berth demo
 
 test: setup ## every test this machine can run (ARGS="-k word" for some)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.ci/test $(ARGS)
 
 check: setup ## format, lint, types, import contracts, house rules
 	@.ci/check

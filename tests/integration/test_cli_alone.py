@@ -10,6 +10,7 @@ import asyncpg
 import httpx2
 
 from core.dev.ports import Ports
+from tests.fixtures.database import scratch_database
 from tests.fixtures.terminal import Cli
 
 PASSWORD = "5ecret" * 4
@@ -47,20 +48,13 @@ async def test_part_waits_until_somebody_else_has_made_database_and_schema(cli: 
 
 
 async def test_check_changes_nothing_and_says_what_to_run(cli: Cli, postgres_server: str) -> None:
-    name = "unmigrated"
-    admin = await asyncpg.connect(postgres_server)
-    url = f"{postgres_server.rsplit('/', 1)[0]}/{name}"
-    try:
-        await admin.execute(f'CREATE DATABASE "{name}"')
+    async with scratch_database(postgres_server) as url:
         said = await cli.given(DATABASE__URL=url)("migrate", "--check")
         assert said.code == 4
         assert said.err.splitlines()[-1].endswith("(run: berth migrate)")
         there = await asyncpg.connect(url)
         assert await there.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
         await there.close()
-    finally:
-        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        await admin.close()
 
 
 async def test_database_refuses_who_comes_with_another_password(cli: Cli) -> None:

@@ -9,15 +9,14 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import httpx2
 import pytest
 import pytest_asyncio
 
 from core import launch
 from tests.fixtures.api import SECRET, Api
+from tests.fixtures.database import scratch_database
 from tests.fixtures.live import serve
 from tests.fixtures.stack import local_stack
 from tests.fixtures.terminal import Cli, Said
@@ -224,14 +223,8 @@ async def test_parts_that_are_told_to_end_do_so_in_order_with_exit_code_0(cli: C
 
 @pytest_asyncio.fixture
 async def empty_database(postgres_server: str) -> AsyncIterator[str]:
-    name = f"empty_{uuid4().hex}"
-    admin = await asyncpg.connect(postgres_server)
-    try:
-        await admin.execute(f'CREATE DATABASE "{name}"')
-        yield f"{postgres_server.rsplit('/', 1)[0]}/{name}"
-    finally:
-        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        await admin.close()
+    async with scratch_database(postgres_server) as url:
+        yield url
 
 
 def _url(api: Api) -> str:

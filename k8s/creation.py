@@ -18,7 +18,7 @@ from core.tokens import hash_token
 from k8s import objects
 from k8s.client import Json
 from k8s.faults import AlreadyThere
-from k8s.marks import INSTALLATION
+from k8s.marks import is_of
 from k8s.names import attempt_name, profile_name
 from k8s.observe import RUNTIME
 from k8s.profiles import Profiles
@@ -118,7 +118,7 @@ class Creation:
         found = await self._space.get(kind, self._name, self._doing)
         if found is None:
             raise RuntimeRetryable(f"{self._doing}: it is just being removed")
-        if (found["metadata"].get("labels") or {}).get(INSTALLATION) != self._installation:
+        if not is_of(found, self._installation):
             raise RuntimePermanent(f"{self._doing}: {kind} {self._name} is there and belongs to somebody else")
         return found
 

@@ -70,6 +70,12 @@ def of(manifest: Mapping[str, Any]) -> Marks | None:
     )
 
 
+def is_of(manifest: Mapping[str, Any], installation: str) -> bool:
+    """Whether an object as JSON was made by this installation of Berth."""
+    found: str | None = ((manifest.get("metadata") or {}).get("labels") or {}).get(INSTALLATION)
+    return found == installation
+
+
 def selector(installation: str, **more: str) -> str:
     """A label selector for agents of an installation; `agent_id` and `profile` narrow it."""
     wanted = {"app": APP, INSTALLATION: installation}

@@ -1,5 +1,6 @@
 """Taking an attempt away: told to go, waited for, forced where nobody is left to answer, and all of it gone."""
 
+import asyncio
 import math
 
 import structlog
@@ -7,29 +8,44 @@ import structlog
 from core.errors import RuntimeRetryable
 from k8s.client import Json
 from k8s.faults import NotThere
+from k8s.marks import is_of
 from k8s.names import attempt_name
 from k8s.space import Space
 
 log = structlog.get_logger()
+_KINDS = ("services", "pods", "secrets")
 # Beyond the grace: the kubelet kills, unmounts and reports (about a second; half a minute when it is very busy).
 _SILENT_SECONDS = 5.0
 _GONE_SECONDS = 30.0
 _FORCE_SECONDS = 5.0
 
 
-async def remove(space: Space, agent_id: str, attempt: int, grace_seconds: float) -> None:
+async def remove(space: Space, installation: str, agent_id: str, attempt: int, grace_seconds: float) -> None:
     """Return when the cluster says that the pod is gone, and Service and Secret with it. All gone already is success.
 
-    The Secret goes last: while it is there, the attempt is listed, and whoever comes after us can finish.
-    Raises `RuntimeRetryable` when the pod does not end.
+    What bears the name without being of `installation` stays. The Secret goes last: while it is there, the attempt is
+    listed, and whoever comes after us can finish. Raises `RuntimeRetryable` when the pod does not end.
     """
     name = attempt_name(agent_id, attempt)
     doing = f"removing agent {agent_id} (attempt {attempt})"
-    await space.delete("services", name, doing)
+    ours = await _ours(space, installation, name, doing)
+    if "services" in ours:
+        await space.delete("services", name, doing)
     # Zero would take the pod off the books at once, while its processes may still write to the profile.
-    if await space.delete("pods", name, doing, grace_seconds=max(1, math.ceil(grace_seconds))):
+    if "pods" in ours and await space.delete("pods", name, doing, grace_seconds=max(1, math.ceil(grace_seconds))):
         await _see_it_go(space, name, doing, grace_seconds)
-    await space.delete("secrets", name, doing)
+    if "secrets" in ours:
+        await space.delete("secrets", name, doing)
+
+
+async def _ours(space: Space, installation: str, name: str, doing: str) -> set[str]:
+    """The kinds of which there is one of that name that we may take away."""
+    found = await asyncio.gather(*(space.get(kind, name, doing, metadata=True) for kind in _KINDS))
+    there = {kind: each for kind, each in zip(_KINDS, found, strict=True) if each is not None}
+    ours = {kind for kind, each in there.items() if is_of(each, installation)}
+    for kind in there.keys() - ours:
+        log.warning("foreign.left_alone", kind=kind, name=name)
+    return ours
 
 
 async def _see_it_go(space: Space, name: str, doing: str, grace_seconds: float) -> None:

@@ -30,7 +30,7 @@ from k8s.diagnose import wants_events
 from k8s.events import events_of
 from k8s.lease import Lease, unique
 from k8s.logs import logs
-from k8s.marks import INSTALLATION, Marks
+from k8s.marks import Marks
 from k8s.names import attempt_name
 from k8s.nodes import ended
 from k8s.observe import RUNTIME, observation_of, pod_of
@@ -87,7 +87,7 @@ class KubernetesRuntime:
         return _without_pod(secret, mark)
 
     async def delete(self, agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
-        await remove(self._space, agent_id, attempt, grace_seconds)
+        await remove(self._space, self._installation, agent_id, attempt, grace_seconds)
         return Usage()
 
     async def list(self) -> list[Observation]:
@@ -144,7 +144,7 @@ class KubernetesRuntime:
         await self._cluster.close()
 
     def _is_ours(self, found: Json) -> bool:
-        return bool((found["metadata"].get("labels") or {}).get(INSTALLATION) == self._installation)
+        return marks.is_of(found, self._installation)
 
     async def _events(self, name: str, pod: Json) -> Sequence[CoreV1Event]:
         return await events_of(self._cluster, self._space.namespace, name, pod["metadata"]["uid"])

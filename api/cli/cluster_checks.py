@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 # Written for what 1.30 has; older ones lack fields that pods and policies use.
 _OLDEST = (1, 30)
+# Threads count: Chromium with a few tabs has some 250.
+_PIDS = 512
+# Of a large cluster a few nodes tell enough: a node group shares its settings.
+_NODES_ASKED = 20
 _KUBERNETES = For.KUBERNETES
 
 
@@ -45,7 +49,12 @@ async def _given(settings: "Settings") -> list[Check]:
 
     cluster = Cluster(settings.kubernetes)
     try:
-        return [await _version(cluster), await _namespace(cluster, settings), await _rights(cluster, settings)]
+        return [
+            await _version(cluster),
+            await _namespace(cluster, settings),
+            await _rights(cluster, settings),
+            await _pids(cluster),
+        ]
     except RuntimeFault as error:
         return [Check(_KUBERNETES, "cluster", Verdict.LACKS, error.detail, "correct KUBECONFIG, or start the cluster")]
     finally:
@@ -87,3 +96,29 @@ async def _rights(cluster: "Cluster", settings: "Settings") -> Check:
         return Check(_KUBERNETES, "rights", Verdict.OK, "all that Berth needs")
     named = ", ".join(str(right) for right in lacking)
     return Check(_KUBERNETES, "rights", Verdict.LACKS, f"may not: {named}", "add these verbs to the role")
+
+
+async def _pids(cluster: "Cluster") -> Check:
+    """Whether one agent that makes processes without end would take all of a node's."""
+    from core.errors import RuntimeFault
+
+    what, mend = "processes of a pod", f"set podPidsLimit to {_PIDS} or more in the kubelet's configuration"
+    try:
+        listed = await cluster.call("GET", "/api/v1/nodes", doing="listing nodes", query={"limit": _NODES_ASKED})
+        names = [str(node["metadata"]["name"]) for node in listed.get("items") or ()]
+        limits = dict(zip(names, await asyncio.gather(*(_pids_limit(cluster, name) for name in names)), strict=True))
+    except RuntimeFault:
+        return Check(_KUBERNETES, what, Verdict.NOTE, "not to be seen with these rights", f"{mend}, where it is not")
+    unlimited = [name for name, limit in limits.items() if limit <= 0]
+    if unlimited:
+        return Check(_KUBERNETES, what, Verdict.NOTE, f"no limit on {', '.join(unlimited)}", mend)
+    tight = [name for name, limit in limits.items() if limit < _PIDS]
+    if tight:
+        return Check(_KUBERNETES, what, Verdict.LACKS, f"fewer than {_PIDS} on {', '.join(tight)}", mend)
+    return Check(_KUBERNETES, what, Verdict.OK, f"limited on {', '.join(names) or 'no node yet'}")
+
+
+async def _pids_limit(cluster: "Cluster", node: str) -> int:
+    path = f"/api/v1/nodes/{node}/proxy/configz"
+    said = await cluster.call("GET", path, doing=f"asking the kubelet of {node}")
+    return int((said.get("kubeletconfig") or {}).get("podPidsLimit") or -1)

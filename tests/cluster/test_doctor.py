@@ -55,10 +55,12 @@ async def test_the_one_verb_that_a_role_lacks_is_named_in_one_line(land: Land, c
     assert said.code == 1
     (rights,) = [line for line in said.out.splitlines() if "rights:" in line]
     assert "may not: delete pods  ->" in rights
+    assert "processes of a pod: not to be seen with these rights" in said.out
 
     whole = cli.given(KUBERNETES__KUBECONFIG=str(land.cluster.kubeconfig), KUBERNETES__NAMESPACE=land.namespace)
     said = await whole("doctor", "--runtime", "kubernetes")
     assert said.code == 0, said.out
+    assert "processes of a pod: limited on node-1" in said.out
     absent = whole.given(KUBERNETES__NAMESPACE="nowhere")
     said = await absent("doctor", "--runtime", "kubernetes")
     assert said.code == 1

@@ -150,6 +150,9 @@ async def test_two_berths_in_one_namespace_see_only_their_own_agents(land: Land)
     assert (await theirs.observe(spec.agent_id, 1)).phase is Phase.GONE
     with pytest.raises(RuntimePermanent, match="belongs to somebody else"):
         await theirs.create(spec)
+    before = land.names()
+    await theirs.delete(spec.agent_id, 1)
+    assert land.names() == before
     assert [seen.agent_id for seen in await ours.list()] == [spec.agent_id]
     await ours.delete(spec.agent_id, 1)
 

@@ -19,6 +19,15 @@ from tests.fixtures.images import load
 pytestmark = [pytest.mark.needs("cluster", "images", "kubectl"), pytest.mark.timeout(900)]
 
 OVERLAYS = ROOT / "k8s" / "manifests" / "overlays"
+STRANGER = """
+import sys, urllib.error, urllib.request
+for url, sent in zip(sys.argv[1:], (b'{"command": "state"}', None)):
+    for headers in ({}, {"X-Agent-Token": "guessed"}, {"Authorization": "Bearer guessed"}):
+        try:
+            print(urllib.request.urlopen(urllib.request.Request(url, sent, headers), timeout=10).status)
+        except urllib.error.HTTPError as error:
+            print(error.code)
+"""
 READY_SECONDS = 300
 LIFE_SECONDS = 180
 _ASK_EVERY = 0.5
@@ -124,7 +133,9 @@ def test_the_api_server_takes_every_object_as_it_is(cluster: Cluster, berth: Kub
         kubectl("delete", "namespace", "berth-node")
 
 
-def test_an_agent_is_started_used_and_stopped_through_the_api_inside(cluster: Cluster, berth: Kubectl) -> None:
+def test_an_agent_is_started_used_and_stopped_by_its_owner_inside_and_reached_by_no_strangers_pod(
+    cluster: Cluster, berth: Kubectl, images: Mapping[str, Built]
+) -> None:
     agents = Kubectl(cluster, "berth-agents")
     ann = Person(berth, "ann", "shop")
     started = ann.berth("agents", "start", "shop")
@@ -134,10 +145,33 @@ def test_an_agent_is_started_used_and_stopped_through_the_api_inside(cluster: Cl
     assert pod["spec"]["priorityClassName"] == "berth-agents"
     done = ann.berth("agents", "exec", "shop", "state")
     assert done["status"] == "executed"
+    # No policy is enforced in this network, so the pod gets as far as the agent's doors.
+    assert set(asked_by_a_stranger(cluster, images[CONTROL].name, pod)) == {"401"}
     ann.berth("agents", "stop", "shop")
     life(ann, "terminated")
     for kind in ("pods", "services", "secrets"):
         agents.until("", "get", kind, "-l", "app=agent", "-o", "name")
+
+
+def asked_by_a_stranger(cluster: Cluster, image: str, agent: dict[str, Any]) -> list[str]:
+    """What a pod that is nobody's of ours is answered at each door of an agent, with no token and with guessed ones."""
+    kubectl, service = Kubectl(cluster), f"http://{agent['metadata']['name']}.berth-agents.svc"
+    doors = [f"{service}:8080/execute", f"{service}:6080/websockify"]
+    container = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["python", "-c", STRANGER, *doors],
+    }
+    spec = {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]}
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec})
+    try:
+        kubectl("wait", "pod/stranger", "--for=jsonpath={.status.phase}=Succeeded", f"--timeout={PATIENCE}s")
+        answers = kubectl("logs", "stranger").split()
+        assert len(answers) == 3 * len(doors)
+        return answers
+    finally:
+        kubectl("delete", "pod", "stranger", "--wait=false")
 
 
 def life(person: Person, wanted: str) -> None:

@@ -47,12 +47,23 @@ def secret(spec: AgentSpec, installation: str) -> Manifest:
 def service(spec: AgentSpec, installation: str, owner: Manifest) -> Manifest:
     """Headless: its name leads to the pod's address without a rule for each agent on every node."""
     own = marks.labels(spec, installation)
+    metadata = _metadata(spec, installation, owner)
+    outside = spec.template.kubernetes.load_balancer
+    if outside is None:
+        reached: Manifest = {"clusterIP": "None"}
+    else:
+        reached = {
+            "type": "LoadBalancer",
+            "loadBalancerSourceRanges": [str(each) for each in outside.source_ranges],
+        }
+        # Ours are read back, so no template may put others in their place.
+        metadata["annotations"] = outside.annotations | metadata["annotations"]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(spec, installation, owner),
+        "metadata": metadata,
         "spec": {
-            "clusterIP": "None",
+            **reached,
             # Whether the agent is usable is known over its channel, a second before its probe says so.
             "publishNotReadyAddresses": True,
             "selector": {key: own[key] for key in ("app", "agentId", "berth.dev/attempt", marks.INSTALLATION)},

@@ -1,6 +1,7 @@
 """Where and how a template's pods run in a Kubernetes cluster; without meaning for the other runtimes."""
 
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -71,6 +72,13 @@ class ProfileClaim(Part):
     access_mode: AccessMode = AccessMode.ONE_POD
 
 
+class LoadBalancer(Part):
+    """An address outside the cluster for each agent, where only its token keeps others out. A cloud bills each."""
+
+    annotations: dict[str, str] = Field({}, description="what the cloud's controller reads: an internal one, say")
+    source_ranges: tuple[IPv4Network | IPv6Network, ...] = Field((), description="who may come; none: everybody")
+
+
 class KubernetesTemplate(Part):
     node_selector: dict[str, str] = {}
     affinity: dict[str, Any] = Field({}, description="as Kubernetes writes it")
@@ -87,4 +95,5 @@ class KubernetesTemplate(Part):
         max_length=255,
         description="a file below the kubelet's seccomp folder, or RuntimeDefault (needs browser.sandbox: false)",
     )
+    load_balancer: LoadBalancer | None = Field(None, description="None: desktops are reached through Berth alone")
     profile: ProfileClaim | None = Field(None, description="None: the profile goes with the pod")

@@ -7,7 +7,15 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from core.domain.environment import ModelAccess
-from core.domain.placement import AccessMode, KubernetesTemplate, ProfileClaim, ReadyBy, Spread, Toleration
+from core.domain.placement import (
+    AccessMode,
+    KubernetesTemplate,
+    LoadBalancer,
+    ProfileClaim,
+    ReadyBy,
+    Spread,
+    Toleration,
+)
 from core.domain.templates import Resources, Template
 from core.domain.timings import Timings
 from core.runtime.base import AgentSpec
@@ -130,6 +138,19 @@ def test_a_service_leads_to_its_attempt_alone() -> None:
     selected = objects.service(spec(), "berth", OWNER)["spec"]["selector"]
     assert selected.items() <= pod()["metadata"]["labels"].items()
     assert not selected.items() <= pod(spec(attempt=3))["metadata"]["labels"].items()
+
+
+def test_an_agent_is_reached_from_outside_the_cluster_only_where_its_template_says_so() -> None:
+    usual = objects.service(spec(), "berth", OWNER)["spec"]
+    assert (usual["clusterIP"], "type" in usual) == ("None", False)
+    mine = {"cloud/internal": "true", "berth.dev/agent-id": "another"}
+    wanted = LoadBalancer.model_validate({"annotations": mine, "source_ranges": ["198.51.100.0/24", "2001:db8::/32"]})
+    made = objects.service(placed(load_balancer=wanted), "berth", OWNER)
+    assert (made["spec"]["type"], "clusterIP" in made["spec"]) == ("LoadBalancer", False)
+    assert made["spec"]["loadBalancerSourceRanges"] == ["198.51.100.0/24", "2001:db8::/32"]
+    assert made["metadata"]["annotations"] == {"cloud/internal": "true", **marks.annotations(spec())}
+    with pytest.raises(ValidationError):
+        LoadBalancer.model_validate({"source_ranges": ["198.51.100.7/24"]})
 
 
 def test_a_template_says_where_and_how_its_pods_run() -> None:

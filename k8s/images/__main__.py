@@ -22,7 +22,7 @@ def main() -> int:
     try:
         containerds = targets.containerds(given.containerd, given.cluster)
         kinds = [] if containerds else targets.kind_clusters()
-        workshop = Workshop(base=given.base)
+        workshop = Workshop(base=given.base, fresh=given.fresh)
         for name in [_NAMES[each] for each in given.image or _NAMES]:
             with _timed(f"{name} built"):
                 built = workshop.build(name)
@@ -56,6 +56,7 @@ def _arguments() -> argparse.Namespace:
         help="load into this containerd; may come several times. Else into the cluster that runs, or into kind's",
     )
     parser.add_argument("--cluster", metavar="FOLDER", type=Path, default=Path(".berth/cluster"))
+    parser.add_argument("--fresh", action="store_true", help="fetch every package anew, security updates among them")
     parser.add_argument("--base", metavar="IMAGE", help="build on this Debian instead of the one made here")
     return parser.parse_args()
 

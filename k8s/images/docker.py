@@ -34,13 +34,14 @@ class Docker:
 
     name = "docker"
 
-    def __init__(self, base: str | None = None) -> None:
-        self._base = [] if base is None else ["--build-arg", f"BASE={base}"]
+    def __init__(self, base: str | None = None, *, fresh: bool = False) -> None:
+        self._options = [] if base is None else ["--build-arg", f"BASE={base}"]
+        self._options += ["--no-cache", "--pull"] if fresh else []
 
     def build(self, name: str, dockerfile: Path, context: Path, secrets: Mapping[str, Path], layout: Layout) -> None:
         """Build `dockerfile` as `name` and put it into `layout`. Raises `CannotBuild`."""
         argv = [
-            "docker", "build", "--quiet", *self._base,
+            "docker", "build", "--quiet", *self._options,
             *(f"--secret=id={key},src={path}" for key, path in secrets.items()),
             "--file", str(dockerfile), "--tag", name, str(context),
         ]  # fmt: skip

@@ -55,9 +55,11 @@ class Built:
 class Workshop:
     """Builds images into `store`. Building again takes what has not changed from there."""
 
-    def __init__(self, store: Store | None = None, base: str | None = None) -> None:
+    def __init__(self, store: Store | None = None, base: str | None = None, *, fresh: bool = False) -> None:
+        """`fresh`: with every package fetched anew, since layers that are kept never get a security update."""
         self._store = store or Store()
         self._base = base
+        self._fresh = fresh
 
     def build(self, name: str) -> Built:
         """Build the image of that full name from this checkout. Raises `CannotBuild`."""
@@ -87,11 +89,19 @@ class Workshop:
             given = secrets.write(Path(folder), os.environ)
             builder.build(name, CHECKOUT / _DOCKERFILES[name], CHECKOUT, given, layout)
 
+    def _buildah(self) -> Buildah:
+        builder = Buildah(self._store.folder / "buildah", self._base)
+        if self._fresh:
+            # Once: the images of one run share their base.
+            builder.forget()
+            self._fresh = False
+        return builder
+
     def _builder(self) -> Builder:
         if buildah.lacks() is None:
-            return Buildah(self._store.folder / "buildah", self._base)
+            return self._buildah()
         if docker.lacks() is None:
-            return Docker(self._base)
+            return Docker(self._base, fresh=self._fresh)
         raise CannotBuild(str(lacks()))
 
 

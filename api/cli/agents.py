@@ -1,4 +1,4 @@
-"""What a person does with agents all day: `berth agents ...` and `berth queue`."""
+"""What a person does with agents all day: `berth agents ...`, `berth queue` and `berth explain`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ WAIT_HELP = "Return when it is there, or fails."
 def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="agents")
     app.command()(queue)
+    app.command()(explain)
 
 
 @group.command("list")
@@ -226,6 +227,25 @@ def queue(json: AsJson = False) -> None:
         for item in found
     ]
     show.table(("AGENT", "PROJECT", "PLACE", "WAIT", "WHY"), rows, "none of your agents waits")
+
+
+def explain(
+    project: Annotated[str, typer.Argument(metavar="PROJECT")],
+    template: Annotated[str | None, typer.Option(help="What would run; the default template if not given.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Say what starting an agent would lead to now, and why. Starts nothing."""
+    from api.cli.client import Berth, segment
+    from api.cli.explanation import lines
+
+    with Berth.open() as berth:
+        body = {"template": template} if template is not None else {}
+        found = berth.ask("POST", f"/api/projects/{segment(project)}/explain-start", body=body).body
+    if json:
+        show.as_json(found)
+        return
+    for line in lines(found):
+        show.line(line)
 
 
 def _say_open() -> None:

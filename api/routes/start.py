@@ -7,9 +7,11 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse
 
 from api import problems
-from api.deps import Caller
+from api.deps import Caller, DepsOf
 from api.schemas.agents import PendingBody, QueuedBody, StartBody, StartedBody
 from api.schemas.base import ProjectIdPath
+from api.schemas.explain import ExplainBody
+from api.services import explain
 from api.services.start import Starter, StartReply
 from core.errors import Busy, InvalidRequest, KeyReused, NotFound, Rejected, Unavailable
 
@@ -74,3 +76,15 @@ async def start_agent(
 ) -> JSONResponse:
     starter: Starter = request.app.state.starter
     return respond(await starter.start(who, project_id, body or StartBody(), checked_key(key)))
+
+
+@router.post(
+    "/api/projects/{projectId}/explain-start",
+    operation_id="explainStart",
+    summary="What a start would lead to now, every check with its numbers; changes nothing",
+    responses=problems.responses(NotFound, (InvalidRequest, "unknown_template")),
+)
+async def explain_start(
+    deps: DepsOf, who: Caller, project_id: ProjectIdPath, body: StartBody | None = None
+) -> ExplainBody:
+    return await explain.explain(deps, who, project_id, body or StartBody())

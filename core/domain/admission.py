@@ -69,31 +69,97 @@ class Reject(Value):
 Decision = Create | Queue | Reject
 
 
+class Check(StrEnum):
+    """What is looked at, in this order."""
+
+    SUBSCRIPTION = "subscription_active"
+    LIMIT = "below_your_limit"
+    PREVIOUS = "previous_agent_gone"
+    POOL = "pool_open"
+    CLUSTER = "cluster_not_choked"
+    LINE = "nobody_ahead"
+    ROOM = "room_in_pool"
+    QUEUE = "queue_not_full"
+
+
+class Examined(Value):
+    """One check, the numbers it was made with, and what follows when it is the first that does not pass."""
+
+    check: Check
+    passed: bool
+    numbers: dict[str, int | str | bool | None]
+    otherwise: Queue | Reject
+
+
 def decide(standing: Standing, room: Room) -> Decision:
-    if not standing.subscription_active:
-        return Reject(reason=RejectReason.SUBSCRIPTION, action="renew_subscription")
-    if standing.living - standing.ending >= standing.limit:
-        return Reject(reason=RejectReason.MAX_AGENTS, action="upgrade_subscription")
-    waits = _wait_reason(standing, room)
-    if waits is None:
+    return conclude(examine(standing, room))
+
+
+def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
+    """Every check with its numbers, in the order in which they decide."""
+    current = standing.living - standing.ending
+    known = room.cluster_free is not None and room.capacity is not None
+    return (
+        Examined(
+            check=Check.SUBSCRIPTION,
+            passed=standing.subscription_active,
+            numbers={"tier": standing.tier.value},
+            otherwise=Reject(reason=RejectReason.SUBSCRIPTION, action="renew_subscription"),
+        ),
+        Examined(
+            check=Check.LIMIT,
+            passed=current < standing.limit,
+            numbers={"limit": standing.limit, "used": current},
+            otherwise=Reject(reason=RejectReason.MAX_AGENTS, action="upgrade_subscription"),
+        ),
+        Examined(
+            check=Check.PREVIOUS,
+            passed=not standing.same_project_ending and standing.living < standing.limit,
+            numbers={"ending": standing.ending},
+            otherwise=Queue(reason=QueueReason.PREVIOUS_ENDING),
+        ),
+        Examined(
+            check=Check.POOL,
+            passed=not room.paused,
+            numbers={"paused": room.paused},
+            otherwise=Queue(reason=QueueReason.PAUSED),
+        ),
+        Examined(
+            check=Check.CLUSTER,
+            passed=known and not room.choked,
+            numbers={"known": known, "choked": room.choked},
+            otherwise=Queue(reason=QueueReason.CHOKED),
+        ),
+        Examined(
+            check=Check.LINE,
+            passed=room.waiting == 0,
+            numbers={"waiting": room.waiting},
+            otherwise=Queue(reason=QueueReason.AHEAD),
+        ),
+        Examined(
+            check=Check.ROOM,
+            passed=known and room.holders < (room.capacity or 0) and (room.cluster_free or 0) > 0,
+            numbers={"holders": room.holders, "capacity": room.capacity, "clusterFree": room.cluster_free},
+            otherwise=Queue(reason=QueueReason.NO_NODE),
+        ),
+        Examined(
+            check=Check.QUEUE,
+            passed=room.waiting < room.max_waiting,
+            numbers={"waiting": room.waiting, "max": room.max_waiting},
+            otherwise=Reject(reason=RejectReason.QUEUE_FULL, action="retry_later"),
+        ),
+    )
+
+
+def conclude(examined: tuple[Examined, ...]) -> Decision:
+    """What the first check that did not pass leads to. How long the queue is matters only to who has to join it."""
+    failed = [each for each in examined if not each.passed]
+    first = next((each for each in failed if each.check is not Check.QUEUE), None)
+    if first is None:
         return Create()
-    if room.waiting >= room.max_waiting:
-        return Reject(reason=RejectReason.QUEUE_FULL, action="retry_later")
-    return Queue(reason=waits)
-
-
-def _wait_reason(standing: Standing, room: Room) -> QueueReason | None:
-    if standing.same_project_ending or standing.living >= standing.limit:
-        return QueueReason.PREVIOUS_ENDING
-    if room.paused:
-        return QueueReason.PAUSED
-    if room.choked or room.cluster_free is None or room.capacity is None:
-        return QueueReason.CHOKED
-    if room.waiting:
-        return QueueReason.AHEAD
-    if room.holders >= room.capacity or room.cluster_free <= 0:
-        return QueueReason.NO_NODE
-    return None
+    if isinstance(first.otherwise, Reject):
+        return first.otherwise
+    return next((each.otherwise for each in failed if each.check is Check.QUEUE), first.otherwise)
 
 
 def free_slots(room: Room) -> int:

@@ -93,7 +93,7 @@ async def register(
         return Registered(answer=None, leftovers=leftovers)
     await clusters.lock_cluster(session, pool.cluster)
     room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
-    standing = _standing(user, rows, bool(mine), rules.limits, now)
+    standing = standing_of(user, rows, bool(mine), rules.limits, now)
     decision = admission.decide(standing, room)
     registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, deadline, now)
     if registered.state is AgentState.QUEUED:
@@ -129,7 +129,7 @@ def _leftover(row: Agent) -> Leftover:
     )
 
 
-def _standing(user: User, rows: list[Agent], same_project: bool, limits: TierLimits, now: datetime) -> Standing:
+def standing_of(user: User, rows: list[Agent], same_project: bool, limits: TierLimits, now: datetime) -> Standing:
     tier = Tier(user.tier)
     until = user.subscription_active_until
     return Standing(

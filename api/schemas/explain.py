@@ -1,0 +1,48 @@
+"""What a start would lead to, with every check and its numbers."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from api.schemas.agents import AgentBody, WaitRange
+from api.schemas.base import EXAMPLE_AGENT_ID, Answered
+from core.domain.admission import Check
+from core.domain.tiers import Tier
+
+
+class CheckBody(Answered):
+    """`numbers` are those that the check was made with; null is unknown, which never counts as free."""
+
+    check: Check = Field(examples=[Check.ROOM])
+    passed: bool
+    numbers: dict[str, int | str | bool | None] = Field(examples=[{"holders": 20, "capacity": 20, "clusterFree": 0}])
+
+
+class PlaceBody(Answered):
+    """`ahead`: how many of each tier wait before it."""
+
+    position: int = Field(examples=[3])
+    estimated_wait_minutes: int = Field(examples=[12])
+    estimated_wait: WaitRange
+    ahead: dict[Tier, int]
+
+
+class HelpBody(Answered):
+    """One thing that would change the answer."""
+
+    action: Literal["renew_subscription", "upgrade_subscription", "stop_agent", "wait", "retry_later"]
+    agent_id: str | None = Field(None, examples=[EXAMPLE_AGENT_ID], description="with stop_agent: which one")
+    project_id: str | None = Field(None, examples=["shop"], description="with stop_agent: its project")
+    tier: Tier | None = Field(None, description="with upgrade_subscription: the next tier that would do")
+    place: PlaceBody | None = Field(None, description="with upgrade_subscription: where that tier would wait")
+
+
+class ExplainBody(Answered):
+    """`status` is that of start-agent, and `existing` when the project's agent lives already. Nothing was changed."""
+
+    status: Literal["created", "existing", "queued", "rejected"]
+    reason: str | None = Field(None, examples=["no_suitable_node"])
+    checks: list[CheckBody]
+    place: PlaceBody | None = Field(None, description="where it would wait; null when it would not")
+    helps: list[HelpBody]
+    agent: AgentBody | None = Field(None, description="with existing: the agent")

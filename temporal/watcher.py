@@ -1,6 +1,7 @@
 """Turns what a runtime sees into signals: usable, ended, vanished. One watch for all agents of a runtime."""
 
 import asyncio
+from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +15,7 @@ from core.domain.recovery import FailureKind
 from core.errors import RuntimeFault, Unavailable
 from core.ids import agent_workflow_id
 from core.runtime.base import AgentRuntime, Observation, Phase
+from temporal.deliveries import Deliveries
 from temporal.lives import Lives
 
 log = structlog.get_logger()
@@ -53,21 +55,24 @@ class Watcher:
         # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
         async with self._db.transaction() as session:
             rows = await upkeep.living(session)
-        await self._compare(rows, await self._runtime.list())
-        async for seen in self._runtime.watch():
-            await self._tell(seen)
+        present = await self._runtime.list()
+        async with Deliveries() as deliveries:
+            await self._compare(rows, present, deliveries)
+            async for seen in self._runtime.watch():
+                await deliveries.put(seen.agent_id, partial(self._tell, seen))
 
-    async def _compare(self, rows: list[LivingRow], present: list[Observation]) -> None:
+    async def _compare(self, rows: list[LivingRow], present: list[Observation], deliveries: Deliveries) -> None:
         """Tell of everything that is there and not known to be well, and of everything that should be and is not."""
         mine = [row for row in rows if row.runtime == self._name and row.state is AgentState.RUNNING]
         running = {(row.agent_id, row.attempt) for row in mine}
         for seen in present:
             if seen.phase is not Phase.READY or (seen.agent_id, seen.attempt) not in running:
-                await self._tell(seen)
+                await deliveries.put(seen.agent_id, partial(self._tell, seen))
         there = {(seen.agent_id, seen.attempt) for seen in present}
         for row in mine:
             if (row.agent_id, row.attempt) not in there:
-                await self._lives.failed(row.workflow_id, _gone(row.agent_id, row.attempt))
+                report = _gone(row.agent_id, row.attempt)
+                await deliveries.put(row.agent_id, partial(self._lives.failed, row.workflow_id, report))
 
     async def _tell(self, seen: Observation) -> None:
         if not seen.user_id or not seen.project_id:

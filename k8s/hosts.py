@@ -1,19 +1,28 @@
 """Which machines of a cluster do not answer, as the cluster's own node controller says."""
 
+import asyncio
 from collections.abc import Callable, Set
+from datetime import datetime, timedelta
 
 import structlog
 
 from k8s.client import Json
 
 log = structlog.get_logger()
+# When the API server itself was away, every node is called silent until its kubelet speaks next: every ten seconds.
+SILENCE_SECONDS = 20.0
 
 
 class Hosts:
-    """A copy of the nodes, as far as it matters to the agents on them; `changed` is called with a node's name."""
+    """A copy of the nodes, as far as it matters to the agents on them; `changed` is called with a node's name.
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    A silent machine counts as lost when it has been so for `silence_seconds`, seen from here.
+    """
+
+    def __init__(self, changed: Callable[[str], None], silence_seconds: float = SILENCE_SECONDS) -> None:
         self._changed = changed
+        self._silence_seconds = silence_seconds
+        self._silent: dict[str, asyncio.TimerHandle] = {}
         self._uids: dict[str, str] = {}
         self._trouble: dict[str, str] = {}
         self._left: Set[str] = frozenset()
@@ -24,11 +33,18 @@ class Hosts:
 
     def put(self, thing: Json) -> None:
         meta = thing["metadata"]
-        self._uids[meta["name"]] = meta["uid"]
-        self._set(meta["name"], _silent(thing))
+        name = meta["name"]
+        self._uids[name] = meta["uid"]
+        why = silence(thing)
+        if why is None or name in self._trouble:
+            self._hear(name)
+            self._set(name, why)
+        elif name not in self._silent:
+            self._silent[name] = asyncio.get_running_loop().call_later(self._silence_seconds, self._lose, name, why)
 
     def drop(self, thing: Json) -> None:
         name = thing["metadata"]["name"]
+        self._hear(name)
         if self._uids.pop(name, None) is not None:
             self._set(name, "it is no part of the cluster any more")
 
@@ -42,6 +58,18 @@ class Hosts:
                 del self._trouble[name]
         self._left = self._trouble.keys() - self._uids.keys()
 
+    def close(self) -> None:
+        for name in list(self._silent):
+            self._hear(name)
+
+    def _lose(self, name: str, why: str) -> None:
+        del self._silent[name]
+        self._set(name, why)
+
+    def _hear(self, name: str) -> None:
+        if timer := self._silent.pop(name, None):
+            timer.cancel()
+
     def _set(self, name: str, trouble: str | None) -> None:
         if self._trouble.get(name) == trouble:
             return
@@ -54,11 +82,17 @@ class Hosts:
         self._changed(name)
 
 
-def _silent(node: Json) -> str | None:
-    """Why a machine is taken for lost. One that says itself that it is not ready speaks, and so do its agents."""
+def silence(node: Json, *, longer_than: float = 0, now: datetime | None = None) -> str | None:
+    """Why a machine is taken for lost. One that says itself that it is not ready speaks, and so do its agents.
+
+    With `now`, only a silence counts that by the cluster's clock has lasted `longer_than` seconds.
+    """
     for condition in (node.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready":
             if condition.get("status") != "Unknown":
+                return None
+            since = condition.get("lastTransitionTime")
+            if now is not None and since and now - datetime.fromisoformat(since) < timedelta(seconds=longer_than):
                 return None
             return str(condition.get("message") or condition.get("reason") or "it is silent")
     # A machine that has only just come says nothing of itself, and has no agents.

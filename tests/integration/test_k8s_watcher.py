@@ -251,6 +251,20 @@ async def test_machine_that_does_not_answer_takes_its_agents_along_and_brings_th
     assert (await log.tells("ag-2", Phase.EXITED)).failure is FailureKind.HOST_LOST
 
 
+async def test_machine_that_is_called_silent_for_a_moment_keeps_its_agents(kube: Kube) -> None:
+    """As all are when the API server comes back: until each has spoken again."""
+    await kube.node("node-1", "True")
+    for agent_id in ("ag-1", "ag-2"):
+        await kube.make(agent_id, node="node-1", **running())
+    log = kube.log(kube.watcher(silence_seconds=60))
+    await log.tells("ag-2", Phase.STARTED)
+    await kube.node("node-1", "Unknown", "Kubelet stopped posting node status.")
+    await kube.node("node-1", "True")
+    await kube.remove("ag-2")
+    await log.tells("ag-2", Phase.GONE)
+    assert log.phases("ag-1") == [Phase.STARTED]
+
+
 async def test_agent_whose_end_was_seen_is_not_lost_with_its_machine_later(kube: Kube) -> None:
     await kube.node("node-1", "True")
     await kube.make("ag-1", node="node-1", **ended(75))

@@ -1,0 +1,109 @@
+"""Lives on real pods while their node or the cluster's API server is gone: none lost, none doubled, all told."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.fixtures.cluster import Kubectl
+from tests.fixtures.kubernetes import Land
+from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+
+pytestmark = [pytest.mark.needs("cluster"), pytest.mark.timeout(400)]
+PATIENCE = 120
+
+
+@pytest_asyncio.fixture
+async def stack(land: Land, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
+    """Agents are pods of the tiny image, usable when their probe says so."""
+    folder = tmp_path_factory.mktemp("trouble")
+    config = folder / "berth.yaml"
+    config.write_text(json.dumps({"templates": {"default": land.template().model_dump(mode="json")}}))
+    async with local_stack(
+        folder / "data",
+        "kubernetes",
+        CONFIG=str(config),
+        KUBERNETES__KUBECONFIG=str(land.cluster.kubeconfig),
+        KUBERNETES__NAMESPACE=land.namespace,
+        TIMINGS__READY_DEADLINE_SECONDS=str(PATIENCE),
+        TIMINGS__RESTART_BACKOFF_SECONDS="0.1",
+        TIMINGS__REAP_SECONDS="2",
+    ) as stack:
+        yield stack
+
+
+async def running(stack: LocalStack, user_id: str) -> tuple[Person, str]:
+    person = await stack.user(user_id, f"of-{user_id}")
+    agent_id = await person.start(f"of-{user_id}")
+    await person.until(agent_id, "running", patience=PATIENCE)
+    return person, agent_id
+
+
+def pods(land: Land) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(land.kubectl("get", "pods", "-l", "app=agent", "-o", "json"))["items"]
+    return found
+
+
+async def test_agent_of_a_node_whose_kubelet_was_killed_goes_on_on_the_other_node(
+    stack: LocalStack, land: Land
+) -> None:
+    ann, agent_id = await running(stack, "ann")
+    (before,) = pods(land)
+    lost = before["spec"]["nodeName"]
+    land.cluster.stop_kubelet(lost)
+    try:
+
+        async def again() -> bool:
+            return (await ann.kinds(agent_id)).count("ready") == 2
+
+        await eventually(again, "the agent to be ready again", patience=PATIENCE)
+        agent = await ann.agent(agent_id)
+        assert (agent["state"], agent["agentId"]) == ("running", agent_id)
+        (told,) = [event for event in await ann.events(agent_id) if event["kind"] == "agent.restarting"]
+        assert told["reason"] == "host_lost"
+        assert lost in told["detail"]["detail"]
+        (after,) = pods(land)
+        assert after["spec"]["nodeName"] != lost
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+    finally:
+        land.cluster.start_kubelet(lost)
+    admin = Kubectl(land.cluster)
+    admin("wait", "node", lost, "--for=condition=Ready", f"--timeout={PATIENCE}s")
+
+    async def cleared() -> bool:
+        return not land.containers(lost, before["metadata"]["name"])
+
+    await eventually(cleared, "the container of the first attempt to end with its node's return", patience=PATIENCE)
+    await ann.stop(agent_id)
+    await ann.until(agent_id, "terminated", patience=PATIENCE)
+    assert land.names() == []
+
+
+@pytest.mark.parametrize("seconds", [pytest.param(10, id="10 s"), pytest.param(60, id="60 s", marks=pytest.mark.chaos)])
+async def test_lives_go_on_when_the_api_server_comes_back(stack: LocalStack, land: Land, seconds: int) -> None:
+    ann, stays = await running(stack, "ann")
+    ben, goes = await running(stack, "ben")
+    eve = await stack.user("eve", "of-eve")
+    land.cluster.stop_api_server()
+    try:
+        comes = await eve.start("of-eve")
+        await ben.stop(goes)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            states = [(await who.agent(which))["state"] for who, which in ((ann, stays), (ben, goes), (eve, comes))]
+            assert states == ["running", "draining", "starting"]
+    finally:
+        land.cluster.start_api_server()
+    assert (await eve.until(comes, "running", "failed", patience=PATIENCE))["state"] == "running"
+    assert (await ben.until(goes, "terminated", patience=PATIENCE))["restartCount"] == 0
+    for who, which in ((ann, stays), (eve, comes)):
+        agent = await who.agent(which)
+        assert (agent["state"], agent["restartCount"]) == ("running", 0)
+    assert sorted(pod["metadata"]["annotations"]["berth.dev/agent-id"] for pod in pods(land)) == sorted([stays, comes])
+    for who, which in ((ann, stays), (eve, comes)):
+        await who.stop(which)
+        await who.until(which, "terminated", patience=PATIENCE)
+    assert land.names() == []

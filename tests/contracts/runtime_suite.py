@@ -64,6 +64,10 @@ class Rig:
     stubborn: Callable[[AgentSpec], AgentSpec]
     deafen: Callable[[Handle], None]
     has_address: bool
+    # The memory limit that the machine itself holds an agent to, in MiB; None where nothing of that can be seen.
+    memory_limit: Callable[[AgentSpec], int | None]
+    # Whether it has machines enough for an agent to move.
+    has_others: bool
     template: Template = field(default_factory=_usual_template)
 
     def spec(self, **changes: Any) -> AgentSpec:
@@ -157,6 +161,8 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
             stubborn=simulated(ignores_shutdown=True),
             deafen=lambda handle: None,
             has_address=False,
+            memory_limit=lambda spec: None,
+            has_others=True,
         )
     return Rig(
         runtime=runtime,
@@ -167,7 +173,27 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
         stubborn=lambda spec: spec,
         deafen=lambda handle: os.kill(handle.native["pid"], signal.SIGSTOP),
         has_address=True,
+        memory_limit=lambda spec: memory_limit_of(spec, folder),
+        has_others=False,
     )
+
+
+def memory_limit_of(spec: AgentSpec, folder: Path) -> int | None:
+    """In MiB, of the group that the agent's main process is in."""
+    record = json.loads((folder / "host" / "attempts" / f"{spec.agent_id}-{spec.attempt}.json").read_text())
+    places = dict(
+        (controllers, path)
+        for _, controllers, path in (
+            line.split(":", 2) for line in Path(f"/proc/{record['pid']}/cgroup").read_text().splitlines()
+        )
+    )
+    for file in (
+        Path(f"/sys/fs/cgroup/memory{places.get('memory', '/none')}/memory.limit_in_bytes"),
+        Path(f"/sys/fs/cgroup{places.get('', '/none')}/memory.max"),
+    ):
+        if file.is_file() and file.read_text().strip().isdigit():
+            return int(file.read_text()) >> 20
+    return None
 
 
 def processes_of(spec: AgentSpec, folder: Path) -> list[str]:

@@ -23,8 +23,8 @@ from k8s.trouble import one_line
 
 log = structlog.get_logger()
 Json = Mapping[str, Any]
-# The kubelet takes a second or two; a busy one more.
-_SETTLE_SECONDS = 10.0
+# The kubelet takes one to five seconds. What it cannot do it says when it comes by again, about 15 s later (seen).
+_SETTLE_SECONDS = 20.0
 
 
 class Progress(BaseModel):

@@ -58,7 +58,7 @@ ANSWER_SECONDS = 5.0
 _SIGNAL_TIMEOUT = timedelta(seconds=10)
 _AGAIN_SECONDS = 0.05
 # How long whoever orders a change to a running agent waits to hear what came of it.
-_ORDER_SECONDS = 15.0
+_ORDER_SECONDS = 25.0
 _Answer = TypeVar("_Answer")
 
 

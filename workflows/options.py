@@ -80,7 +80,7 @@ def order_options(pool: str) -> dict[str, Any]:
     """Of a change to a running agent. Cancelled when the agent goes meanwhile: nothing of it needs clearing up."""
     return {
         "task_queue": runtime_queue(pool),
-        "start_to_close_timeout": timedelta(seconds=30),
+        "start_to_close_timeout": timedelta(seconds=45),
         "schedule_to_close_timeout": _ORDER,
         "heartbeat_timeout": _BEAT,
         "retry_policy": RetryPolicy(

@@ -24,6 +24,7 @@ from core.runtime.process import ProcessRuntime
 from core.runtime.registry import open_runtime
 from core.settings import Memory, Settings
 from tests.contracts.runtime_suite_host import HostProcess
+from tests.fixtures import limits
 
 WAIT = 30.0
 _numbers = count(1)
@@ -179,21 +180,8 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
 
 
 def memory_limit_of(spec: AgentSpec, folder: Path) -> int | None:
-    """In MiB, of the group that the agent's main process is in."""
     record = json.loads((folder / "host" / "attempts" / f"{spec.agent_id}-{spec.attempt}.json").read_text())
-    places = dict(
-        (controllers, path)
-        for _, controllers, path in (
-            line.split(":", 2) for line in Path(f"/proc/{record['pid']}/cgroup").read_text().splitlines()
-        )
-    )
-    for file in (
-        Path(f"/sys/fs/cgroup/memory{places.get('memory', '/none')}/memory.limit_in_bytes"),
-        Path(f"/sys/fs/cgroup{places.get('', '/none')}/memory.max"),
-    ):
-        if file.is_file() and file.read_text().strip().isdigit():
-            return int(file.read_text()) >> 20
-    return None
+    return limits.memory_mib(record["pid"])
 
 
 def processes_of(spec: AgentSpec, folder: Path) -> list[str]:

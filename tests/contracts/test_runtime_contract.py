@@ -254,7 +254,9 @@ async def test_agent_gets_another_limit_while_it_goes_on(rig: Rig) -> None:
         assert (resized.before, resized.waits_for) == (was, "")
         assert rig.memory_limit(spec) in {memory, None}
     await usable(rig, spec)
-    assert await rig.runtime.observe(spec.agent_id, 1) == before
+    after = await rig.runtime.observe(spec.agent_id, 1)
+    assert (after.handle, after.created_at) == (before.handle, before.created_at)
+    assert after.phase is not Phase.EXITED
     await rig.runtime.delete(spec.agent_id, 1)
 
 

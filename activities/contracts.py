@@ -12,6 +12,7 @@ from temporalio import activity
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartRequest
 from core.domain.recovery import FailureKind
+from core.domain.sizes import Size
 from core.domain.storable import Text
 from core.domain.timings import Timings
 
@@ -68,6 +69,8 @@ class Restarting(Message):
     detail: Text
     after_seconds: float
     restarts: int
+    # The machine that the next attempt must not be on.
+    away_from: str | None = None
 
 
 class Draining(Message):
@@ -78,6 +81,31 @@ class Draining(Message):
     detail: Text = ""
     deadline_at: datetime | None = None
     keepable: bool = False
+
+
+class Resize(Message):
+    life: Life
+    size: Size
+
+
+class Resized(Message):
+    """What the runtime made of it. `waits_for` says why the machine has not done it yet; empty when it has."""
+
+    life: Life
+    size: Size
+    waits_for: Text = ""
+
+
+class Placed(Message):
+    """Where an attempt is. That another machine would take it is what the answer itself says."""
+
+    node: str
+
+
+class Migrating(Message):
+    life: Life
+    node: str
+    deadline_at: datetime
 
 
 class Usage(Message):
@@ -204,6 +232,16 @@ async def mark_kept(life: Life) -> Moved:
     raise NotImplementedError
 
 
+@activity.defn(name="mark_resized")
+async def mark_resized(ask: Resized) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="mark_migrating")
+async def mark_migrating(ask: Migrating) -> Moved:
+    raise NotImplementedError
+
+
 @activity.defn(name="withdraw")
 async def withdraw(ask: Final) -> Ended:
     raise NotImplementedError
@@ -234,6 +272,16 @@ async def create_agent(life: Life) -> Nothing:
 
 @activity.defn(name="shut_down_agent")
 async def shut_down_agent(ask: Shutdown) -> Usage:
+    raise NotImplementedError
+
+
+@activity.defn(name="resize_agent")
+async def resize_agent(ask: Resize) -> Resized:
+    raise NotImplementedError
+
+
+@activity.defn(name="find_other_machine")
+async def find_other_machine(life: Life) -> Placed:
     raise NotImplementedError
 
 

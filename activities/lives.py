@@ -16,13 +16,14 @@ from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.models import Agent, Channel
-from core.db.repositories import admission, agents, clusters, events, queue
+from core.db.repositories import admission, agents, alterations, clusters, events, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
+from core.domain import sizes
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
-from core.domain.recovery import FailureKind
+from core.domain.recovery import ORDERED, FailureKind
 from core.errors import NotFound, RuntimeFault
 from core.runtime.base import AgentRuntime, Observation, Phase
 from core.settings import Settings
@@ -141,8 +142,8 @@ class LifeActivities:
             afterSeconds=ask.after_seconds,
             restart=ask.restarts,
         )
-        # An attempt that failed is heard no more; one that its user wants renewed must still hear to save and leave.
-        heard = {} if ask.kind == FailureKind.USER_RESTART else {"token_hash": None}
+        # An attempt that failed is heard no more; one that is to be begun anew must still hear to save and leave.
+        heard = {} if ask.kind in ORDERED else {"token_hash": None}
         async with self._db.transaction() as session:
             now = _now()
             # The agent's row before its commands, as everywhere: an answer that comes right now locks in that order.
@@ -156,6 +157,7 @@ class LifeActivities:
                 reason=ask.kind,
                 restart_count=ask.restarts,
                 deadline_at=now + timedelta(seconds=ask.after_seconds),
+                away_from=ask.away_from,
                 **heard,
             )
             if moved.applied:
@@ -202,6 +204,41 @@ class LifeActivities:
         return await self._move(
             life, AgentState.RUNNING, now, kept, reason=None, deadline_at=None, keepable=False, last_activity_at=now
         )
+
+    @activity.defn(name="mark_resized")
+    async def mark_resized(self, ask: contracts.Resized) -> Moved:
+        """Write the size of this and all later attempts, with what it was before."""
+        life = ask.life
+        async with self._db.transaction() as session:
+            before = await alterations.size(session, life.agent_id)
+            if before is None:
+                before = sizes.size_of(self._settings.template(life.template).resources)
+            # Without a state: the life may have moved on while its runtime was asked.
+            told = events.Fact(
+                kind=EventKind.RESIZED,
+                reason="deferred" if ask.waits_for else None,
+                detail={"before": before.told(), "after": ask.size.told(), "detail": ask.waits_for},
+            )
+            moved = await alterations.resize(session, life.agent_id, life.attempt, ask.size, _now(), told)
+        return _moved(moved)
+
+    @activity.defn(name="mark_migrating")
+    async def mark_migrating(self, ask: contracts.Migrating) -> Moved:
+        """Write that a running agent will be begun on another machine, and when."""
+        warning = fact(
+            EventKind.WARNING,
+            AgentState.RUNNING,
+            FailureKind.MIGRATION,
+            deadlineAt=ask.deadline_at.isoformat(),
+            keepable=False,
+            detail=f"it moves from {ask.node} to another machine",
+        )
+        life, why = ask.life, FailureKind.MIGRATION.value
+        async with self._db.single() as session:
+            moved = await alterations.warn_of_move(
+                session, life.agent_id, life.attempt, _now(), ask.deadline_at, why, warning
+            )
+        return _moved(moved)
 
     @activity.defn(name="withdraw")
     async def withdraw(self, ask: Final) -> Ended:

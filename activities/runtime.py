@@ -12,10 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities.contracts import LIFE_MOVED_ON, Life, Nothing, Shutdown, Usage
+from activities.contracts import LIFE_MOVED_ON, Life, Nothing, Placed, Resize, Resized, Shutdown, Usage
 from core.db.engine import Db
 from core.db.models import Agent, Channel, Command
+from core.db.repositories import alterations
+from core.domain import sizes
 from core.domain.lifecycle import AgentState
+from core.domain.sizes import Size
+from core.domain.templates import Template
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime, AgentSpec, Phase
 from core.settings import Settings
@@ -44,21 +48,21 @@ class RuntimeActivities:
         answer was lost, the hash of the token in force takes its place.
         """
         token = new_token("agt")
-        template = self._settings.template(life.template)
+        mine = hash_token(token.get_secret_value())
+        size, away_from = await self._accept(life, mine)
         spec = AgentSpec(
             agent_id=life.agent_id,
             attempt=life.attempt,
             user_id=life.user_id,
             project_id=life.project_id,
             pool=life.pool,
-            template=template,
+            template=_sized(self._settings.template(life.template), size),
             backend_url=self._settings.agent_url(),
             token=token,
             heartbeat_seconds=self._settings.timings_of(life.template).heartbeat_seconds,
             model=self._settings.llm,
+            away_from=away_from,
         )
-        mine = hash_token(token.get_secret_value())
-        await self._accept(life, mine)
         try:
             created = await _beating(self._runtime(life).create(spec))
         except RuntimeFault as error:
@@ -80,6 +84,28 @@ class RuntimeActivities:
             raise _failure(error) from error
         return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
 
+    @activity.defn(name="resize_agent")
+    async def resize_agent(self, ask: Resize) -> Resized:
+        """Give a running attempt other limits. A permanent failure says in words why it has them not."""
+        life = ask.life
+        try:
+            resized = await _beating(
+                self._runtime(life).resize(life.agent_id, life.attempt, ask.size), to_its_end=False
+            )
+        except RuntimeFault as error:
+            raise _failure(error) from error
+        return Resized(life=life, size=ask.size, waits_for=resized.waits_for)
+
+    @activity.defn(name="find_other_machine")
+    async def find_other_machine(self, life: Life) -> Placed:
+        """Make sure that another machine would take the agent with its profile; fails for good, with why, if none."""
+        template = self._settings.template(life.template)
+        try:
+            look = self._runtime(life).elsewhere(life.agent_id, life.attempt, template)
+            return Placed(node=await _beating(look, to_its_end=False))
+        except RuntimeFault as error:
+            raise _failure(error) from error
+
     def _runtime(self, life: Life) -> AgentRuntime:
         try:
             return self._runtimes[life.runtime]
@@ -88,8 +114,8 @@ class RuntimeActivities:
                 f"this worker has no runtime {life.runtime}", type="runtime_retryable", category=_EXPECTED
             ) from None
 
-    async def _accept(self, life: Life, token_hash: str) -> None:
-        """Let the token of this attempt in, unless the life has moved on."""
+    async def _accept(self, life: Life, token_hash: str) -> tuple[Size | None, str | None]:
+        """Let the token of this attempt in, unless the life has moved on. What size it has, and where it may not be."""
         async with self._db.transaction() as session:
             accepted = await session.execute(
                 update(Agent)
@@ -99,13 +125,15 @@ class RuntimeActivities:
                     Agent.state == AgentState.STARTING.value,
                 )
                 .values(token_hash=token_hash)
-                .returning(Agent.agent_id)
+                .returning(Agent.cpu_limit, Agent.memory_limit_mib, Agent.away_from)
             )
-            if accepted.first() is None:
+            row = accepted.first()
+            if row is None:
                 raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
             await session.execute(
                 insert(Channel).values(agent_id=life.agent_id, attempt=life.attempt).on_conflict_do_nothing()
             )
+        return alterations.size_of(row.cpu_limit, row.memory_limit_mib), row.away_from
 
     async def _leaves_by_itself(self, ask: Shutdown) -> bool:
         """Order a graceful shutdown over the channel and wait for the agent to be gone; False when it stayed."""
@@ -148,8 +176,10 @@ class RuntimeActivities:
         return stored.scalar_one()
 
 
-async def _beating(work: Coroutine[Any, Any, T]) -> T:
-    """Carry `work` out with heartbeats, so that a worker's death is noticed; a cancel waits until it is done."""
+async def _beating(work: Coroutine[Any, Any, T], *, to_its_end: bool = True) -> T:
+    """Carry `work` out with heartbeats, so that a worker's death is noticed; a cancel waits until it is done, unless
+    it may as well be left where it is.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -158,11 +188,19 @@ async def _beating(work: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError as error:
             # What is being made must be there before it can be removed, so this goes on, and goes on to beat.
             cancelled = error
+            if not to_its_end:
+                task.cancel()
         activity.heartbeat()
     if cancelled is not None:
         await asyncio.gather(task, return_exceptions=True)
         raise cancelled
     return await task
+
+
+def _sized(template: Template, size: Size | None) -> Template:
+    if size is None:
+        return template
+    return template.model_copy(update={"resources": sizes.sized(template.resources, size)})
 
 
 _EXPECTED = ApplicationErrorCategory.BENIGN

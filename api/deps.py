@@ -17,7 +17,8 @@ from core.db.engine import Db
 from core.db.repositories import users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
-from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrder
+from core.domain.orders import FailureReport, OrderAnswer, StartAnswer, StartRequest, StopOrder
+from core.domain.sizes import Size
 from core.errors import Busy, Forbidden, Unauthenticated
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
@@ -38,6 +39,10 @@ class Lives(Protocol):
         """True when the agent runs on."""
 
     async def restart(self, agent: AgentView) -> bool: ...
+
+    async def resize(self, agent: AgentView, size: Size) -> OrderAnswer: ...
+
+    async def migrate(self, agent: AgentView) -> OrderAnswer: ...
 
     async def capacity_changed(self, pool: str) -> None: ...
 

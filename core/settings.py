@@ -90,6 +90,7 @@ class Memory(Group):
     start_seconds: float = Field(0.05, ge=0)
     stop_seconds: float = Field(0.05, ge=0)
     capacity: int = Field(10_000, ge=0, description="how many such agents there is room for")
+    nodes: int = Field(2, ge=1, le=1000, description="machines they are spread over")
 
 
 class Host(Group):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from core.domain.sizes import Size
 from core.domain.templates import MIB, Template
 from core.errors import NeverSatisfiable
 from core.runtime.base import ClusterCapacity
@@ -61,6 +62,25 @@ def check(nodes: Sequence[Json], template: Template) -> None:
         f"(at most {max(node.cpu for node in admitting):g} cores, "
         f"{math.floor(max(node.memory for node in admitting) / MIB)} MiB)"
     )
+
+
+def check_size(nodes: Sequence[Json], size: Size) -> None:
+    """Raises `NeverSatisfiable` for limits beyond the largest node. Where there is none at all nothing is known."""
+    found = nodes_of(nodes)
+    if found and not any(node.cpu >= size.cpu and node.memory >= size.memory_mib * MIB for node in found):
+        raise NeverSatisfiable(
+            f"no machine of the cluster has {size}: at most {max(node.cpu for node in found):g} cores and "
+            f"{math.floor(max(node.memory for node in found) / MIB)} MiB"
+        )
+
+
+def nodes_with(nodes: Sequence[Json], pods: Sequence[Json]) -> list[Node]:
+    """Nodes with what is on them, and with what is still on its way to one."""
+    found = nodes_of(nodes, pods)
+    for pod in pods:
+        if not ended(pod) and not (pod.get("spec") or {}).get("nodeName"):
+            _place([node for node in found if node.open], asked_by(pod))
+    return found
 
 
 def _place(nodes: Sequence[Node], demand: Demand) -> None:

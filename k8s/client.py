@@ -38,6 +38,8 @@ Json = dict[str, Any]
 Query = Mapping[str, str | int | bool]
 
 JSON = "application/json"
+# A patch that names what changes: of a container its limits, say, and nothing of the others.
+MERGE_PATCH = "application/strategic-merge-patch+json"
 # Metadata alone: a list of Secrets must not carry their contents.
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _CONNECT_SECONDS = 5.0
@@ -64,6 +66,7 @@ class Cluster:
         query: Query | None = None,
         body: Json | None = None,
         accept: str = JSON,
+        content: str = JSON,
         seconds: float | None = None,
     ) -> Json:
         """One request and its JSON answer. Errors are those of `faults.fault_of`, which `doing` gives words to.
@@ -73,15 +76,15 @@ class Cluster:
         timeout = ClientTimeout(total=seconds or self._settings.request_seconds, sock_connect=_CONNECT_SECONDS)
         for last in (False, True):
             try:
-                async with self._request(method, path, query, body, accept, timeout) as answer:
+                async with self._request(method, path, query, body, accept, timeout, content) as answer:
                     if answer.status == 401 and not last:
                         # A token or certificate that was renewed on disk since we read it.
                         await self._forget()
                         continue
-                    content = await answer.read()
+                    found = await answer.read()
                     if answer.status >= 400:
-                        raise fault_of(Refusal.of(answer.status, content), doing)
-                    return _parsed(content, doing)
+                        raise fault_of(Refusal.of(answer.status, found), doing)
+                    return _parsed(found, doing)
             except (ServerDisconnectedError, ConnectionResetError) as error:
                 if last:
                     raise self._away(error) from error
@@ -165,14 +168,21 @@ class Cluster:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, query: Query | None, body: Json | None, accept: str, timeout: ClientTimeout
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Json | None,
+        accept: str,
+        timeout: ClientTimeout,
+        content: str = JSON,
     ) -> AsyncIterator[ClientResponse]:
         client = await self._open()
         serialized = await client.param_serialize(
             method,
             path,
             query_params=[(key, _text(value)) for key, value in (query or {}).items()],
-            header_params={"Accept": accept, "Content-Type": JSON},
+            header_params={"Accept": accept, "Content-Type": content},
             body=body,
             auth_settings=["BearerToken"],
         )

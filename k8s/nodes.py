@@ -132,8 +132,11 @@ def _tolerates(mine: Toleration, taint: Json) -> bool:
 def _has_affinity(node: Node, affinity: Json) -> bool:
     required = (affinity.get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     terms = required.get("nodeSelectorTerms")
-    if not terms:
-        return True
+    return not terms or matches_terms(node, terms)
+
+
+def matches_terms(node: Node, terms: Sequence[Json]) -> bool:
+    """Whether one of the terms of a node selector holds for it."""
     return any(
         all(_matches(node.labels.get(each.get("key", "")), each) for each in term.get("matchExpressions") or ())
         and all(_matches(node.name, each) for each in term.get("matchFields") or ())

@@ -18,6 +18,7 @@ Manifest = dict[str, Any]
 
 API_PORT, VNC_PORT = 8080, 6080
 TOKEN_KEY = "token"  # noqa: S105  the entry's name in the Secret, not a token
+CONTAINER = "agent"
 _MODEL_KEY = "llm-api-key"
 _USER = 10001
 _PROFILE_FOLDER = "/profile"
@@ -125,8 +126,8 @@ def pod(spec: AgentSpec, installation: str, owner: Manifest, timings: Timings) -
     }
     if wanted.node_selector:
         found["nodeSelector"] = wanted.node_selector
-    if wanted.affinity:
-        found["affinity"] = wanted.affinity
+    if wanted.affinity or spec.away_from is not None:
+        found["affinity"] = _affinity(wanted.affinity, spec.away_from)
     if wanted.tolerations:
         found["tolerations"] = [toleration(each) for each in wanted.tolerations]
     if wanted.priority_class is not None:
@@ -147,6 +148,23 @@ def pod(spec: AgentSpec, installation: str, owner: Manifest, timings: Timings) -
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(spec, installation, owner), "spec": found}
 
 
+def _affinity(wanted: Manifest, away_from: str | None) -> Manifest:
+    """`wanted`, and never on the node `away_from`, which is added to each of its alternatives."""
+    if away_from is None:
+        return wanted
+    not_there = {"key": "metadata.name", "operator": "NotIn", "values": [away_from]}
+    of_nodes: Manifest = wanted.get("nodeAffinity") or {}
+    required: Manifest = of_nodes.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = required.get("nodeSelectorTerms") or [{}]
+    held = [{**term, "matchFields": [*(term.get("matchFields") or ()), not_there]} for term in terms]
+    whole = {**required, "nodeSelectorTerms": held}
+    return {**wanted, "nodeAffinity": {**of_nodes, "requiredDuringSchedulingIgnoredDuringExecution": whole}}
+
+
+def limits_of(cpu: float, memory_mib: int) -> Manifest:
+    return {"cpu": _cores(cpu), "memory": f"{memory_mib}Mi"}
+
+
 def toleration(wanted: Toleration) -> Manifest:
     found: Manifest = {"operator": wanted.operator.value}
     if wanted.key is not None:
@@ -163,15 +181,17 @@ def toleration(wanted: Toleration) -> Manifest:
 def _container(spec: AgentSpec, timings: Timings) -> Manifest:
     asked = spec.template.resources
     return {
-        "name": "agent",
+        "name": CONTAINER,
         "image": spec.template.image,
         "imagePullPolicy": spec.template.kubernetes.pull_policy.value,
         "env": _environment(spec),
         "ports": [{"name": "api", "containerPort": API_PORT}, {"name": "vnc", "containerPort": VNC_PORT}],
         "resources": {
             "requests": {"cpu": _cores(asked.cpu), "memory": f"{asked.memory_mib}Mi"},
-            "limits": {"cpu": _cores(asked.cpu_limit), "memory": f"{asked.memory_limit_mib}Mi"},
+            "limits": limits_of(asked.cpu_limit, asked.memory_limit_mib),
         },
+        # Other limits come to a running agent: its browser goes on.
+        "resizePolicy": [{"resourceName": each, "restartPolicy": "NotRequired"} for each in ("cpu", "memory")],
         **_probes(spec, timings),
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -40,7 +40,8 @@ def pod_of(manifest: Mapping[str, Any]) -> V1Pod:
     meta, spec, status = (manifest.get(part) or {} for part in ("metadata", "spec", "status"))
     slim = {
         "metadata": {key: meta[key] for key in _META if key in meta},
-        "spec": {key: [_named(each) for each in spec.get(key) or []] for key in ("containers", "initContainers")},
+        "spec": {key: [_named(each) for each in spec.get(key) or []] for key in ("containers", "initContainers")}
+        | {"nodeName": spec.get("nodeName")},
         "status": {key: status[key] for key in ("phase", "reason", "message", "conditions") if key in status}
         | {key: [_state(each) for each in status.get(key) or []] for key in _STATUSES},
     }
@@ -70,6 +71,7 @@ def observed(pod: V1Pod, found: Diagnosis) -> Observation:
         user_id=marks.get(USER_ID, ""),
         project_id=marks.get(PROJECT_ID, ""),
         handle=Handle(runtime=RUNTIME, agent_id=agent_id, attempt=attempt, native=native),
+        node=(pod.spec and pod.spec.node_name) or "",
     )
 
 

@@ -32,12 +32,14 @@ def _rights(resource: str, verbs: str, group: str = "", *, namespaced: bool = Tr
 NEEDED = (
     *_rights("pods", "create get list watch delete"),
     *_rights("pods/log", "get"),
+    *_rights("pods/resize", "patch"),
     *_rights("secrets", "create get list delete"),
     *_rights("services", "create get delete"),
     *_rights("persistentvolumeclaims", "create get delete"),
     *_rights("events", "list"),
     *_rights("leases", "create get update", "coordination.k8s.io"),
     *_rights("nodes", "list watch", namespaced=False),
+    *_rights("persistentvolumes", "get", namespaced=False),
 )
 _BY_PROXY = tuple(_rights("pods/proxy", "get create"))
 

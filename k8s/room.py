@@ -5,12 +5,14 @@ import time
 
 import structlog
 
+from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import RuntimeFault
 from core.runtime.base import ClusterCapacity
 from core.settings import DEFAULT_POOL, Settings
 from k8s import capacity
 from k8s.client import Json
+from k8s.nodes import Node
 from k8s.observe import RUNTIME
 from k8s.space import Space
 
@@ -58,6 +60,20 @@ class Room:
 
     async def check(self, template: Template) -> None:
         """Raises `NeverSatisfiable` for what is larger than every node. Nodes of the last half minute will do."""
+        await self._known_nodes()
+        capacity.check(self._nodes, template)
+
+    async def check_size(self, size: Size) -> None:
+        """Raises `NeverSatisfiable` for limits beyond every node."""
+        await self._known_nodes()
+        capacity.check_size(self._nodes, size)
+
+    async def now(self) -> list[Node]:
+        """All nodes with what is on them, at this moment."""
+        nodes, pods = await asyncio.gather(self._fresh_nodes(), self._pods())
+        return capacity.nodes_with(nodes, pods)
+
+    async def _known_nodes(self) -> None:
         if time.monotonic() - self._looked > _NODES_SECONDS:
             try:
                 await self._fresh_nodes()
@@ -65,7 +81,6 @@ class Room:
                 # The pod itself will tell, only later.
                 log.warning("nodes.not_listed", code=error.error_code)
                 self._nodes, self._looked = [], time.monotonic()
-        capacity.check(self._nodes, template)
 
     def _template(self) -> Template:
         """What `fits` counts in: agents of the default pool, else of the first that this cluster runs."""

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from kubernetes.aio.client import CoreV1Event
 
 from core.domain.recovery import FailureKind
+from core.domain.sizes import Size
+from core.domain.templates import Template
 from core.errors import RuntimePermanent
 from core.runtime.base import (
     AgentRuntime,
@@ -20,6 +22,7 @@ from core.runtime.base import (
     Observation,
     Phase,
     Reach,
+    Resized,
     Usage,
 )
 from core.settings import Settings
@@ -31,6 +34,7 @@ from k8s.events import events_of
 from k8s.lease import Lease, unique
 from k8s.logs import logs
 from k8s.marks import Marks
+from k8s.moving import require_other, volume_terms
 from k8s.names import attempt_name
 from k8s.nodes import ended
 from k8s.observe import RUNTIME, observation_of, pod_of
@@ -38,6 +42,7 @@ from k8s.profiles import Profiles
 from k8s.reach import Ways, token_of
 from k8s.relay import Relay
 from k8s.removal import remove
+from k8s.resizing import resize
 from k8s.room import Room
 from k8s.space import Space
 from k8s.watcher import PodWatcher
@@ -89,6 +94,28 @@ class KubernetesRuntime:
     async def delete(self, agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
         await remove(self._space, self._installation, agent_id, attempt, grace_seconds)
         return Usage()
+
+    async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
+        doing = f"resizing agent {agent_id} (attempt {attempt})"
+        pod = await self._living(agent_id, attempt, doing)
+        await self._room.check_size(size)
+        return await resize(self._space, pod, size, doing)
+
+    async def elsewhere(self, agent_id: str, attempt: int, template: Template) -> str:
+        doing = f"looking for another machine for agent {agent_id} (attempt {attempt})"
+        pod = await self._living(agent_id, attempt, doing)
+        at = str(pod["spec"].get("nodeName") or "")
+        if not at:
+            raise RuntimePermanent("it has not been given a machine yet")
+        terms, nodes = await asyncio.gather(volume_terms(self._space, pod, doing), self._room.now())
+        require_other(nodes, at, template, terms)
+        return at
+
+    async def _living(self, agent_id: str, attempt: int, doing: str) -> Json:
+        pod = await self._space.get("pods", attempt_name(agent_id, attempt), doing)
+        if pod is None or ended(pod) or not self._is_ours(pod) or pod["metadata"].get("deletionTimestamp"):
+            raise RuntimePermanent(f"agent {agent_id} (attempt {attempt}) does not run here")
+        return pod
 
     async def list(self) -> list[Observation]:
         """Also attempts that have only their Secret, so that what was half made or half removed is found."""

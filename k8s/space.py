@@ -42,6 +42,12 @@ class Space:
         except NotThere:
             return None
 
+    async def patch(self, kind: str, name: str, change: Json, doing: str, content: str) -> Json:
+        """`name` may be of a subresource: `NAME/resize`. Raises `NotThere`."""
+        thing, _, part = name.partition("/")
+        path = f"{self._of(kind, thing)}/{part}" if part else self._of(kind, thing)
+        return await self.cluster.call("PATCH", path, body=change, doing=doing, content=content)
+
     async def delete(self, kind: str, name: str, doing: str, *, grace_seconds: int | None = None) -> bool:
         """Ask for its end; False when it was not there. With finalizers or a grace it stays for a while."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}

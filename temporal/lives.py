@@ -14,22 +14,29 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
 )
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.ports import Owner
 from core.db.repositories.agents import AgentView
+from core.domain.lifecycle import AgentState
 from core.domain.orders import (
     FailureReport,
     Grant,
     KeepOrder,
+    MigrateOrder,
+    OrderAnswer,
     ReadyReport,
+    ResizeOrder,
     RestartOrder,
     StartAnswer,
     StartRequest,
     StopOrder,
+    Verdict,
 )
+from core.domain.sizes import Size
 from core.errors import Unavailable
 from core.ids import agent_workflow_id, keyword, pool_workflow_id
 from temporal.client import is_away, translated
@@ -50,6 +57,8 @@ log = structlog.get_logger()
 ANSWER_SECONDS = 5.0
 _SIGNAL_TIMEOUT = timedelta(seconds=10)
 _AGAIN_SECONDS = 0.05
+# How long whoever orders a change to a running agent waits to hear what came of it.
+_ORDER_SECONDS = 25.0
 _Answer = TypeVar("_Answer")
 
 
@@ -121,6 +130,44 @@ class Lives:
 
     async def restart(self, agent: AgentView) -> bool:
         return await self._signal(agent.workflow_id, "restart", RestartOrder(agent_id=agent.agent_id))
+
+    async def resize(self, agent: AgentView, size: Size) -> OrderAnswer:
+        """Give a running agent other limits; what came of it. It goes on when nobody waits for the answer any more."""
+        return await self._order(agent, "resize", ResizeOrder(agent_id=agent.agent_id, size=size))
+
+    async def migrate(self, agent: AgentView) -> OrderAnswer:
+        """Have a running agent moved to another machine; what came of it."""
+        return await self._order(agent, "migrate", MigrateOrder(agent_id=agent.agent_id))
+
+    async def _order(self, agent: AgentView, name: str, order: ResizeOrder | MigrateOrder) -> OrderAnswer:
+        over = OrderAnswer(verdict=Verdict.WRONG_STATE, state=AgentState.TERMINATED)
+        handle, limit = self._handle(agent.workflow_id), timedelta(seconds=ANSWER_SECONDS)
+
+        try:
+            taken = await _answered(
+                lambda: handle.start_update(
+                    name,
+                    order,
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    result_type=OrderAnswer,
+                    rpc_timeout=limit,
+                )
+            )
+            async with asyncio.timeout(_ORDER_SECONDS):
+                answer: OrderAnswer = await taken.result()
+                return answer
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            # Taken, so it is carried out or refused without us.
+            return OrderAnswer(
+                verdict=Verdict.PENDING, state=agent.state, detail="its runtime has not answered yet; its events tell"
+            )
+        except WorkflowUpdateFailedError:
+            # The run completed before it took the order.
+            return over
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return over
+            raise
 
     async def capacity_changed(self, pool: str) -> None:
         await self.wake_pool(pool)

@@ -103,6 +103,8 @@ def workers(
             life.mark_draining,
             life.mark_hastened,
             life.mark_kept,
+            life.mark_resized,
+            life.mark_migrating,
             life.withdraw,
             life.finish,
             life.look,
@@ -118,7 +120,12 @@ def workers(
         Worker(
             client,
             task_queue=runtime_queue(name),
-            activities=[at_runtime.create_agent, at_runtime.shut_down_agent],
+            activities=[
+                at_runtime.create_agent,
+                at_runtime.shut_down_agent,
+                at_runtime.resize_agent,
+                at_runtime.find_other_machine,
+            ],
             # An agent that takes its 30 s to leave occupies one of these.
             max_concurrent_activities=500,
             graceful_shutdown_timeout=_DRAIN,

@@ -16,12 +16,16 @@ with workflow.unsafe.imports_passed_through():
         FailureReport,
         Grant,
         KeepOrder,
+        MigrateOrder,
+        OrderAnswer,
         ReadyReport,
+        ResizeOrder,
         RestartOrder,
         StartAnswer,
         StartOutcome,
         StartRequest,
         StopOrder,
+        Verdict,
     )
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
@@ -186,6 +190,22 @@ class AgentWorkflow:
                 passage.ending.keep_asked = True
                 await workflow.wait_condition(lambda: not passage.ending.keep_asked)
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
+
+    @workflow.update
+    async def resize(self, order: ResizeOrder) -> OrderAnswer:
+        """Give the running agent other limits, kept for all its later attempts; says what came of it."""
+        passage = self._passage
+        if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
+            return OrderAnswer(verdict=Verdict.WRONG_STATE, state=AgentState.TERMINATED)
+        return await passage.alteration.resize(order.size)
+
+    @workflow.update
+    async def migrate(self, order: MigrateOrder | None = None) -> OrderAnswer:
+        """Have the running agent moved to another machine after a warning; refused when no other would take it."""
+        passage, order = self._passage, order or MigrateOrder()
+        if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
+            return OrderAnswer(verdict=Verdict.WRONG_STATE, state=AgentState.TERMINATED)
+        return await passage.alteration.migrate()
 
     @workflow.signal
     async def stop(self, order: StopOrder | None = None) -> None:

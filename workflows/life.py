@@ -38,6 +38,14 @@ class Drain(BaseModel):
     force: bool
 
 
+class Move(BaseModel):
+    """A running agent that is to be begun on another machine than `node`, once its user was warned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    node: str
+    deadline_at: datetime
+
+
 class Course(BaseModel):
     """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet."""
 
@@ -53,6 +61,9 @@ class Course(BaseModel):
     pause_seconds: float = 0
     save_first: bool = False
     drain: Drain | None = None
+    move: Move | None = None
+    # The attempt was made with a machine that it must not be on.
+    held_away: bool = False
     inbox: Inbox = Inbox()
 
 

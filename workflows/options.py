@@ -71,6 +71,28 @@ def removal_options(pool: str, within_seconds: float) -> dict[str, Any]:
     }
 
 
+# Whoever ordered it waits for so long at most; it goes on beyond that, also when a worker dies of it.
+_ORDER = timedelta(seconds=120)
+ORDER_REFUSALS = ("cluster_quota_exceeded", "cluster_rights_missing")
+
+
+def order_options(pool: str) -> dict[str, Any]:
+    """Of a change to a running agent. Cancelled when the agent goes meanwhile: nothing of it needs clearing up."""
+    return {
+        "task_queue": runtime_queue(pool),
+        "start_to_close_timeout": timedelta(seconds=45),
+        "schedule_to_close_timeout": _ORDER,
+        "heartbeat_timeout": _BEAT,
+        "retry_policy": RetryPolicy(
+            initial_interval=timedelta(milliseconds=250),
+            backoff_coefficient=2,
+            maximum_interval=timedelta(seconds=5),
+            # Quota and rights are an operator's to change, not a moment's: whoever waits is told.
+            non_retryable_error_types=["runtime_permanent", "never_satisfiable", *ORDER_REFUSALS],
+        ),
+    }
+
+
 # What will not go takes half a minute to say so.
 REAP: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=120),

@@ -5,6 +5,7 @@ The last stretch, from the warning on, is in `ending`; what each step writes in 
 
 import contextlib
 from datetime import timedelta
+from functools import partial
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -17,8 +18,9 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind, GiveUp, Restart
     from core.domain.timings import seconds
+    from workflows.alteration import Alteration
     from workflows.ending import Ending
-    from workflows.life import Course, Inbox
+    from workflows.life import Course, Inbox, Move
     from workflows.options import LOCAL, create_options
     from workflows.record import Record, failure_of
 
@@ -35,6 +37,7 @@ class Passage:
         self.course = course
         self._record = Record(course)
         self.ending = Ending(self._record)
+        self.alteration = Alteration(course)
         self._history_limit = history_limit
 
     @property
@@ -165,16 +168,24 @@ class Passage:
             if inbox.ahead is not None:
                 await self._look_ahead()
                 continue
+            move = course.move
             try:
                 await workflow.wait_condition(
-                    lambda: inbox.called_away() or inbox.ahead is not None or self.full(),
+                    partial(self._disturbed, move),
                     timeout=self._next_look(until_look),
-                    timeout_summary="idle?",
+                    timeout_summary="idle?" if move is None else "idle, or to be moved?",
                 )
             except TimeoutError:
-                until_look = await self._look_for_activity()
+                if move is None or workflow.now() < move.deadline_at:
+                    until_look = await self._look_for_activity()
+            self._move_when_due()
         if inbox.called_away():
             await self._answer_call()
+
+    def _disturbed(self, move: Move | None) -> bool:
+        """Whether there is something to do before the next look; `move` is the one that is waited for."""
+        inbox = self.course.inbox
+        return inbox.called_away() or inbox.ahead is not None or self.full() or self.course.move != move
 
     async def _look_ahead(self) -> None:
         course, report = self.course, self.course.inbox.ahead
@@ -183,7 +194,17 @@ class Passage:
         if self._record.overtaken(seen) and report is not None and report.attempt == seen.attempt:
             course.inbox.failure = report
 
+    def _move_when_due(self) -> None:
+        course, move = self.course, self.course.move
+        if course.state is not AgentState.RUNNING or move is None or course.inbox.called_away():
+            return
+        if workflow.now() >= move.deadline_at:
+            told = f"it moves from {move.node} to another machine"
+            course.inbox.failure = failure_of(course.life, FailureKind.MIGRATION, told)
+
     def _next_look(self, until_look: timedelta) -> timedelta:
+        if self.course.move is not None:
+            until_look = max(min(until_look, self.course.move.deadline_at - workflow.now()), timedelta(0))
         longest = self.course.timings.max_life_seconds
         if not longest:
             return until_look
@@ -216,6 +237,7 @@ class Passage:
         inbox = self.course.inbox
         if inbox.stop is not None:
             order, inbox.stop = inbox.stop, None
+            self.course.move = None
             await self.ending.enter(order)
         elif inbox.failure is not None:
             failure, inbox.failure = inbox.failure, None
@@ -225,9 +247,12 @@ class Passage:
         course, since = self.course, self.course.running_since
         if since is not None and workflow.now() - since >= seconds(course.timings.healthy_seconds):
             course.restarts = 0
-        match recovery.decide(failure.kind, course.restarts, course.timings.restart_backoff_seconds):
+        backoff = course.timings.restart_backoff_seconds
+        match recovery.decide(failure.kind, course.restarts, backoff, held_away=course.held_away):
             case Restart(after_seconds=after):
-                asked_for = failure.kind is FailureKind.USER_RESTART
+                ordered = failure.kind in recovery.ORDERED
+                # What breaks in the grace before a move is begun anew where it was to go.
+                away_from = course.move.node if course.move is not None else None
                 spent = recovery.spends(failure.kind, was_usable=since is not None)
                 restarts = course.restarts + (1 if spent else 0)
                 ask = contracts.Restarting(
@@ -236,12 +261,14 @@ class Passage:
                     detail=failure.detail,
                     after_seconds=after,
                     restarts=restarts,
+                    away_from=away_from,
                 )
                 moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
                 if await self._record.arrived(moved, AgentState.RESTARTING, failure.kind):
                     course.restarts = restarts
                     course.pause_seconds = after
-                    course.save_first = asked_for
+                    course.save_first = ordered
+                    course.move, course.held_away = None, away_from is not None
                     course.running_since = None
             case GiveUp(reason=reason):
                 await self._record.end(AgentState.FAILED, reason, failure.detail, within_seconds=0)

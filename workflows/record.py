@@ -42,7 +42,7 @@ class Record:
         if moved.attempt <= course.life.attempt or moved.state in FINAL:
             return False
         course.life = course.life.model_copy(update={"attempt": moved.attempt})
-        course.begun, course.state, course.drain = moved.attempt, moved.state, None
+        course.begun, course.state, course.drain, course.move = moved.attempt, moved.state, None, None
         course.running_since = workflow.now() if moved.state is AgentState.RUNNING else None
         course.inbox.failure = None
         self.show("workflow_reset")

@@ -113,6 +113,26 @@ def restart(agent: Which, json: AsJson = False) -> None:
 
 
 @group.command()
+def resize(
+    agent: Which,
+    cpu: Annotated[str | None, typer.Option(metavar="CORES", help="1.5 or 1500m; as it is if not given.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="BYTES", help="2Gi or 1536Mi; as it is if not given.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Give a running agent other limits, without a restart; for administrators."""
+    asked = {name: value for name, value in (("cpu", cpu), ("memory", memory)) if value is not None}
+    if not asked:
+        raise WrongUse("say --cpu, --memory or both", "for example: --cpu 1500m --memory 2Gi")
+    _alter(agent, "resize", asked, json)
+
+
+@group.command()
+def migrate(agent: Which, json: AsJson = False) -> None:
+    """Move a running agent to another machine, with a warning and its profile; for administrators."""
+    _alter(agent, "migrate", None, json)
+
+
+@group.command()
 def events(agent: Which, json: AsJson = False) -> None:
     """Print an agent's life so far, oldest first."""
     from api.cli.client import Berth, segment
@@ -250,6 +270,16 @@ def explain(
 
 def _say_open() -> None:
     show.note("berth: what happens from now on is shown here; Ctrl-C ends it")
+
+
+def _alter(agent: str, what: str, body: dict[str, str] | None, json: bool) -> None:
+    from api.cli.client import Berth, segment
+    from api.cli.life import id_of, print_agent
+
+    with Berth.open() as berth:
+        path = f"/api/admin/agents/{segment(id_of(berth, agent))}/{what}"
+        # Its runtime may take a while to answer.
+        print_agent(berth.ask("POST", path, body=body, seconds=45).body, json)
 
 
 def _order(agent: str, what: str, json: bool) -> None:

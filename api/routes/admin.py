@@ -8,10 +8,20 @@ from api import problems
 from api.deps import DepsOf, Operator
 from api.pagination import Cursor, Limit, Page, seal, unseal
 from api.routes.agents import OfProject, State
-from api.schemas.admin import PoolBody, PoolPut, PoolsBody, ProjectBody, ProjectPut, TerminateBody, UserBody, UserPut
+from api.schemas.admin import (
+    PoolBody,
+    PoolPut,
+    PoolsBody,
+    ProjectBody,
+    ProjectPut,
+    ResizeBody,
+    TerminateBody,
+    UserBody,
+    UserPut,
+)
 from api.schemas.agents import AgentBody, agent_body
 from api.schemas.base import AgentIdPath, PoolPath, ProjectIdPath, UserIdPath, UserIdText
-from api.services import admin
+from api.services import admin, alterations
 from core.db.repositories import agents, queue
 from core.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 
@@ -74,6 +84,43 @@ async def list_all_agents(
 )
 async def terminate(deps: DepsOf, who: Operator, agent_id: AgentIdPath, body: TerminateBody | None = None) -> AgentBody:
     return agent_body(await admin.terminate(deps, who, agent_id, body or TerminateBody()))
+
+
+_ALTERED: tuple[problems.type_or_code, ...] = (
+    Forbidden,
+    NotFound,
+    (Conflict, "wrong_state"),
+    (Conflict, "order_refused"),
+    (Unavailable, "runtime_unavailable"),
+    (Unavailable, "worker_silent"),
+    _TEMPORAL,
+)
+
+
+@router.post(
+    "/agents/{agentId}/resize",
+    operation_id="resizeAgent",
+    summary="Give a running agent other limits, without a restart",
+    description="In force from now on, for its later attempts too. Its requests, by which it is placed, stay. "
+    "`agent.resized` among its events tells what was and is; reason `deferred` when its machine does it later.",
+    status_code=202,
+    responses=problems.responses(*_ALTERED, (InvalidRequest, "size_out_of_range")),
+)
+async def resize(deps: DepsOf, who: Operator, agent_id: AgentIdPath, body: ResizeBody) -> AgentBody:
+    return agent_body(await alterations.resize(deps, who, agent_id, body))
+
+
+@router.post(
+    "/agents/{agentId}/migrate",
+    operation_id="migrateAgent",
+    summary="Move a running agent to another machine, its profile kept",
+    description="Its user is warned, it saves, and its next attempt begins elsewhere: the same agent with a new "
+    "desktop. Refused, with why, when no other machine would take it or its profile could not follow.",
+    status_code=202,
+    responses=problems.responses(*_ALTERED),
+)
+async def migrate(deps: DepsOf, who: Operator, agent_id: AgentIdPath) -> AgentBody:
+    return agent_body(await alterations.migrate(deps, who, agent_id))
 
 
 @router.get("/pools", operation_id="listPools", summary="All pools", responses=problems.responses(Forbidden))

@@ -4,9 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment, UserIdText
+from core.domain.sizes import BYTES, CORES
 from core.domain.tiers import Tier
 
 MOST_MEMBERS = 1000
@@ -45,6 +46,19 @@ class TerminateBody(Asked):
         None, ge=0, le=600, allow_inf_nan=False, strict=True, description="null: by the reason"
     )
     force: bool = Field(False, description="no warning, no saving")
+
+
+class ResizeBody(Asked):
+    """The limits that a running agent is to have from now on. What is left out stays as it is."""
+
+    cpu: str | None = Field(None, pattern=CORES, examples=["1500m"], description="cores: 1.5 or 1500m")
+    memory: str | None = Field(None, pattern=BYTES, examples=["2Gi"], description="bytes: 2Gi or 1536Mi")
+
+    @model_validator(mode="after")
+    def _something(self) -> "ResizeBody":
+        if self.cpu is None and self.memory is None:
+            raise ValueError("say cpu, memory or both")
+        return self
 
 
 class CapacityFrom(StrEnum):

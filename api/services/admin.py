@@ -50,7 +50,7 @@ async def _drain(deps: Deps, who: Identity, agent_ids: Sequence[str], reason: En
 
 async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBody) -> AgentView:
     """Stop anyone's agent. Raises `NotFound`, or `Conflict` (`wrong_state`) when its life is over."""
-    view = await _anyones(deps, who, agent_id)
+    view = await anyones(deps, who, agent_id)
     if view.over:
         raise wrong_state(view, "its life is over")
     known = body.reason in _REASONS
@@ -62,10 +62,11 @@ async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBod
         detail="" if known else body.reason,
     )
     await deps.lives.stop(view, order)
-    return await _anyones(deps, who, agent_id)
+    return await anyones(deps, who, agent_id)
 
 
-async def _anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
+async def anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
+    """Whosever agent it is. Raises `NotFound`."""
     async with deps.acting(who) as (session, _):
         view = await agents.get(session, agent_id)
         if view is None:

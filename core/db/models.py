@@ -119,6 +119,11 @@ class Agent(Base):
     token_hash: Mapped[str | None]
     wait_estimate_minutes: Mapped[int | None]
     usage: Mapped[dict[str, Any] | None]
+    # Limits that were given to it; None: its template's.
+    cpu_limit: Mapped[float | None] = mapped_column(Float)
+    memory_limit_mib: Mapped[int | None]
+    # A machine that the next attempt must not be on.
+    away_from: Mapped[str | None]
 
     __table_args__ = (
         Index("uq_agents_current", "user_id", "project_id", unique=True, postgresql_where=text(_in(CURRENT))),

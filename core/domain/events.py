@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     EVICTED = "agent.evicted"
     CANCELLED = "agent.cancelled"
     TERMINATED = "agent.terminated"
+    RESIZED = "agent.resized"
     COMMAND_EXECUTED = "command.executed"
     NOTICE_SENT = "notice.sent"
     # Live only: pushed to sockets, never stored.

@@ -9,7 +9,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.domain.sizes import Size
 from core.domain.storable import Text
 
 
@@ -64,6 +66,38 @@ class KeepOrder(Order):
 
 class RestartOrder(Order):
     agent_id: str | None = None
+
+
+class ResizeOrder(Order):
+    """Give the running agent other limits, without a restart."""
+
+    agent_id: str | None = None
+    size: Size
+
+
+class MigrateOrder(Order):
+    """Move the agent to another machine: warned, saved, and begun there as its next attempt."""
+
+    agent_id: str | None = None
+
+
+class Verdict(StrEnum):
+    """What came of an order that its agent's state, or its runtime, may refuse."""
+
+    DONE = "done"
+    # Taken, and done by the runtime when it can; the answer's detail says what it waits for.
+    PENDING = "pending"
+    WRONG_STATE = "wrong_state"
+    REFUSED = "refused"
+    TOO_LARGE = "too_large"
+    # The runtime did not answer in time; nothing was changed.
+    UNAVAILABLE = "unavailable"
+
+
+class OrderAnswer(Order):
+    verdict: Verdict
+    state: AgentState
+    detail: Text = ""
 
 
 class Grant(Order):

@@ -24,8 +24,11 @@ class FailureKind(StrEnum):
     QUOTA_EXCEEDED = "cluster_quota_exceeded"
     EVICTED = "evicted"
     USER_RESTART = "user_restart"
+    MIGRATION = "migration"
 
 
+# Ordered by people: nothing broke, so the agent is asked to save first, and no restart is used up.
+ORDERED = frozenset({FailureKind.USER_RESTART, FailureKind.MIGRATION})
 # Nothing that a second try would change: a missing binary, a refused sandbox, an image that does not exist, a template
 # larger than every machine. Runtimes report these once they are sure; until then they wait, and the deadline decides.
 _PERMANENT = frozenset({FailureKind.CANNOT_START, FailureKind.IMAGE_PULL, FailureKind.UNSCHEDULABLE})
@@ -41,11 +44,14 @@ class GiveUp(BaseModel):
     reason: str
 
 
-def decide(kind: FailureKind, restarts: int, backoff_seconds: float) -> Restart | GiveUp:
-    """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4 times the back-off."""
-    if kind is FailureKind.USER_RESTART:
+def decide(kind: FailureKind, restarts: int, backoff_seconds: float, *, held_away: bool = False) -> Restart | GiveUp:
+    """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4 times the back-off.
+
+    An attempt that was `held_away` from a machine may have no other: the next one may go anywhere again.
+    """
+    if kind in ORDERED:
         return Restart(after_seconds=0)
-    if kind in _PERMANENT:
+    if kind in _PERMANENT and not (held_away and kind is FailureKind.UNSCHEDULABLE):
         return GiveUp(reason=kind.value)
     if restarts >= MAX_RESTARTS:
         return GiveUp(reason=kind.value)
@@ -53,9 +59,9 @@ def decide(kind: FailureKind, restarts: int, backoff_seconds: float) -> Restart 
 
 
 def spends(kind: FailureKind, *, was_usable: bool) -> bool:
-    """Whether a failure uses up one of the restarts: the user's own wish does not, nor does a host that went down
+    """Whether a failure uses up one of the restarts: an order does not, nor does a host that went down
     under an agent that was well, or a machine switched off a few times would fail everybody on it.
     """
     if kind is FailureKind.HOST_LOST:
         return not was_usable
-    return kind is not FailureKind.USER_RESTART
+    return kind not in ORDERED

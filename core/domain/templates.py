@@ -18,6 +18,8 @@ class Resources(BaseModel):
     memory_mib: int = Field(512, gt=0)
     cpu_limit: float = Field(1.0, gt=0)
     memory_limit_mib: int = Field(1024, gt=0)
+    cpu_most: float | None = Field(None, gt=0, description="no resize goes beyond; None: as large as its machines are")
+    memory_most_mib: int | None = Field(None, gt=0)
 
 
 class Simulation(BaseModel):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from core.domain.environment import ModelAccess
 from core.domain.recovery import FailureKind
+from core.domain.sizes import Size
 from core.domain.storable import Text
 from core.domain.templates import Template
 
@@ -35,6 +36,8 @@ class AgentSpec(Value):
     token: SecretStr
     heartbeat_seconds: float = 30
     model: ModelAccess | None = None
+    # A machine that it must not be on, by the name that `Observation.node` gives it.
+    away_from: str | None = None
 
 
 class Handle(Value):
@@ -78,6 +81,8 @@ class Observation(Value):
     user_id: str = ""
     project_id: str = ""
     handle: Handle | None = None
+    # The machine it is on, where the runtime has several; empty where it has one, or none was chosen yet.
+    node: str = ""
 
 
 class Reach(Value):
@@ -97,6 +102,13 @@ class ClusterCapacity(Value):
     memory_percent: float | None = None
     disk_percent: float | None = None
     schedulable_nodes: int = 1
+
+
+class Resized(Value):
+    """What became of a resize. `waits_for` says why the machine has not done it yet; empty when it has."""
+
+    before: Size
+    waits_for: Text = ""
 
 
 class Usage(Value):
@@ -119,6 +131,19 @@ class AgentRuntime(Protocol):
         """Remove all that was made for the attempt and return when the runtime says gone. Not there is success.
 
         With a grace the agent is told to go first and killed after it.
+        """
+
+    async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
+        """Give a living attempt other limits without a restart; the same once more is success.
+
+        Raises `NeverSatisfiable` for more than any machine here has, `RuntimePermanent` with a sentence when the
+        attempt is not there or cannot have that size; it keeps the one it has then.
+        """
+
+    async def elsewhere(self, agent_id: str, attempt: int, template: Template) -> str:
+        """The machine an attempt is on, when another would take it now and its profile would be there.
+
+        Raises `RuntimePermanent` with why none would.
         """
 
     async def list(self) -> list[Observation]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CONTROLLERS = ("memory", "pids")
+# Of version 1 and of version 2.
+_LIMITS = ("memory.limit_in_bytes", "memory.max")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 folder.mkdir(exist_ok=True)
                 folders.append(folder)
-                _write(folder / "memory.limit_in_bytes", memory_bytes)
-                _write(folder / "memory.max", memory_bytes)
+                for limit in _LIMITS:
+                    _write(folder / limit, memory_bytes)
                 _write(folder / "memory.oom.group", 0)
                 _write(folder / "pids.max", processes)
         return Group(folders)
@@ -67,6 +69,26 @@ class Group:
         doors = " ".join(shlex.quote(str(folder / "cgroup.procs")) for folder in self._folders)
         script = f'for door in {doors}; do echo $$ 2>/dev/null > "$door"; done; ulimit -c 0; exec "$@"'
         return ["/bin/sh", "-c", script, "enter", *argv]
+
+    def limit_memory(self, limit: int) -> str | None:
+        """Give it another limit, in bytes; why not, in a sentence, when it cannot be."""
+        held = self._unreclaimable()
+        if held is not None and held > limit:
+            # Version 2 would kill something for that, version 1 refuses.
+            return f"it uses {held >> 20} MiB right now"
+        # Either only the file of the version at hand is there; the other write finds nothing.
+        written = [_write(folder / name, limit) for folder in self._folders for name in _LIMITS]
+        if any(written):
+            return None
+        return "this machine does not let Berth limit the memory of agents" if held is None else "it needs more now"
+
+    def _unreclaimable(self) -> int | None:
+        """What it holds beside the page cache that the kernel takes back by itself, in bytes."""
+        held = self.memory_bytes()
+        if held is None:
+            return None
+        cached = self._counter("inactive_file", "memory.stat") or 0
+        return max(0, held - cached)
 
     def pids(self) -> set[int]:
         found: set[int] = set()

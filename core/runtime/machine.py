@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from core.domain.sizes import Size
 from core.domain.templates import MIB, Resources
 from core.errors import NeverSatisfiable
 from core.runtime import cgroup
@@ -42,6 +43,11 @@ class Machine:
             )
         if wanted.cpu > self._cores:
             raise NeverSatisfiable(f"a template asks for {wanted.cpu} cores, this machine has {self._cores}")
+
+    def check_size(self, size: Size) -> None:
+        """Raises `NeverSatisfiable` for limits beyond the machine itself."""
+        if size.cpu > self._cores or size.memory_mib * MIB > self._memory:
+            raise NeverSatisfiable(f"this machine has {self._cores} cores and {self._memory // MIB} MiB of memory")
 
     def capacity(self, claims: Iterable[Claim]) -> ClusterCapacity:
         living = list(claims)

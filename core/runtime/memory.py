@@ -14,9 +14,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from core.domain.recovery import FailureKind
-from core.domain.templates import Simulation
-from core.errors import RuntimePermanent, RuntimeRetryable
-from core.runtime.base import AgentSpec, ClusterCapacity, Created, Handle, Observation, Phase, Reach, Usage
+from core.domain.sizes import Size, size_of
+from core.domain.templates import Resources, Simulation, Template
+from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
+from core.runtime.base import (
+    AgentSpec,
+    ClusterCapacity,
+    Created,
+    Handle,
+    Observation,
+    Phase,
+    Reach,
+    Resized,
+    Usage,
+)
 from core.runtime.changes import Changes
 from core.runtime.exits import failure_of
 from core.runtime.ledger import Entry, Ledger
@@ -25,6 +36,8 @@ from core.tokens import hash_token
 
 NAME = "memory"
 _MAX_REFUSED = 10_000
+# What a simulated machine has.
+_MACHINE = Size(cpu=1024, memory_mib=1 << 20)
 
 Key = tuple[str, int]
 Owner = tuple[str, str]
@@ -39,6 +52,8 @@ class _Agent:
     created_at: datetime
     ready_at: float
     exit_at: float
+    node: str = ""
+    size: Size = field(default_factory=lambda: size_of(Resources()))
     lost: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,6 +80,7 @@ class MemoryRuntime:
         self._changes = Changes()
         self._timers: list[tuple[float, int, _Agent]] = []
         self._order = itertools.count()
+        self._turn = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         if ledger is not None:
@@ -89,6 +105,9 @@ class MemoryRuntime:
             if len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
             raise RuntimeRetryable("this simulated agent was told to fail its creation")
+        node = self._node(spec.away_from)
+        if node is None:
+            raise RuntimeRetryable(f"there is no simulated machine but {spec.away_from}")
         start = self._settings.start_seconds if plan.start_seconds is None else plan.start_seconds
         agent = _Agent(
             key=(spec.agent_id, spec.attempt),
@@ -98,6 +117,8 @@ class MemoryRuntime:
             created_at=datetime.now(UTC),
             ready_at=math.inf if plan.never_ready else now + start,
             exit_at=math.inf if plan.exit_after_seconds is None else now + plan.exit_after_seconds,
+            node=node,
+            size=size_of(spec.template.resources),
         )
         if self._ledger is not None:
             try:
@@ -149,6 +170,34 @@ class MemoryRuntime:
         (agent_id, attempt), (user_id, project_id) = agent.key, agent.owner
         gone = Observation(agent_id=agent_id, attempt=attempt, phase=Phase.GONE, user_id=user_id, project_id=project_id)
         self._changes.publish(gone)
+
+    async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
+        agent = self._living(agent_id, attempt)
+        if size.cpu > _MACHINE.cpu or size.memory_mib > _MACHINE.memory_mib:
+            raise NeverSatisfiable(f"a simulated machine has {_MACHINE}")
+        before, agent.size = agent.size, size
+        return Resized(before=before)
+
+    async def elsewhere(self, agent_id: str, attempt: int, template: Template) -> str:
+        agent = self._living(agent_id, attempt)
+        if self._node(agent.node) is None:
+            raise RuntimePermanent(f"there is no simulated machine but {agent.node}")
+        return agent.node
+
+    def _living(self, agent_id: str, attempt: int) -> _Agent:
+        agent = self._agents.get((agent_id, attempt))
+        if agent is None or agent.phase(self._loop.time()) is Phase.EXITED:
+            raise RuntimePermanent(f"agent {agent_id} (attempt {attempt}) does not run here")
+        return agent
+
+    def _node(self, away_from: str | None) -> str | None:
+        """The next machine in turn; None when there is no other."""
+        for _ in range(2):
+            node = f"node-{self._turn % self._settings.nodes + 1}"
+            self._turn += 1
+            if node != away_from:
+                return node
+        return None
 
     async def list(self) -> list[Observation]:
         return [self._look(agent) for agent in self._agents.values()]
@@ -211,6 +260,7 @@ class MemoryRuntime:
             user_id=agent.owner[0],
             project_id=agent.owner[1],
             handle=_handle(agent),
+            node=agent.node,
         )
 
     def _arm(self, agent: _Agent, *moments: float) -> None:

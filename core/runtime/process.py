@@ -17,13 +17,15 @@ from datetime import UTC, datetime
 import structlog
 
 from core import launch
+from core.domain import sizes
 from core.domain.recovery import FailureKind
-from core.domain.templates import MIB
+from core.domain.sizes import Size, size_of
+from core.domain.templates import MIB, Template
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.accounts import Accounts
 from core.runtime.attempt import NAME, Attempt, Key
 from core.runtime.attempts import Record, Records
-from core.runtime.base import AgentSpec, ClusterCapacity, Created, Observation, Phase, Reach, Usage
+from core.runtime.base import AgentSpec, ClusterCapacity, Created, Observation, Phase, Reach, Resized, Usage
 from core.runtime.cgroup import Cgroups
 from core.runtime.changes import Changes
 from core.runtime.crew import StillThere
@@ -267,6 +269,31 @@ class ProcessRuntime:
             if self._attempts.get(found.key) is found:
                 await self._remove(found)
         return found.usage()
+
+    async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
+        """Memory alone: agents of one machine share its processors, and only memory can bring it down."""
+        found = self._living(agent_id, attempt)
+        before = size_of(found.resources)
+        self._machine.check_size(size)
+        if size.cpu != before.cpu:
+            raise RuntimePermanent("agents on this machine share its processors; only their memory can be limited")
+        if size != before:
+            refused = found.group.limit_memory(size.memory_mib * MIB)
+            if refused is not None:
+                raise RuntimePermanent(refused)
+            found.resources = sizes.sized(found.resources, size)
+            _log.info("agent.resized", agent_id=agent_id, attempt=attempt, memory_mib=size.memory_mib)
+        return Resized(before=before)
+
+    async def elsewhere(self, agent_id: str, attempt: int, template: Template) -> str:
+        self._living(agent_id, attempt)
+        raise RuntimePermanent("it runs on this machine, and there is no other")
+
+    def _living(self, agent_id: str, attempt: int) -> Attempt:
+        found = self._attempts.get((agent_id, attempt))
+        if found is None or found.pidfd is None or found.leaving:
+            raise RuntimePermanent(f"agent {agent_id} (attempt {attempt}) does not run here")
+        return found
 
     async def _stop(self, attempt: Attempt, grace_seconds: float) -> None:
         if attempt.over.is_set():

@@ -48,6 +48,7 @@ RIGHTS = {
         "events": {"list"},
         "resourcequotas": {"list"},
         "nodes": {"get", "list"},
+        "persistentvolumes": {"get"},
         "metrics.k8s.io/nodes": {"list"},
     },
     "berth-watcher": {

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +16,7 @@ from k8s.cluster.cluster import Cluster
 from k8s.images.store import AGENT
 from k8s.images.workshop import Built
 from tests.capabilities import chromium_path
+from tests.fixtures import limits
 from tests.fixtures.cluster import Kubectl
 from tests.fixtures.images import load
 from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
@@ -62,6 +64,7 @@ async def town(
             API__AGENT_HOST=host,
             TIMINGS__READY_DEADLINE_SECONDS=READY_SECONDS,
             TIMINGS__REAP_SECONDS="2",
+            TIMINGS__GRACE_SECONDS="1",
             LLM__BASE_URL=m.base_url,
         ) as stack:
             yield Town(stack, shop, await stack.user("ann", "shop", "desk", tier="premium"), kubectl)
@@ -124,3 +127,51 @@ async def test_cookies_are_kept_on_a_claim_over_a_stop_and_a_deleted_pod(town: T
     await eventually(again, "the agent to be ready again", patience=int(READY_SECONDS))
     assert await town.ann.visit(second, town.shop.url) >= 2
     await _ended(town, second)
+
+
+async def test_agent_is_resized_under_its_user_and_moves_to_the_other_node_with_cookies_and_size(town: Town) -> None:
+    admin = await town.stack.user("root", admin=True)
+    agent_id = await _started(town, "moved")
+    assert await town.ann.visit(agent_id, town.shop.url) == 1
+    page = await town.ann.do(agent_id, "state")
+    before = _pod(town)
+
+    resized = await admin.ask("POST", f"/api/admin/agents/{agent_id}/resize", json={"memory": "1536Mi"}, timeout=60)
+    assert resized.status_code == 202, resized.text
+    after = _pod(town)
+    assert limits.memory_mib(_pids(after)[0]) == 1536
+    assert (_pids(after)[0], _status(after)["restartCount"]) == (_pids(before)[0], 0)
+    assert await town.ann.do(agent_id, "state") == page
+
+    ordered = await admin.ask("POST", f"/api/admin/agents/{agent_id}/migrate", timeout=60)
+    assert ordered.status_code == 202, ordered.text
+
+    async def again() -> bool:
+        return (await town.ann.kinds(agent_id)).count("ready") == 2
+
+    await eventually(again, "the agent to be ready on the other node", patience=int(READY_SECONDS))
+    moved = _pod(town)
+    assert {before["spec"]["nodeName"], moved["spec"]["nodeName"]} == {"node-1", "node-2"}
+    assert limits.memory_mib(_pids(moved)[0]) == 1536
+    assert await town.ann.visit(agent_id, town.shop.url) == 2
+    story = (await town.ann.kinds(agent_id))[:]
+    assert [kind for kind in story if kind != "command.executed"] == [
+        "requested", "queued", "admitted", "starting", "ready", "resized", "warning", "restarting", "starting", "ready",
+    ]  # fmt: skip
+    await _ended(town, agent_id)
+
+
+def _pod(town: Town) -> dict[str, Any]:
+    (pod,) = json.loads(town.kubectl("get", "pods", "-l", "app=agent", "-o", "json"))["items"]
+    found: dict[str, Any] = pod
+    return found
+
+
+def _status(pod: dict[str, Any]) -> dict[str, Any]:
+    (status,) = pod["status"]["containerStatuses"]
+    found: dict[str, Any] = status
+    return found
+
+
+def _pids(pod: dict[str, Any]) -> list[int]:
+    return limits.pids_in(_status(pod)["containerID"].removeprefix("containerd://"))

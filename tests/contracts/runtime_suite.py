@@ -24,6 +24,7 @@ from core.runtime.process import ProcessRuntime
 from core.runtime.registry import open_runtime
 from core.settings import Memory, Settings
 from tests.contracts.runtime_suite_host import HostProcess
+from tests.fixtures import limits
 
 WAIT = 30.0
 _numbers = count(1)
@@ -64,6 +65,10 @@ class Rig:
     stubborn: Callable[[AgentSpec], AgentSpec]
     deafen: Callable[[Handle], None]
     has_address: bool
+    # The memory limit that the machine itself holds an agent to, in MiB; None where nothing of that can be seen.
+    memory_limit: Callable[[AgentSpec], int | None]
+    # Whether it has machines enough for an agent to move.
+    has_others: bool
     template: Template = field(default_factory=_usual_template)
 
     def spec(self, **changes: Any) -> AgentSpec:
@@ -157,6 +162,8 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
             stubborn=simulated(ignores_shutdown=True),
             deafen=lambda handle: None,
             has_address=False,
+            memory_limit=lambda spec: None,
+            has_others=True,
         )
     return Rig(
         runtime=runtime,
@@ -167,7 +174,14 @@ def _rig(kind: str, runtime: AgentRuntime, folder: Path) -> Rig:
         stubborn=lambda spec: spec,
         deafen=lambda handle: os.kill(handle.native["pid"], signal.SIGSTOP),
         has_address=True,
+        memory_limit=lambda spec: memory_limit_of(spec, folder),
+        has_others=False,
     )
+
+
+def memory_limit_of(spec: AgentSpec, folder: Path) -> int | None:
+    record = json.loads((folder / "host" / "attempts" / f"{spec.agent_id}-{spec.attempt}.json").read_text())
+    return limits.memory_mib(record["pid"])
 
 
 def processes_of(spec: AgentSpec, folder: Path) -> list[str]:

@@ -24,6 +24,11 @@ async def kubernetes_rig(land: Land) -> AsyncIterator[Rig]:
         found = json.loads(land.kubectl("get", "pods", f"--selector=agentId={spec.agent_id}", "-o", "json"))["items"]
         return [pod["metadata"]["name"] for pod in found if not _ended(pod)]
 
+    def limit(spec: AgentSpec) -> int | None:
+        (pod,) = json.loads(land.kubectl("get", "pods", f"--selector=agentId={spec.agent_id}", "-o", "json"))["items"]
+        (status,) = pod["status"]["containerStatuses"]
+        return int(status["resources"]["limits"]["memory"].removesuffix("Mi"))
+
     try:
         yield Rig(
             runtime=land.open(),
@@ -35,6 +40,8 @@ async def kubernetes_rig(land: Land) -> AsyncIterator[Rig]:
             stubborn=tiny(TINY_DEAF="1"),
             deafen=lambda handle: None,
             has_address=True,
+            memory_limit=limit,
+            has_others=False,
         )
     finally:
         await land.close()

@@ -7,7 +7,8 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from core.errors import RuntimePermanent, RuntimeRetryable
+from core.domain.sizes import size_of
+from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Handle, Phase
 from core.tokens import hash_token
 from tests.contracts.runtime_suite import WAIT, Rig, watching
@@ -233,6 +234,70 @@ async def test_agent_becomes_usable(rig: Rig) -> None:
             assert (await rig.runtime.observe(spec.agent_id, 1)).phase is Phase.READY
     await usable(rig, spec)
     await rig.runtime.delete(spec.agent_id, 1, 10)
+
+
+async def test_agent_gets_another_limit_while_it_goes_on(rig: Rig) -> None:
+    spec = rig.spec()
+    await made(rig, spec)
+    await usable(rig, spec)
+    first = size_of(spec.template.resources)
+    before = await rig.runtime.observe(spec.agent_id, 1)
+    if rig.has_address and rig.memory_limit(spec) is None:
+        with pytest.raises(RuntimePermanent, match="does not let Berth limit the memory"):
+            await rig.runtime.resize(spec.agent_id, 1, first.model_copy(update={"memory_mib": 2048}))
+        await rig.runtime.delete(spec.agent_id, 1)
+        return
+    size = first
+    for memory in (2 * first.memory_mib, 2 * first.memory_mib, first.memory_mib):
+        was, size = size, first.model_copy(update={"memory_mib": memory})
+        resized = await rig.runtime.resize(spec.agent_id, 1, size)
+        assert (resized.before, resized.waits_for) == (was, "")
+        assert rig.memory_limit(spec) in {memory, None}
+    await usable(rig, spec)
+    after = await rig.runtime.observe(spec.agent_id, 1)
+    assert (after.handle, after.created_at) == (before.handle, before.created_at)
+    assert after.phase is not Phase.EXITED
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
+async def test_limit_beyond_every_machine_is_refused_and_changes_nothing(rig: Rig) -> None:
+    spec = rig.spec()
+    await made(rig, spec)
+    await usable(rig, spec)
+    first = size_of(spec.template.resources)
+    for beyond in ({"cpu": 100_000.0}, {"memory_mib": 1 << 40}):
+        with pytest.raises(NeverSatisfiable):
+            await rig.runtime.resize(spec.agent_id, 1, first.model_copy(update=beyond))
+    assert (await rig.runtime.resize(spec.agent_id, 1, first)).before == first
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
+async def test_agent_moves_only_where_another_machine_would_take_it(rig: Rig) -> None:
+    spec = rig.spec()
+    await made(rig, spec)
+    await usable(rig, spec)
+    if not rig.has_others:
+        with pytest.raises(RuntimePermanent):
+            await rig.runtime.elsewhere(spec.agent_id, 1, spec.template)
+        await rig.runtime.delete(spec.agent_id, 1)
+        return
+    node = await rig.runtime.elsewhere(spec.agent_id, 1, spec.template)
+    assert (await rig.runtime.observe(spec.agent_id, 1)).node == node
+    await rig.runtime.delete(spec.agent_id, 1)
+    await made(rig, spec.model_copy(update={"attempt": 2, "away_from": node}))
+    assert (await rig.runtime.observe(spec.agent_id, 2)).node not in {node, ""}
+    await rig.runtime.delete(spec.agent_id, 2)
+
+
+async def test_agent_that_is_not_there_is_neither_resized_nor_moved(rig: Rig) -> None:
+    spec = rig.spec()
+    for _ in range(2):
+        with pytest.raises(RuntimePermanent):
+            await rig.runtime.resize(spec.agent_id, 1, size_of(spec.template.resources))
+        with pytest.raises(RuntimePermanent):
+            await rig.runtime.elsewhere(spec.agent_id, 1, spec.template)
+        await made(rig, spec)
+        await rig.runtime.delete(spec.agent_id, 1)
 
 
 async def test_agent_that_is_not_there_cannot_be_reached(rig: Rig) -> None:

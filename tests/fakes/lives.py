@@ -10,7 +10,16 @@ from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, fact
 from core.domain.events import EventKind
 from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
-from core.domain.orders import FailureReport, StartAnswer, StartOutcome, StartRequest, StopOrder
+from core.domain.orders import (
+    FailureReport,
+    OrderAnswer,
+    StartAnswer,
+    StartOutcome,
+    StartRequest,
+    StopOrder,
+    Verdict,
+)
+from core.domain.sizes import Size
 from core.errors import Unavailable
 from core.ids import agent_workflow_id
 from core.settings import Settings
@@ -27,6 +36,8 @@ class SimulatedLives:
         self.orders: Counter[str] = Counter()
         self.stops: list[StopOrder] = []
         self.pools: list[str] = []
+        self.sizes: list[Size] = []
+        self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
         self.away: Unavailable | None = None
         self.too_late = False
         self.gate = asyncio.Event()
@@ -96,6 +107,15 @@ class SimulatedLives:
         self._count("restart")
         await self.move(agent.agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
         return True
+
+    async def resize(self, agent: AgentView, size: Size) -> OrderAnswer:
+        self._count("resize")
+        self.sizes.append(size)
+        return self.verdict
+
+    async def migrate(self, agent: AgentView) -> OrderAnswer:
+        self._count("migrate")
+        return self.verdict
 
     async def capacity_changed(self, pool: str) -> None:
         self._count("capacity_changed")

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from api.auth import Role
 from api.cli.life import event_line
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
+from core.domain.orders import OrderAnswer, Verdict
+from core.domain.sizes import Size
 from core.domain.tiers import Tier
 from core.domain.wire import Execute
 from core.errors import Unavailable
@@ -95,6 +98,25 @@ async def test_warned_agent_is_kept_by_the_name_of_its_project(desk: Desk) -> No
     assert "no warning to take back" in late.line
     assert (await berth("agents", "stop", "shop")).code == 0
     assert "this stop cannot be taken back" in (await berth("agents", "keep", "shop")).line
+
+
+async def test_admin_resizes_and_moves_an_agent_and_nobody_else_does(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    admin = desk.as_user("admin", role=Role.ADMIN)
+    resized = await admin("agents", "resize", agent_id, "--cpu", "1500m", "--memory", "2Gi", "--json")
+    assert (resized.code, json.loads(resized.out)["agentId"]) == (0, agent_id)
+    assert desk.api.lives.sizes == [Size(cpu=1.5, memory_mib=2048)]
+    assert agent_id in (await admin("agents", "migrate", agent_id)).out
+    nothing = await admin("agents", "resize", agent_id)
+    assert (nothing.code, "--memory 2Gi" in nothing.line) == (2, True)
+    small = await admin("agents", "resize", agent_id, "--memory", "1Mi")
+    assert (small.code, "its request of 512 MiB" in small.line) == (2, True)
+    desk.api.lives.verdict = OrderAnswer(verdict=Verdict.REFUSED, state=AgentState.RUNNING, detail="node-2 is full")
+    refused = await admin("agents", "migrate", agent_id)
+    assert (refused.code, "node-2 is full" in refused.line) == (3, True)
+    for order in (("resize", "shop", "--cpu", "1"), ("migrate", "shop")):
+        own = await desk.as_user("owner")("agents", *order)
+        assert (own.code, "for administrators" in own.line) == (3, True)
 
 
 async def test_list_without_a_living_agent_says_how_many_ended(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.domain.sizes import Size
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
@@ -174,6 +175,19 @@ async def test_handed_on(set_stage: SetStage) -> None:
     await stage.until_closed()
     await keep(stage, "handed_on_before", run_id=run_id)
     await keep(stage, "handed_on_after")
+
+
+async def test_resized_and_moved(set_stage: SetStage) -> None:
+    stage = await set_stage({"grace_seconds": 600})
+    agent_id = await stage.started()
+    await stage.lives.resize(await stage.agent(agent_id), Size(cpu=2, memory_mib=2048))
+    await stage.lives.migrate(await stage.agent(agent_id))
+    await stage.forward(601)
+    await stage.until(agent_id, AgentState.RESTARTING, AgentState.STARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "resized_and_moved")
 
 
 async def test_cleared_up_behind(stage: Stage) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.recovery import MAX_RESTARTS, FailureKind, GiveUp, Restart, decide, spends
+from core.domain.recovery import MAX_RESTARTS, ORDERED, FailureKind, GiveUp, Restart, decide, spends
 
 kinds = st.sampled_from(FailureKind)
 
@@ -18,9 +18,16 @@ def test_pauses_are_two_four_and_eight_seconds_then_it_is_over() -> None:
     ]
 
 
-@given(st.integers(0, 100))
-def test_wish_of_the_user_is_no_failure(restarts: int) -> None:
-    assert decide(FailureKind.USER_RESTART, restarts, 2) == Restart(after_seconds=0)
+@given(st.sampled_from(sorted(ORDERED)), st.integers(0, 100))
+def test_what_people_order_is_no_failure(kind: FailureKind, restarts: int) -> None:
+    assert decide(kind, restarts, 2) == Restart(after_seconds=0)
+    assert not spends(kind, was_usable=True)
+
+
+def test_agent_that_no_other_machine_can_run_may_go_back_to_the_one_it_came_from() -> None:
+    assert decide(FailureKind.UNSCHEDULABLE, 0, 2, held_away=True) == Restart(after_seconds=2)
+    assert decide(FailureKind.UNSCHEDULABLE, MAX_RESTARTS, 2, held_away=True) == GiveUp(reason="unschedulable")
+    assert decide(FailureKind.IMAGE_PULL, 0, 2, held_away=True) == GiveUp(reason="image_pull")
 
 
 @given(st.integers(0, 100))
@@ -28,7 +35,7 @@ def test_what_cannot_start_is_not_tried_again(restarts: int) -> None:
     assert decide(FailureKind.CANNOT_START, restarts, 2) == GiveUp(reason="cannot_start")
 
 
-@given(kinds.filter(lambda kind: kind is not FailureKind.USER_RESTART), st.floats(0, 60))
+@given(kinds.filter(lambda kind: kind not in ORDERED), st.floats(0, 60))
 def test_no_failure_is_tried_again_for_ever(kind: FailureKind, backoff: float) -> None:
     restarts = 0
     while isinstance(decide(kind, restarts, backoff), Restart):
@@ -41,4 +48,3 @@ def test_a_lost_host_spends_a_restart_only_of_an_agent_that_never_came_up() -> N
     assert spends(FailureKind.HOST_LOST, was_usable=False)
     assert not spends(FailureKind.HOST_LOST, was_usable=True)
     assert spends(FailureKind.CRASH, was_usable=True)
-    assert not spends(FailureKind.USER_RESTART, was_usable=True)

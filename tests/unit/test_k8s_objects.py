@@ -174,6 +174,33 @@ def test_a_template_says_where_and_how_its_pods_run() -> None:
     assert made["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+def test_an_agent_that_moves_may_go_anywhere_but_where_it_was() -> None:
+    away = {"key": "metadata.name", "operator": "NotIn", "values": ["node-1"]}
+
+    def terms(affinity: dict[str, Any]) -> Any:
+        moved = placed(affinity=affinity).model_copy(update={"away_from": "node-1"})
+        found = pod(moved)["spec"]["affinity"]
+        assert found.get("podAffinity") == affinity.get("podAffinity")
+        return found["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+
+    assert terms({}) == [{"matchFields": [away]}]
+    # Alternatives of a template's own are each held to it.
+    zones = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in ("a", "b")]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": zones}}
+    own = {"nodeAffinity": required, "podAffinity": {"x": "y"}}
+    assert terms(own) == [{**zone, "matchFields": [away]} for zone in zones]
+    assert own["nodeAffinity"] == {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": zones}}
+    assert "affinity" not in pod()["spec"]
+
+
+def test_other_limits_restart_no_container() -> None:
+    policies = pod()["spec"]["containers"][0]["resizePolicy"]
+    assert {each["resourceName"]: each["restartPolicy"] for each in policies} == {
+        "cpu": "NotRequired",
+        "memory": "NotRequired",
+    }
+
+
 def test_by_default_agents_spread_over_machines_where_that_is_possible() -> None:
     (spread,) = pod()["spec"]["topologySpreadConstraints"]
     assert (spread["maxSkew"], spread["topologyKey"]) == (1, "kubernetes.io/hostname")

@@ -51,6 +51,7 @@ const BROKEN = {
   cluster_quota_exceeded: ["The cluster's own quota is used up.", "Your administrator can raise it; it also frees up as other agents end."],
   evicted: ["It had to leave the machine it ran on.", ""],
   user_restart: ["You asked for a restart.", ""],
+  migration: ["It moves to another machine.", "Cookies and logins are kept; open pages are closed."],
 };
 
 const lookup = (table, reason, otherwise) => {
@@ -87,6 +88,7 @@ function shown(agent, at) {
     case "starting":
       return ["Starting", "start", "start", ["Its desktop and browser are being started.", "This takes a few seconds."]];
     case "running":
+      if (reason === "migration") return ["Moving soon", "ending", "warn", BROKEN.migration];
       return ["Running", "run", "run", ["Ready to use.", "Without activity it is stopped after a while, with a warning."]];
     case "restarting": {
       const [why, help] = lookup(BROKEN, reason, ["It is being started anew.", ""]);
@@ -183,6 +185,9 @@ function told(event, detail, clockTime) {
     case "agent.starting": return ["start", "Starting", detail.attempt > 1 ? `Attempt ${detail.attempt}.` : ""];
     case "agent.ready": return ["run", "Ready to use", ""];
     case "agent.warning":
+      if (event.reason === "migration") {
+        return ["ending", "Warning", join(why(event, BROKEN), detail.deadlineAt ? `Moves at ${clockTime(detail.deadlineAt)}.` : "")];
+      }
       return ["ending", "Warning", join(why(event, ENDED), detail.deadlineAt ? `Stops at ${clockTime(detail.deadlineAt)}.` : "")];
     case "agent.draining": return ["ending", "Stopping", join(why(event, ENDED), more)];
     case "agent.kept": return ["run", "Kept", "The warning was taken back."];
@@ -193,6 +198,8 @@ function told(event, detail, clockTime) {
         event.reason === "user_restart" ? "" : more,
         detail.afterSeconds > 0 ? `After a pause of ${seconds(detail.afterSeconds)}.` : "",
       )];
+    case "agent.resized":
+      return ["note", "Other limits", join(detail.after ? `${detail.after.cpu} cores, ${detail.after.memoryMib} MiB.` : "", more)];
     case "agent.failed": return ["failed", "Failed", join(why(event, BROKEN, ENDED), more)];
     case "agent.evicted": return ["ending", "Had to make room", why(event, ENDED)];
     case "agent.cancelled": return ["withdrawn", "Withdrawn", join(why(event, ENDED), more)];

@@ -213,7 +213,7 @@ async def move(
     named = {"agent": agent_id, "attempt": attempt, "to": to.value, "before": before}
     moved = await session.execute(_moving(tuple(changes)), {**named, **changes, **events.log_values(at, facts)})
     if moved.first() is None:
-        return await _unmoved(session, agent_id)
+        return await unmoved(session, agent_id)
     if to in FINAL:
         await _end(session, agent_id, at)
     return Moved(applied=True, state=to, attempt=attempt)
@@ -241,7 +241,7 @@ async def begin(session: AsyncSession, agent_id: str, attempt: int, at: datetime
     named = {"agent": agent_id, "attempt": attempt, "deadline": deadline_at}
     begun = await session.execute(_BEGIN, {**named, **events.log_values(at, facts)})
     if begun.first() is None:
-        return await _unmoved(session, agent_id)
+        return await unmoved(session, agent_id)
     return Moved(applied=True, state=AgentState.STARTING, attempt=attempt)
 
 
@@ -270,11 +270,12 @@ async def hasten(
     named = {"agent": agent_id, "attempt": attempt, "deadline": deadline_at, "keepable": keepable}
     hastened = await session.execute(_HASTEN, {**named, **events.log_values(at, [told])})
     if hastened.first() is None:
-        return await _unmoved(session, agent_id)
+        return await unmoved(session, agent_id)
     return Moved(applied=True, state=AgentState.DRAINING, attempt=attempt)
 
 
-async def _unmoved(session: AsyncSession, agent_id: str) -> Moved:
+async def unmoved(session: AsyncSession, agent_id: str) -> Moved:
+    """What the row says, of a write that changed nothing."""
     found = await session.execute(select(Agent.state, Agent.attempt).where(Agent.agent_id == agent_id))
     row = found.one_or_none()
     if row is None:

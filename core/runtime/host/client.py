@@ -8,10 +8,12 @@ from urllib.parse import quote
 import httpx2
 from pydantic import TypeAdapter
 
+from core.domain.sizes import Size
+from core.domain.templates import Template
 from core.errors import RuntimeRetryable
-from core.runtime.base import AgentRuntime, AgentSpec, ClusterCapacity, Created, Observation, Reach, Usage
+from core.runtime.base import AgentRuntime, AgentSpec, ClusterCapacity, Created, Observation, Reach, Resized, Usage
 from core.runtime.host.address import socket_path
-from core.runtime.host.wire import KEEP_ALIVE_SECONDS, Profile, dump_spec, error_of
+from core.runtime.host.wire import KEEP_ALIVE_SECONDS, Elsewhere, Profile, Resize, dump_spec, error_of
 from core.settings import Settings
 
 _CALL_SECONDS = 30.0
@@ -52,6 +54,16 @@ class HostRuntime:
             timeout=grace_seconds + _DELETE_SECONDS,
         )
         return Usage.model_validate_json(answer)
+
+    async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
+        body = Resize(size=size).model_dump_json().encode()
+        path = f"{self._agent(agent_id, attempt)}/resize"
+        return Resized.model_validate_json(await self._call("POST", path, content=body))
+
+    async def elsewhere(self, agent_id: str, attempt: int, template: Template) -> str:
+        body = Elsewhere(template=template).model_dump_json().encode()
+        path = f"{self._agent(agent_id, attempt)}/elsewhere"
+        return Elsewhere.model_validate_json(await self._call("POST", path, content=body)).node
 
     async def list(self) -> list[Observation]:
         return _LIST.validate_json(await self._call("GET", "agents"))

@@ -15,7 +15,16 @@ from starlette.routing import Route
 
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime, AgentSpec, Observation
-from core.runtime.host.wire import KEEP_ALIVE_SECONDS, MAX_BODY_BYTES, Fault, Profile, dump_reach, fault_of
+from core.runtime.host.wire import (
+    KEEP_ALIVE_SECONDS,
+    MAX_BODY_BYTES,
+    Elsewhere,
+    Fault,
+    Profile,
+    Resize,
+    dump_reach,
+    fault_of,
+)
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _MAX_GRACE_SECONDS = 3600.0
@@ -35,6 +44,8 @@ def build_app(runtimes: Mapping[str, AgentRuntime]) -> Starlette:
             Route("/{runtime}/profiles/delete", doors.delete_profile, methods=["POST"]),
             Route("/{runtime}/agents/{agent_id}/logs", doors.logs),
             Route(f"{agent}/reach", doors.reach),
+            Route(f"{agent}/resize", doors.resize, methods=["POST"]),
+            Route(f"{agent}/elsewhere", doors.elsewhere, methods=["POST"]),
             Route(agent, doors.create, methods=["PUT"]),
             Route(agent, doors.observe, methods=["GET"]),
             Route(agent, doors.delete, methods=["DELETE"]),
@@ -77,6 +88,15 @@ class _Doors:
     async def reach(self, request: Request) -> Response:
         runtime, agent_id, attempt = self._attempt(request)
         return JSONResponse(dump_reach(await runtime.reach(agent_id, attempt)))
+
+    async def resize(self, request: Request) -> Response:
+        runtime, agent_id, attempt = self._attempt(request)
+        return _json(await runtime.resize(agent_id, attempt, (await _body(request, Resize)).size))
+
+    async def elsewhere(self, request: Request) -> Response:
+        runtime, agent_id, attempt = self._attempt(request)
+        wanted = await _body(request, Elsewhere)
+        return _json(Elsewhere(node=await runtime.elsewhere(agent_id, attempt, wanted.template)))
 
     async def list(self, request: Request) -> Response:
         return Response(_LIST.dump_json(await self._runtime(request).list()), media_type="application/json")

@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from core.domain.sizes import Size
+from core.domain.templates import Template
 from core.errors import NeverSatisfiable, RuntimeFault, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Reach
 
@@ -31,6 +33,19 @@ class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     user_id: str
     project_id: str
+
+
+class Resize(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: Size
+
+
+class Elsewhere(BaseModel):
+    """What the agent would be begun as, and as an answer the machine it is on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    template: Template = Template()
+    node: str = ""
 
 
 def dump_spec(spec: AgentSpec) -> bytes:

@@ -5,8 +5,10 @@ Objects go and come as JSON. The generated models cost milliseconds each, and a 
 
 import asyncio
 import json
+import math
 import os
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,6 +58,7 @@ class Cluster:
         self._settings = settings
         self._client: ApiClient | None = None
         self._opening = asyncio.Lock()
+        self._unanswered_at = -math.inf
 
     async def call(
         self,
@@ -234,7 +237,13 @@ class Cluster:
             where = file or ("the pod's own account" if in_cluster() else "~/.kube/config")
             raise RuntimeRetryable(f"the cluster's access data ({where}) cannot be used: {error}") from error
 
+    @property
+    def calm_seconds(self) -> float:
+        """How long every call of this process has been answered by somebody; infinite when none ever was not."""
+        return time.monotonic() - self._unanswered_at
+
     def _away(self, error: Exception) -> RuntimeRetryable:
+        self._unanswered_at = time.monotonic()
         where = self._client.configuration.host if self._client is not None else "the cluster"
         match error:
             case ssl.SSLError() | ClientSSLError() | ClientConnectorCertificateError():

@@ -9,19 +9,26 @@ import structlog
 from k8s.client import Json
 
 log = structlog.get_logger()
-# When the API server itself was away, every node is called silent until its kubelet speaks next: every ten seconds.
 SILENCE_SECONDS = 20.0
+# When the API server itself was away, every node is called silent until its kubelet speaks next. That takes as long as
+# the kubelet's own list and watch, which pauses for half a minute and more before it tries again.
+AFTERMATH_SECONDS = 90.0
+
+
+def patience(calm_seconds: float, usual: float = SILENCE_SECONDS) -> float:
+    """How long a machine has to be silent to be lost, when the API server has answered for `calm_seconds`."""
+    return max(usual, AFTERMATH_SECONDS) if calm_seconds < AFTERMATH_SECONDS else usual
 
 
 class Hosts:
     """A copy of the nodes, as far as it matters to the agents on them; `changed` is called with a node's name.
 
-    A silent machine counts as lost when it has been so for `silence_seconds`, seen from here.
+    A silent machine counts as lost when it has been so for the seconds that `patience` says, seen from here.
     """
 
-    def __init__(self, changed: Callable[[str], None], silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(self, changed: Callable[[str], None], patience: Callable[[], float]) -> None:
         self._changed = changed
-        self._silence_seconds = silence_seconds
+        self._patience = patience
         self._silent: dict[str, asyncio.TimerHandle] = {}
         self._uids: dict[str, str] = {}
         self._trouble: dict[str, str] = {}
@@ -40,7 +47,7 @@ class Hosts:
             self._hear(name)
             self._set(name, why)
         elif name not in self._silent:
-            self._silent[name] = asyncio.get_running_loop().call_later(self._silence_seconds, self._lose, name, why)
+            self._silent[name] = asyncio.get_running_loop().call_later(self._patience(), self._lose, name, why)
 
     def drop(self, thing: Json) -> None:
         name = thing["metadata"]["name"]

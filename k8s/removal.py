@@ -9,7 +9,7 @@ import structlog
 from core.errors import RuntimeRetryable
 from k8s.client import Json
 from k8s.faults import NotThere
-from k8s.hosts import SILENCE_SECONDS, silence
+from k8s.hosts import patience, silence
 from k8s.marks import is_of
 from k8s.names import attempt_name
 from k8s.space import Space
@@ -81,4 +81,4 @@ async def _host_is_lost(space: Space, name: str, doing: str) -> bool:
         node = await space.cluster.call("GET", f"/api/v1/nodes/{node_name}", doing=doing)
     except NotThere:
         return True
-    return silence(node, longer_than=SILENCE_SECONDS, now=datetime.now(UTC)) is not None
+    return silence(node, longer_than=patience(space.cluster.calm_seconds), now=datetime.now(UTC)) is not None

@@ -16,7 +16,7 @@ from k8s import marks
 from k8s.client import Cluster, Json
 from k8s.diagnose import diagnose, lost_with, wants_events
 from k8s.events import events_of
-from k8s.hosts import SILENCE_SECONDS, Hosts
+from k8s.hosts import SILENCE_SECONDS, Hosts, patience
 from k8s.mirror import Mirror, Pace
 from k8s.observe import observed, pod_of
 
@@ -59,7 +59,7 @@ class PodWatcher:
         self._listed: deque[tuple[float, Observation]] = deque(maxlen=_MAX_LISTED)
         self._questions: dict[str, asyncio.Task[None]] = {}
         self._asking = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
-        self._hosts = Hosts(self._host_changed, silence_seconds)
+        self._hosts = Hosts(self._host_changed, lambda: patience(cluster.calm_seconds, silence_seconds))
         self.pods = Mirror(
             cluster,
             f"/api/v1/namespaces/{namespace}/pods",

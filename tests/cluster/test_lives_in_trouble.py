@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.fixtures.cluster import Kubectl
 from tests.fixtures.kubernetes import Land
-from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+from tests.fixtures.stack import LocalStack, Person, eventually
 
 pytestmark = [pytest.mark.needs("cluster"), pytest.mark.timeout(400)]
 PATIENCE = 120
@@ -18,19 +18,8 @@ PATIENCE = 120
 
 @pytest_asyncio.fixture
 async def stack(land: Land, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
-    """Agents are pods of the tiny image, usable when their probe says so."""
-    folder = tmp_path_factory.mktemp("trouble")
-    config = folder / "berth.yaml"
-    config.write_text(json.dumps({"templates": {"default": land.template().model_dump(mode="json")}}))
-    async with local_stack(
-        folder / "data",
-        "kubernetes",
-        CONFIG=str(config),
-        KUBERNETES__KUBECONFIG=str(land.cluster.kubeconfig),
-        KUBERNETES__NAMESPACE=land.namespace,
-        TIMINGS__READY_DEADLINE_SECONDS=str(PATIENCE),
-        TIMINGS__RESTART_BACKOFF_SECONDS="0.1",
-        TIMINGS__REAP_SECONDS="2",
+    async with land.stack(
+        tmp_path_factory.mktemp("trouble"), land.template(), READY_DEADLINE_SECONDS=PATIENCE
     ) as stack:
         yield stack
 
@@ -101,7 +90,7 @@ async def test_lives_go_on_when_the_api_server_comes_back(stack: LocalStack, lan
     assert (await ben.until(goes, "terminated", patience=PATIENCE))["restartCount"] == 0
     for who, which in ((ann, stays), (eve, comes)):
         agent = await who.agent(which)
-        assert (agent["state"], agent["restartCount"]) == ("running", 0)
+        assert (agent["state"], agent["restartCount"]) == ("running", 0), await who.events(which)
     assert sorted(pod["metadata"]["annotations"]["berth.dev/agent-id"] for pod in pods(land)) == sorted([stays, comes])
     for who, which in ((ann, stays), (eve, comes)):
         await who.stop(which)

@@ -1,12 +1,13 @@
 """When a machine counts as lost: silent for long, not silent for a moment, and never while it speaks."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from k8s.hosts import Hosts, silence
+from k8s.hosts import AFTERMATH_SECONDS, SILENCE_SECONDS, Hosts, patience, silence
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -18,7 +19,7 @@ def node(name: str, ready: str, since: datetime = NOW) -> dict[str, Any]:
 
 async def test_only_who_stays_silent_is_lost() -> None:
     lost = asyncio.Queue[str]()
-    hosts = Hosts(lost.put_nowait, silence_seconds=0.05)
+    hosts = Hosts(lost.put_nowait, lambda: 0.05)
     for name in ("speaks again", "leaves", "stays silent"):
         hosts.put(node(name, "Unknown"))
         hosts.put(node(name, "Unknown"))
@@ -45,3 +46,8 @@ def test_silence_counts_by_how_long_the_cluster_has_known_of_it(seconds: int, is
 
 def test_one_that_says_itself_that_it_is_not_ready_speaks() -> None:
     assert silence(node("n", "False")) is None
+
+
+def test_machines_are_waited_for_longer_after_the_api_server_was_away_itself() -> None:
+    assert patience(math.inf) == patience(AFTERMATH_SECONDS) == SILENCE_SECONDS
+    assert patience(0) == patience(AFTERMATH_SECONDS - 1) == AFTERMATH_SECONDS > SILENCE_SECONDS

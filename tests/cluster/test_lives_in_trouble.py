@@ -16,7 +16,14 @@ pytestmark = [pytest.mark.needs("cluster"), pytest.mark.timeout(400)]
 PATIENCE = 120
 
 
-@pytest_asyncio.fixture
+@pytest.fixture(scope="module")
+def land(lands: Any) -> Land:
+    """Of all tests here: a stack takes longer to start than most of them."""
+    made: Land = lands()
+    return made
+
+
+@pytest_asyncio.fixture(scope="module")
 async def stack(land: Land, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalStack]:
     async with land.stack(
         tmp_path_factory.mktemp("trouble"), land.template(), READY_DEADLINE_SECONDS=PATIENCE
@@ -73,9 +80,9 @@ async def test_agent_of_a_node_whose_kubelet_was_killed_goes_on_on_the_other_nod
 
 @pytest.mark.parametrize("seconds", [pytest.param(10, id="10 s"), pytest.param(60, id="60 s", marks=pytest.mark.chaos)])
 async def test_lives_go_on_when_the_api_server_comes_back(stack: LocalStack, land: Land, seconds: int) -> None:
-    ann, stays = await running(stack, "ann")
-    ben, goes = await running(stack, "ben")
-    eve = await stack.user("eve", "of-eve")
+    ann, stays = await running(stack, f"ann-{seconds}")
+    ben, goes = await running(stack, f"ben-{seconds}")
+    eve = await stack.user(f"eve-{seconds}", "of-eve")
     land.cluster.stop_api_server()
     try:
         comes = await eve.start("of-eve")

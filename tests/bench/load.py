@@ -29,6 +29,7 @@ class Crowd:
     auth: Auth
     count: int
     pending: int = 0
+    template: str | None = None
 
     def bearer(self, user_id: str, role: Role = Role.USER) -> dict[str, str]:
         token = issue(self.auth, user_id, role, datetime.now(UTC), timedelta(hours=1))
@@ -38,7 +39,7 @@ class Crowd:
         """Ask until it is decided, with one key, as a client would."""
         path, key = f"/api/projects/p{number}/start-agent", {"Idempotency-Key": f"bench-{uuid4().hex}"}
         for _ in range(20):
-            body = (await self._ask("POST", path, number, key)).json()
+            body = (await self._ask("POST", path, number, key, {"template": self.template})).json()
             if body["status"] != "pending":
                 return str(body["agentId"] if "agentId" in body else body["agent"]["agentId"])
             self.pending += 1
@@ -56,9 +57,15 @@ class Crowd:
         await eventually(there, f"{agent_id} to be {state}", every=0.02)
 
     async def _ask(
-        self, method: str, path: str, number: int, headers: Mapping[str, str] = MappingProxyType({})
+        self,
+        method: str,
+        path: str,
+        number: int,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        body: dict[str, Any] | None = None,
     ) -> httpx2.Response:
-        answer = await self.http.request(method, path, headers={**self.bearer(f"u{number}"), **headers})
+        own = {**self.bearer(f"u{number}"), **headers}
+        answer = await self.http.request(method, path, headers=own, json=body)
         answer.raise_for_status()
         return answer
 

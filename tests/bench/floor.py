@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -31,8 +31,18 @@ class Sight:
         self._space = space
         self._seen: dict[str, dict[str, float]] = defaultdict(dict)
         self._news = asyncio.Condition()
+        self._over = False
 
     async def watch(self) -> None:
+        """Until cancelled. When it breaks, those who wait hear of it: times cannot be had any more."""
+        try:
+            await self._watch()
+        finally:
+            self._over = True
+            async with self._news:
+                self._news.notify_all()
+
+    async def _watch(self) -> None:
         async for kind, pod in self._space.cluster.watch(
             f"{self._space.path}/pods", doing=_DOING, query={}, seconds=_WATCH_SECONDS, silence=_WATCH_SECONDS
         ):
@@ -50,8 +60,7 @@ class Sight:
 
     async def when(self, pod: str, what: str) -> float:
         """Wait until it was `ready` or `gone`; when that was."""
-        async with asyncio.timeout(_PATIENCE), self._news:
-            await self._news.wait_for(lambda: what in self._seen[pod])
+        await self._until(lambda: what in self._seen[pod], f"{pod} to be {what}")
         return self._seen[pod][what]
 
     @property
@@ -59,8 +68,16 @@ class Sight:
         return sum("ready" in seen for seen in self._seen.values())
 
     async def ready_count(self, wanted: int) -> None:
-        async with asyncio.timeout(_PATIENCE), self._news:
-            await self._news.wait_for(lambda: self.ready_so_far >= wanted)
+        await self._until(lambda: self.ready_so_far >= wanted, f"{wanted} pods to be ready")
+
+    async def _until(self, holds: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE), self._news:
+                await self._news.wait_for(lambda: holds() or self._over)
+        except TimeoutError:
+            raise AssertionError(f"waited {_PATIENCE} s for {what}") from None
+        if not holds():
+            raise AssertionError(f"the watch broke while waiting for {what}")
 
 
 class Floor:

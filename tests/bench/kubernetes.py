@@ -25,7 +25,7 @@ from k8s.names import attempt_name
 from tests.bench.crowded import watcher_memory
 from tests.bench.figures import Figures
 from tests.bench.floor import Floor, watched
-from tests.bench.load import Board, Crowd, crowd_of, percentile
+from tests.bench.load import Board, Crowd, cpu_seconds, crowd_of, percentile
 from tests.bench.traces import AuditLog, signalled
 from tests.fixtures.cluster import cluster_folder
 from tests.fixtures.stack import local_stack
@@ -132,21 +132,27 @@ class KubernetesBench:
         crowd.template = "default"
         bare: list[float] = []
         ours: list[float] = []
+        used: dict[str, float] = {}
         for _ in range(turns):
             names, up = await self._floor.up(_TEMPLATES["default"], count)
             bare.append(up)
             await self._floor.down(names, _GRACE_SECONDS)
             board = Board(crowd)
+            pids = crowd.stack.about["pids"]
+            before = {name: cpu_seconds(int(pid)) for name, pid in pids.items()}
             began = time.time()
             agents = await asyncio.gather(*(crowd.start(number) for number in range(count)))
             await asyncio.gather(*(board.until(agent_id, "running") for agent_id in agents))
             ours.append(time.time() - began)
+            used = {name: cpu_seconds(int(pid)) - before[name] for name, pid in pids.items()}
             await asyncio.gather(*(crowd.stop(number, agent_id) for number, agent_id in enumerate(agents)))
             await asyncio.gather(*(board.until(agent_id, "terminated") for agent_id in agents))
             await board.close()
         floor, all_usable = statistics.median(bare), statistics.median(ours)
         self.note(f"{count} bare pods at once, all Ready", f"{floor:.2f} s")
         ratio = all_usable / floor
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in used.items())
+        self.note(f"{count} tiny agents at once, CPU of ours", f"{sum(used.values()):.1f} s ({parts})")
         value = f"{all_usable:.2f} s, {ratio:.2f} x the floor"
         self.note(f"{count} tiny agents at once, all usable", value, f"<= {most:.1f} x", ratio <= most)
 

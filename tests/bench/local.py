@@ -8,7 +8,7 @@ import psutil
 
 from tests.bench.bare import bare_workflows
 from tests.bench.figures import Figures
-from tests.bench.load import Board, crowd_of, lifecycles, percentile, stopwatch
+from tests.bench.load import Board, cpu_seconds, crowd_of, lifecycles, percentile, stopwatch
 from tests.fixtures.stack import LocalStack, local_stack
 
 AT_ONCE = 40
@@ -84,9 +84,9 @@ class LocalBench:
         await asyncio.gather(*(board.until(agent_id, "running") for agent_id in agents))
         await board.close()
         pids = {name: int(pid) for name, pid in stack.about["pids"].items()}
-        before = {name: _cpu(pid) for name, pid in pids.items()}
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         await asyncio.sleep(30)
-        used = {name: (_cpu(pid) - before[name]) / 30 * 100 for name, pid in pids.items()}
+        used = {name: (cpu_seconds(pid) - before[name]) / 30 * 100 for name, pid in pids.items()}
         ours = {name: used[name] for name in ("api", "worker", "host")}
         memory = {name: psutil.Process(pids[name]).memory_info().rss / 2**20 for name in ("api", "worker", "host")}
         parts = ", ".join(f"{name} {value:.1f}" for name, value in used.items())
@@ -117,12 +117,6 @@ class LocalBench:
             size = statistics.median(memory[1:])
             self.note("process: memory of one agent", f"{size:.0f} MiB PSS", "<= 450 MiB", size <= 450)
             await crowd.http.aclose()
-
-
-def _cpu(pid: int) -> float:
-    """CPU seconds of a process and its children."""
-    process = psutil.Process(pid)
-    return sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])
 
 
 def _pss(host: int) -> float:

@@ -20,7 +20,7 @@ check: setup ## format, lint, types, import contracts, house rules
 fmt: setup ## format and mend what can be mended
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
-bench: setup ## the benchmarks: a table, and JSON
+bench: setup ## the benchmarks: a table, and JSON (ARGS="--only kubernetes --quick")
 	@.venv/bin/python -m tests.bench $(ARGS)
 
 chaos: setup ## kill -9 of every part of a local stack in every state of a life

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
+import psutil
 from pydantic import SecretStr
 
 from api.auth import Role, issue
@@ -29,6 +30,7 @@ class Crowd:
     auth: Auth
     count: int
     pending: int = 0
+    template: str | None = None
 
     def bearer(self, user_id: str, role: Role = Role.USER) -> dict[str, str]:
         token = issue(self.auth, user_id, role, datetime.now(UTC), timedelta(hours=1))
@@ -38,7 +40,7 @@ class Crowd:
         """Ask until it is decided, with one key, as a client would."""
         path, key = f"/api/projects/p{number}/start-agent", {"Idempotency-Key": f"bench-{uuid4().hex}"}
         for _ in range(20):
-            body = (await self._ask("POST", path, number, key)).json()
+            body = (await self._ask("POST", path, number, key, {"template": self.template})).json()
             if body["status"] != "pending":
                 return str(body["agentId"] if "agentId" in body else body["agent"]["agentId"])
             self.pending += 1
@@ -56,9 +58,15 @@ class Crowd:
         await eventually(there, f"{agent_id} to be {state}", every=0.02)
 
     async def _ask(
-        self, method: str, path: str, number: int, headers: Mapping[str, str] = MappingProxyType({})
+        self,
+        method: str,
+        path: str,
+        number: int,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        body: dict[str, Any] | None = None,
     ) -> httpx2.Response:
-        answer = await self.http.request(method, path, headers={**self.bearer(f"u{number}"), **headers})
+        own = {**self.bearer(f"u{number}"), **headers}
+        answer = await self.http.request(method, path, headers=own, json=body)
         answer.raise_for_status()
         return answer
 
@@ -144,3 +152,9 @@ def stopwatch() -> Iterator[list[float]]:
 def percentile(values: list[float], percent: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and its children."""
+    process = psutil.Process(pid)
+    return sum(sum(each.cpu_times()[:2]) for each in [process, *process.children(recursive=True)])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core.domain.templates import Template
 from k8s.cluster.cluster import Cluster
 from tests.fixtures.cluster import Kubectl
 from tests.fixtures.kubernetes import Land
@@ -92,7 +93,9 @@ def of_kind(land: Land) -> dict[str, int]:
 async def test_hundred_starts_under_kills_are_a_hundred_agents_and_nothing_else(
     land: Land, played: None, tmp_path: Path
 ) -> None:
-    async with land.stack(tmp_path, played_template(land), READY_DEADLINE_SECONDS=300) as stack:
+    async with land.stack(
+        tmp_path, played_template(land, profile={"size": "1Mi"}), READY_DEADLINE_SECONDS=300
+    ) as stack:
         starting = asyncio.create_task(crowd(stack, users=10, each=10, tier="premium"))
 
         async def under_way() -> bool:
@@ -105,14 +108,15 @@ async def test_hundred_starts_under_kills_are_a_hundred_agents_and_nothing_else(
         stack.kill("watch")
         stack.kill("worker")
         await all_are(lives, "running")
-        assert of_kind(land) == {"pod": 100, "secret": 100, "service": 100, "persistentvolumeclaim": 0}
+        assert of_kind(land) == {"pod": 100, "secret": 100, "service": 100, "persistentvolumeclaim": 100}
         there = json.loads(land.kubectl("get", "pods", "-l", "app=agent", "-o", "json"))["items"]
         whose = sorted(pod["metadata"]["annotations"]["berth.dev/agent-id"] for pod in there)
         assert whose == sorted(agent_id for _, agent_id in lives.values())
         await stop(lives)
         stack.kill("worker")
         await all_are(lives, "terminated")
-        assert land.names() == []
+        # Profiles outlive their agents: one of each project, and nothing else.
+        assert of_kind(land) == {"pod": 0, "secret": 0, "service": 0, "persistentvolumeclaim": 100}
 
 
 async def test_nothing_that_happens_to_two_thousand_agents_is_missed(
@@ -142,9 +146,9 @@ async def test_nothing_that_happens_to_two_thousand_agents_is_missed(
             sys.stdout.write(f"\nwatches of pods begun: {len(watches)}\n")
 
 
-def played_template(land: Land) -> Any:
+def played_template(land: Land, **more: Any) -> Template:
     tolerated = [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]
-    return land.template({"node_selector": {"type": "kwok"}, "tolerations": tolerated, "topology_spread": None})
+    return land.template({"node_selector": {"type": "kwok"}, "tolerations": tolerated, "topology_spread": None, **more})
 
 
 def audited(land: Land) -> Iterator[dict[str, Any]]:

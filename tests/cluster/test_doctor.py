@@ -36,7 +36,10 @@ async def test_the_one_verb_that_a_role_lacks_is_named_in_one_line(land: Land, c
                 "apiVersion": "rbac.authorization.k8s.io/v1",
                 "kind": kind,
                 "metadata": {"name": name},
-                "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}],
+                "rules": [
+                    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+                    {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get"]},
+                ],
             },
             {
                 "apiVersion": "rbac.authorization.k8s.io/v1",

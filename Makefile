@@ -24,7 +24,7 @@ bench: setup ## the benchmarks: a table, and JSON (ARGS="--only kubernetes --qui
 	@.venv/bin/python -m tests.bench $(ARGS)
 
 chaos: setup ## kill -9 of every part in every state of a life, crowds under kills, long outages of a cluster
-	@.venv/bin/python -m pytest tests/chaos tests/cluster/test_lives_in_trouble.py -m "not bench" $(ARGS)
+	@.venv/bin/python -m pytest tests/chaos tests/cluster/test_lives_in_trouble.py tests/cluster/test_kubernetes_refusals.py -m "not bench" $(ARGS)
 
 cluster: setup ## a Kubernetes of this machine's own, or KUBECONFIG's; prints the path of a kubeconfig (NODES=2)
 	@.venv/bin/python -m k8s.cluster up --nodes $(or $(NODES),1)

@@ -92,6 +92,7 @@ class Resized(Message):
     """What the runtime made of it. `waits_for` says why the machine has not done it yet; empty when it has."""
 
     life: Life
+    before: Size
     size: Size
     waits_for: Text = ""
 

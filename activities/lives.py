@@ -19,7 +19,6 @@ from core.db.models import Agent, Channel
 from core.db.repositories import admission, agents, alterations, clusters, events, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
-from core.domain import sizes
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
@@ -210,14 +209,11 @@ class LifeActivities:
         """Write the size of this and all later attempts, with what it was before."""
         life = ask.life
         async with self._db.transaction() as session:
-            before = await alterations.size(session, life.agent_id)
-            if before is None:
-                before = sizes.size_of(self._settings.template(life.template).resources)
             # Without a state: the life may have moved on while its runtime was asked.
             told = events.Fact(
                 kind=EventKind.RESIZED,
                 reason="deferred" if ask.waits_for else None,
-                detail={"before": before.told(), "after": ask.size.told(), "detail": ask.waits_for},
+                detail={"before": ask.before.told(), "after": ask.size.told(), "detail": ask.waits_for},
             )
             moved = await alterations.resize(session, life.agent_id, life.attempt, ask.size, _now(), told)
         return _moved(moved)

@@ -94,7 +94,7 @@ class RuntimeActivities:
             )
         except RuntimeFault as error:
             raise _failure(error) from error
-        return Resized(life=life, size=ask.size, waits_for=resized.waits_for)
+        return Resized(life=life, before=resized.before, size=ask.size, waits_for=resized.waits_for)
 
     @activity.defn(name="find_other_machine")
     async def find_other_machine(self, life: Life) -> Placed:

@@ -47,7 +47,7 @@ class Hosts:
             self._hear(name)
             self._set(name, why)
         elif name not in self._silent:
-            self._silent[name] = asyncio.get_running_loop().call_later(self._patience(), self._lose, name, why)
+            self._wait_for(name, why, self._patience())
 
     def drop(self, thing: Json) -> None:
         name = thing["metadata"]["name"]
@@ -69,9 +69,17 @@ class Hosts:
         for name in list(self._silent):
             self._hear(name)
 
-    def _lose(self, name: str, why: str) -> None:
+    def _wait_for(self, name: str, why: str, seconds: float, waited: float = 0) -> None:
+        loop = asyncio.get_running_loop()
+        self._silent[name] = loop.call_later(seconds, self._lose, name, why, waited + seconds)
+
+    def _lose(self, name: str, why: str, waited: float) -> None:
         del self._silent[name]
-        self._set(name, why)
+        # Meanwhile the API server may have been away, so that nobody could hear the machine speak.
+        if (more := self._patience() - waited) > 0:
+            self._wait_for(name, why, more, waited)
+        else:
+            self._set(name, why)
 
     def _hear(self, name: str) -> None:
         if timer := self._silent.pop(name, None):
@@ -92,7 +100,7 @@ class Hosts:
 def silence(node: Json, *, longer_than: float = 0, now: datetime | None = None) -> str | None:
     """Why a machine is taken for lost. One that says itself that it is not ready speaks, and so do its agents.
 
-    With `now`, only a silence counts that by the cluster's clock has lasted `longer_than` seconds.
+    With `now`, only a silence counts that began, by the cluster's clock, `longer_than` seconds before it.
     """
     for condition in (node.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready":

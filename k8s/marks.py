@@ -72,8 +72,18 @@ def of(manifest: Mapping[str, Any]) -> Marks | None:
 
 def is_of(manifest: Mapping[str, Any], installation: str) -> bool:
     """Whether an object as JSON was made by this installation of Berth."""
+    return _installation(manifest) == installation
+
+
+def is_anothers(manifest: Mapping[str, Any], installation: str) -> bool:
+    """Whether it is not ours to remove. One of ours stays ours when somebody takes its label off."""
+    found = _installation(manifest)
+    return of(manifest) is None if found is None else found != installation
+
+
+def _installation(manifest: Mapping[str, Any]) -> str | None:
     found: str | None = ((manifest.get("metadata") or {}).get("labels") or {}).get(INSTALLATION)
-    return found == installation
+    return found
 
 
 def selector(installation: str, **more: str) -> str:

@@ -10,7 +10,7 @@ from core.errors import RuntimeRetryable
 from k8s.client import Json
 from k8s.faults import NotThere
 from k8s.hosts import patience, silence
-from k8s.marks import is_of
+from k8s.marks import is_anothers
 from k8s.names import attempt_name
 from k8s.space import Space
 
@@ -25,7 +25,7 @@ _FORCE_SECONDS = 5.0
 async def remove(space: Space, installation: str, agent_id: str, attempt: int, grace_seconds: float) -> None:
     """Return when the cluster says that the pod is gone, and Service and Secret with it. All gone already is success.
 
-    What bears the name without being of `installation` stays. The Secret goes last: while it is there, the attempt is
+    What bears the name and is not of `installation` stays. The Secret goes last: while it is there, the attempt is
     listed, and whoever comes after us can finish. Raises `RuntimeRetryable` when the pod does not end.
     """
     name = attempt_name(agent_id, attempt)
@@ -44,7 +44,7 @@ async def _ours(space: Space, installation: str, name: str, doing: str) -> set[s
     """The kinds of which there is one of that name that we may take away."""
     found = await asyncio.gather(*(space.get(kind, name, doing, metadata=True) for kind in _KINDS))
     there = {kind: each for kind, each in zip(_KINDS, found, strict=True) if each is not None}
-    ours = {kind for kind, each in there.items() if is_of(each, installation)}
+    ours = {kind for kind, each in there.items() if not is_anothers(each, installation)}
     for kind in there.keys() - ours:
         log.warning("foreign.left_alone", kind=kind, name=name)
     return ours

@@ -76,8 +76,12 @@ async def _ask(space: Space, name: str, size: Size, doing: str) -> Json:
 
 
 def limits(pod: Json) -> Size:
-    """The limits a pod is to have. Raises `RuntimePermanent` for one that somebody has made without."""
-    found = (_container(pod).get("resources") or {}).get("limits") or {}
+    """The limits a pod has, or is to have while its machine does not say. Raises `RuntimePermanent` for one without.
+
+    What it is to have may be an order of ours that its machine has refused, and that nobody took back.
+    """
+    actual = (_status(pod.get("status") or {}).get("resources") or {}).get("limits")
+    found = actual or (_container(pod).get("resources") or {}).get("limits") or {}
     cpu, memory = quantity(found.get("cpu")), quantity(found.get("memory"))
     if not cpu or not memory:
         raise RuntimePermanent("its pod has no limits that could be changed")
@@ -87,7 +91,8 @@ def limits(pod: Json) -> Size:
 def guaranteed(pod: Json, size: Size) -> bool:
     """Whether a pod of that size would be of the class `Guaranteed`: limits that are its requests."""
     requests = (_container(pod).get("resources") or {}).get("requests") or {}
-    return quantity(requests.get("cpu")) == size.cpu and quantity(requests.get("memory")) == size.memory_mib * MIB
+    same = _millis(quantity(requests.get("cpu"))) == _millis(size.cpu)
+    return same and quantity(requests.get("memory")) == size.memory_mib * MIB
 
 
 def progress(pod: Json, size: Size) -> Progress:
@@ -107,7 +112,13 @@ def progress(pod: Json, size: Size) -> Progress:
             case "PodResizeInProgress", _:
                 return Progress()
     actual = (_status(status).get("resources") or {}).get("limits") or {}
-    return Progress(done=quantity(actual.get("cpu")) == size.cpu and _mib(actual) == size.memory_mib)
+    same = _millis(quantity(actual.get("cpu"))) == _millis(size.cpu)
+    return Progress(done=same and _mib(actual) == size.memory_mib)
+
+
+def _millis(cores: float) -> int:
+    """What Kubernetes counts in; 0.35 and 350 times 0.001 are the same to it, and not to a computer."""
+    return round(cores * 1000)
 
 
 def _mib(found: Json) -> float:

@@ -154,7 +154,8 @@ class Lives:
                 )
             )
             async with asyncio.timeout(_ORDER_SECONDS):
-                answer: OrderAnswer = await taken.result()
+                with translated():
+                    answer: OrderAnswer = await taken.result()
                 return answer
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             # Taken, so it is carried out or refused without us.

@@ -104,11 +104,17 @@ class AgentWorkflow:
         )
 
     async def _may_hand_on(self, passage: Passage) -> bool:
-        """Whether this run is full and nobody waits for an answer from it; a keep is answered by one more step."""
+        """Whether this run is full and nobody waits for an answer from it.
+
+        A keep is answered by one more step, and a stop or a failure does not wait for an order that takes long.
+        """
         if not passage.full():
             return False
-        await workflow.wait_condition(lambda: workflow.all_handlers_finished() or passage.ending.keep_asked)
-        return not passage.ending.keep_asked
+        inbox = passage.course.inbox
+        await workflow.wait_condition(
+            lambda: workflow.all_handlers_finished() or passage.ending.keep_asked or inbox.called_away()
+        )
+        return workflow.all_handlers_finished()
 
     # ---- registering ------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class HelpBody(Answered):
 
 
 class ExplainBody(Answered):
-    """`status` is that of start-agent, and `existing` when the project's agent lives already. Nothing was changed."""
+    """What start-agent would do now; nothing was changed. `existing`: the project's agent lives or waits already."""
 
     status: Literal["created", "existing", "queued", "rejected"]
     reason: str | None = Field(None, examples=["no_suitable_node"])

@@ -157,6 +157,15 @@ async def test_two_berths_in_one_namespace_see_only_their_own_agents(land: Land)
     await ours.delete(spec.agent_id, 1)
 
 
+async def test_an_agent_whose_label_somebody_took_off_is_removed_all_the_same(land: Land) -> None:
+    runtime, spec = land.open(), land.spec()
+    await runtime.create(spec)
+    for kind in ("pod", "service", "secret"):
+        land.kubectl("label", kind, "--selector=app=agent", "berth.dev/installation-")
+    await runtime.delete(spec.agent_id, 1)
+    assert land.kubectl("get", "pods,services,secrets", "--selector=app=agent", "-o", "name") == ""
+
+
 async def test_resources_are_what_the_template_says(land: Land) -> None:
     runtime, spec = land.open(), land.spec()
     await runtime.create(spec)

@@ -85,6 +85,17 @@ async def test_project_whose_agent_lives_is_told_of_it(api: Api) -> None:
     assert found["agent"]["state"] == AgentState.RUNNING
 
 
+async def test_agent_that_a_start_would_keep_is_there_already(api: Api) -> None:
+    agent_id = await api.running()
+    await api.sql("UPDATE agents SET state = 'draining', keepable = true RETURNING agent_id")
+    found = await explained(api)
+    assert (found["status"], found["agent"]["agentId"], found["place"]) == ("existing", agent_id, None)
+    await api.sql("UPDATE agents SET keepable = false RETURNING agent_id")
+    found = await explained(api)
+    assert (found["status"], found["reason"]) == ("queued", "previous_ending")
+    assert [each["action"] for each in found["helps"]] == ["wait"], "no tier makes an agent end sooner"
+
+
 async def test_expired_subscription_is_renewed_before_anything_else_helps(api: Api) -> None:
     await api.sql("UPDATE users SET subscription_active_until = now() - interval '1 s' RETURNING user_id")
     found = await explained(api)

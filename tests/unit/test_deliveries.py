@@ -48,7 +48,7 @@ async def test_words_of_one_agent_arrive_in_the_order_they_came() -> None:
     assert sent == list(range(20))
 
 
-async def test_whoever_tells_waits_while_as_many_are_under_way_as_may_be() -> None:
+async def test_so_many_are_sent_at_once_and_no_more() -> None:
     gate, three = asyncio.Event(), asyncio.Event()
     begun = 0
 
@@ -58,12 +58,25 @@ async def test_whoever_tells_waits_while_as_many_are_under_way_as_may_be() -> No
         if begun == 3:
             three.set()
         await gate.wait()
+        assert begun <= 4
 
     async with asyncio.timeout(10), Deliveries(at_once=3) as deliveries:
-        for number in range(3):
+        for number in range(4):
             await deliveries.put(f"ag-{number}", slow)
-        fourth = asyncio.create_task(deliveries.put("ag-4", slow))
         await three.wait()
+        await asyncio.sleep(0)
+        assert begun == 3
+        gate.set()
+    assert begun == 4
+
+
+async def test_whoever_tells_waits_while_as_many_are_kept_as_may_be() -> None:
+    gate = asyncio.Event()
+    async with asyncio.timeout(10), Deliveries(most_kept=3) as deliveries:
+        for number in range(3):
+            await deliveries.put(f"ag-{number % 2}", gate.wait)
+        fourth = asyncio.create_task(deliveries.put("ag-4", gate.wait))
+        await asyncio.sleep(0)
         assert not fourth.done()
         gate.set()
         await fourth
@@ -95,7 +108,7 @@ async def test_word_that_fails_is_tried_again_and_holds_up_only_its_own_agent(fa
     assert sent == ["another's", "healed", "its next word"]
 
 
-async def test_word_that_never_arrives_is_given_up_so_that_the_next_one_does() -> None:
+async def test_words_of_one_agent_that_fail_take_no_place_from_anothers() -> None:
     async def never() -> None:
         raise Unavailable("no server", code="temporal_unavailable")
 
@@ -104,13 +117,33 @@ async def test_word_that_never_arrives_is_given_up_so_that_the_next_one_does() -
     async def say() -> None:
         arrived.set()
 
-    async with asyncio.timeout(10), Deliveries(at_once=2, pause_seconds=0.001) as deliveries:
-        await deliveries.put("ag-1", never)
-        await deliveries.put("ag-1", say)
-        await arrived.wait()
+    async def tell() -> None:
+        async with Deliveries(at_once=1, pause_seconds=60) as deliveries:
+            for _ in range(4):
+                await deliveries.put("ag-1", never)
+            await deliveries.put("ag-2", say)
+
+    telling = asyncio.create_task(tell())
+    await asyncio.wait_for(arrived.wait(), 10)
+    telling.cancel()
+    await asyncio.wait([telling])
 
 
-async def test_what_was_not_sent_when_it_closes_is_dropped() -> None:
+@pytest.mark.parametrize("error", [Unavailable("no server", code="temporal_unavailable"), ValueError("a bug")], ids=str)
+async def test_word_that_fails_for_good_ends_the_whole_also_when_no_other_word_comes(error: Exception) -> None:
+    async def never() -> None:
+        raise error
+
+    async def tell() -> None:
+        async with Deliveries(at_once=1, most_kept=2, pause_seconds=0.001) as deliveries:
+            await deliveries.put("ag-1", never)
+            await asyncio.Event().wait()
+
+    with pytest.raises(type(error), match=str(error)):
+        await asyncio.wait_for(tell(), 10)
+
+
+async def test_what_was_not_sent_when_it_is_cancelled_is_dropped() -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def forever() -> None:
@@ -120,23 +153,13 @@ async def test_what_was_not_sent_when_it_closes_is_dropped() -> None:
         finally:
             ended.set()
 
-    async with asyncio.timeout(10):
+    async def tell() -> None:
         async with Deliveries() as deliveries:
             await deliveries.put("ag-1", forever)
-            await begun.wait()
-        assert ended.is_set()
+            await asyncio.Event().wait()
 
-
-async def test_fault_of_our_own_is_raised_and_does_not_pass_for_an_outage() -> None:
-    async def broken() -> None:
-        raise ValueError("a bug")
-
-    async def tell_on(deliveries: Deliveries) -> None:
-        while True:
-            await deliveries.put("ag-2", partial(asyncio.sleep, 0))
-            await asyncio.sleep(0)
-
-    async with asyncio.timeout(10), Deliveries() as deliveries:
-        await deliveries.put("ag-1", broken)
-        with pytest.raises(ValueError, match="a bug"):
-            await tell_on(deliveries)
+    telling = asyncio.create_task(tell())
+    await asyncio.wait_for(begun.wait(), 10)
+    telling.cancel()
+    await asyncio.wait([telling])
+    assert ended.is_set()

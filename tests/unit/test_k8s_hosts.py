@@ -38,6 +38,25 @@ async def test_only_who_stays_silent_is_lost() -> None:
     hosts.close()
 
 
+async def test_time_in_which_nobody_could_be_heard_does_not_count_against_a_machine() -> None:
+    lost, asked_again = asyncio.Queue[str](), asyncio.Event()
+    patiences = iter([0.01, 60])
+
+    def patience() -> float:
+        found = next(patiences)
+        if found == 60:  # the API server was away before the time was up
+            asked_again.set()
+        return found
+
+    hosts = Hosts(lost.put_nowait, patience)
+    hosts.put(node("speaks again", "Unknown"))
+    await asyncio.wait_for(asked_again.wait(), 10)
+    hosts.put(node("speaks again", "True"))
+    assert lost.empty()
+    assert hosts.trouble("speaks again") is None
+    hosts.close()
+
+
 @pytest.mark.parametrize(("seconds", "is_lost"), [(5, False), (19, False), (21, True)])
 def test_silence_counts_by_how_long_the_cluster_has_known_of_it(seconds: int, is_lost: bool) -> None:
     since = NOW - timedelta(seconds=seconds)

@@ -31,6 +31,19 @@ def test_resize_is_done_when_the_container_has_the_new_limits() -> None:
     assert not progress({"metadata": {}, "status": {}}, WANTED).known
 
 
+@pytest.mark.parametrize("millis", [350, 700, 1400, 1900, 2300])
+def test_cores_are_the_same_in_whatever_way_they_are_written(millis: int) -> None:
+    """Some thousandths of a core are not what a computer makes of a thousand times less."""
+    size, written = Size(cpu=millis / 1000, memory_mib=2048), {"cpu": f"{millis}m", "memory": "2Gi"}
+    assert progress(told(actual=written), size).done
+    assert guaranteed({"spec": {"containers": [{"name": "agent", "resources": {"requests": written}}]}}, size)
+
+
+def test_earlier_limits_are_those_it_has_and_not_those_that_were_wished_in_vain() -> None:
+    wished = {"spec": {"containers": [{"name": "agent", "resources": {"limits": {"cpu": "64", "memory": "64Gi"}}}]}}
+    assert limits({**told(), **wished}) == Size(cpu=1, memory_mib=1024)
+
+
 def test_machine_that_never_can_says_why() -> None:
     why = {"type": "PodResizePending", "reason": "Infeasible", "message": "Node didn't have enough capacity: cpu."}
     assert progress(told(why), WANTED) == Progress(never=True, why="Node didn't have enough capacity: cpu")

@@ -172,6 +172,26 @@ async def test_stop_does_not_wait_for_a_resize_that_gets_no_answer(stage: Stage)
     assert (await ordering)[0] is Verdict.WRONG_STATE
 
 
+async def test_full_run_hears_a_stop_while_an_order_gets_no_answer(set_stage: SetStage) -> None:
+    stage = await set_stage(history_limit=80)
+    agent_id, asked = await stage.started(), asyncio.Event()
+
+    async def away(*_: Any) -> Resized:
+        asked.set()
+        raise RuntimeRetryable("no cluster answers")
+
+    stage.runtime.resize = away  # type: ignore[method-assign, assignment]
+    ordering = asyncio.create_task(resize(stage, agent_id))
+    await asyncio.wait_for(asked.wait(), 10)
+    agent = await stage.agent(agent_id)
+    for _ in range(40):
+        await stage.lives.ready(agent_id, 1, agent.workflow_id)
+    assert (await stage.workflow().describe()).history_length > 80
+    await stage.stop(agent_id)
+    await stage.nothing_left()
+    assert (await ordering)[0] is Verdict.WRONG_STATE
+
+
 @pytest.mark.parametrize("order", [ResizeOrder(agent_id="ag-other", size=LARGE), MigrateOrder(agent_id="ag-other")])
 async def test_order_about_another_life_does_not_reach_this_one(
     stage: Stage, order: ResizeOrder | MigrateOrder

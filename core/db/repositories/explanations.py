@@ -10,7 +10,7 @@ from core.db.models import Agent, User
 from core.db.repositories import admission, clusters, queue
 from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, view
-from core.domain.admission import Decision, Examined, Queue, conclude, examine
+from core.domain.admission import Decision, Examined, Queue, QueueReason, conclude, examine
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
 from core.domain.queueing import Wait, order_key
 from core.domain.templates import Pool
@@ -19,6 +19,8 @@ from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
 _WAITING = [state.value for state in WAITING]
+# Whoever waits for something else waits for it in every tier.
+_BY_TURN = frozenset({QueueReason.AHEAD, QueueReason.NO_NODE})
 
 
 class Place(BaseModel):
@@ -61,12 +63,13 @@ async def explain(
     standing = admission.standing_of(user, rows, bool(mine), rules.limits, now)
     examined = examine(standing, room)
     decision = conclude(examined)
-    existing = next((view(row) for row in mine if row.state in CURRENT), None)
+    # One that is draining is kept by a start while it can be.
+    existing = next((view(row) for row in mine if row.state in CURRENT or row.keepable), None)
     place, better = None, None
     if isinstance(decision, Queue):
         place = await _place(session, pool_name, standing.tier, rules.lifespan_minutes, now)
         higher = _next_tier(standing.tier)
-        if higher is not None and place.position > 1:
+        if higher is not None and decision.reason in _BY_TURN:
             found = await _place(session, pool_name, higher, rules.lifespan_minutes, now)
             better = (higher, found) if found.position < place.position else None
     return Explanation(

@@ -26,7 +26,8 @@ async def remove(space: Space, installation: str, agent_id: str, attempt: int, g
     """Return when the cluster says that the pod is gone, and Service and Secret with it. All gone already is success.
 
     What bears the name and is not of `installation` stays. The Secret goes last: while it is there, the attempt is
-    listed, and whoever comes after us can finish. Raises `RuntimeRetryable` when the pod does not end.
+    listed, and whoever comes after us can finish. Raises `RuntimeRetryable` when the pod does not end: also for a
+    second, more impatient removal, as a kubelet need not shorten a long grace (300 s it did not, seen with 1.34).
     """
     name = attempt_name(agent_id, attempt)
     doing = f"removing agent {agent_id} (attempt {attempt})"

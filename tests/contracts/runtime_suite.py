@@ -69,6 +69,7 @@ class Rig:
     memory_limit: Callable[[AgentSpec], int | None]
     # Whether it has machines enough for an agent to move.
     has_others: bool
+    shortens_grace: bool = True  # a kubelet need not, once it waits out a long one
     template: Template = field(default_factory=_usual_template)
 
     def spec(self, **changes: Any) -> AgentSpec:

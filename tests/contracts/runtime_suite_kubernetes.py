@@ -42,6 +42,7 @@ async def kubernetes_rig(land: Land) -> AsyncIterator[Rig]:
             has_address=True,
             memory_limit=limit,
             has_others=False,
+            shortens_grace=False,
         )
     finally:
         await land.close()

@@ -132,7 +132,8 @@ async def test_agent_that_will_not_go_is_killed_after_its_grace(rig: Rig) -> Non
 
 async def test_impatient_delete_overtakes_a_patient_one(rig: Rig) -> None:
     spec = await made_deaf(rig)
-    patient = asyncio.create_task(rig.runtime.delete(spec.agent_id, 1, 300))
+    grace = 300 if rig.shortens_grace else WAIT / 2
+    patient = asyncio.create_task(rig.runtime.delete(spec.agent_id, 1, grace))
     await asyncio.sleep(0)  # the patient one is asked first
     async with asyncio.timeout(WAIT):
         await rig.runtime.delete(spec.agent_id, 1, 0)

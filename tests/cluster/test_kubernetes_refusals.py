@@ -112,24 +112,3 @@ async def test_create_and_delete_end_whole_whichever_of_their_calls_is_refused(
         await tried(lambda: land.open().delete(spec.agent_id, 1))
         refuser.never()
         assert land.names() == []
-
-
-@pytest.mark.parametrize("ask", ["observe", "list"])
-async def test_question_that_is_refused_is_answered_when_it_is_asked_again(
-    land: Land, refuser: Refuser, ask: str
-) -> None:
-    spec = placed_nowhere(land)
-    await land.open().create(spec)
-    asked: Callable[[], Awaitable[Any]] = {
-        "observe": lambda: land.open().observe(spec.agent_id, 1),
-        "list": lambda: land.open().list(),
-    }[ask]
-    refuser.calls = []
-    expected = await asked()
-    for code, reason in ANY.values():
-        for number in range(len(refuser.calls)):
-            refuser.refuse(number, code, reason)
-            answer = await tried(asked)
-            refuser.never()
-            assert answer == expected
-    await land.open().delete(spec.agent_id, 1)

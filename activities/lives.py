@@ -215,7 +215,7 @@ class LifeActivities:
                 reason="deferred" if ask.waits_for else None,
                 detail={"before": ask.before.told(), "after": ask.size.told(), "detail": ask.waits_for},
             )
-            moved = await alterations.resize(session, life.agent_id, life.attempt, ask.size, _now(), told)
+            moved = await alterations.resize(session, life.agent_id, ask.size, _now(), told)
         return _moved(moved)
 
     @activity.defn(name="mark_migrating")

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from core.domain.placement import KubernetesTemplate, ReadyBy
 from core.domain.templates import Template
@@ -12,6 +12,7 @@ from k8s.cluster.cluster import Cluster
 from k8s.images.store import TINY
 from k8s.space import Space
 from tests.bench.floor import Sight, bare_pod
+from tests.fixtures.cluster import played_node
 from tests.fixtures.stack import LocalStack
 
 _NODES = 8
@@ -19,7 +20,6 @@ _AT_ONCE = 16
 _MOST_MIB = 150
 # Long enough for a look of every kind that is made every few seconds.
 _REST_SECONDS = 15
-_ROOM = {"cpu": "500", "memory": "500Gi", "pods": "1000"}
 
 
 class Note(Protocol):
@@ -32,7 +32,7 @@ async def watcher_memory(
     """Put `count` pods that bear the installation's marks before a real `berth watch`, and weigh it."""
     await asyncio.to_thread(cluster.start_kwok)
     for number in range(_NODES):
-        await connection.call("POST", "/api/v1/nodes", doing="playing a node", body=_node(f"played-{number}"))
+        await connection.call("POST", "/api/v1/nodes", doing="playing a node", body=played_node(f"played-{number}"))
     before, gate = _mib(stack.pid("watch"), "VmRSS"), asyncio.Semaphore(_AT_ONCE)
     template = Template(image=TINY, kubernetes=KubernetesTemplate(ready_by=ReadyBy.PROBE))
 
@@ -50,18 +50,6 @@ async def watcher_memory(
     now, most = _mib(pid, "VmRSS"), _mib(pid, "VmHWM")
     value = f"{now:.0f} MiB, at most {most:.0f} MiB, {before:.0f} MiB before"
     note(f"watcher's memory at {count} pods", value, f"< {_MOST_MIB} MiB", most < _MOST_MIB)
-
-
-def _node(name: str) -> dict[str, Any]:
-    marks = {"kwok.x-k8s.io/node": "fake"}
-    status = {"capacity": _ROOM, "allocatable": _ROOM}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "annotations": marks, "labels": {"type": "kwok", "kubernetes.io/hostname": name}},
-        "spec": {"taints": [{"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}]},
-        "status": status,
-    }
 
 
 def _mib(pid: int, what: str) -> float:

@@ -11,13 +11,12 @@ import pytest
 
 from core.domain.templates import Template
 from k8s.cluster.cluster import Cluster
-from tests.fixtures.cluster import Kubectl
+from tests.fixtures.cluster import Kubectl, played_node
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.stack import LocalStack, Person, eventually
 
 pytestmark = [pytest.mark.needs("cluster"), pytest.mark.chaos, pytest.mark.timeout(2400)]
 KINDS = ("pod", "secret", "service")
-ROOM = {"cpu": "500", "memory": "500Gi", "pods": "1000"}
 AT_ONCE = 16
 PATIENCE = 900
 
@@ -27,20 +26,9 @@ def played(cluster: Cluster) -> Iterator[None]:
     """Four nodes with much room, on which pods are ready as soon as they are placed."""
     cluster.start_kwok()
     kubectl, names = Kubectl(cluster), [f"played-{number}" for number in range(4)]
-    kubectl.apply(*(node(name) for name in names))
+    kubectl.apply(*(played_node(name) for name in names))
     yield
     kubectl("delete", "node", *names)
-
-
-def node(name: str) -> dict[str, Any]:
-    labels = {"type": "kwok", "kubernetes.io/hostname": name}
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": name, "annotations": {"kwok.x-k8s.io/node": "fake"}, "labels": labels},
-        "spec": {"taints": [{"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}]},
-        "status": {"capacity": ROOM, "allocatable": ROOM},
-    }
 
 
 async def crowd(stack: LocalStack, users: int, each: int, tier: str) -> dict[str, tuple[Person, str]]:

@@ -51,6 +51,20 @@ async def again(stage: Stage, agent_id: str, attempt: int) -> None:
     await until(runs, f"attempt {attempt} to run")
 
 
+async def unanswered_resize(stage: Stage, agent_id: str) -> asyncio.Task[tuple[Verdict, str]]:
+    """An order that is under way, and whose runtime does not answer."""
+    asked = asyncio.Event()
+
+    async def away(*_: Any) -> Resized:
+        asked.set()
+        raise RuntimeRetryable("no cluster answers")
+
+    stage.runtime.resize = away  # type: ignore[method-assign, assignment]
+    ordering = asyncio.create_task(resize(stage, agent_id))
+    await asyncio.wait_for(asked.wait(), 10)
+    return ordering
+
+
 # ---- size ----------------------------------------------------------------------------------------------------------
 
 
@@ -158,15 +172,8 @@ async def test_order_that_a_worker_took_is_carried_out_by_the_next_one(stage: St
 
 
 async def test_stop_does_not_wait_for_a_resize_that_gets_no_answer(stage: Stage) -> None:
-    agent_id, asked = await stage.started(), asyncio.Event()
-
-    async def away(*_: Any) -> Resized:
-        asked.set()
-        raise RuntimeRetryable("no cluster answers")
-
-    stage.runtime.resize = away  # type: ignore[method-assign, assignment]
-    ordering = asyncio.create_task(resize(stage, agent_id))
-    await asyncio.wait_for(asked.wait(), 10)
+    agent_id = await stage.started()
+    ordering = await unanswered_resize(stage, agent_id)
     await stage.stop(agent_id)
     await stage.nothing_left()
     assert (await ordering)[0] is Verdict.WRONG_STATE
@@ -174,15 +181,8 @@ async def test_stop_does_not_wait_for_a_resize_that_gets_no_answer(stage: Stage)
 
 async def test_full_run_hears_a_stop_while_an_order_gets_no_answer(set_stage: SetStage) -> None:
     stage = await set_stage(history_limit=80)
-    agent_id, asked = await stage.started(), asyncio.Event()
-
-    async def away(*_: Any) -> Resized:
-        asked.set()
-        raise RuntimeRetryable("no cluster answers")
-
-    stage.runtime.resize = away  # type: ignore[method-assign, assignment]
-    ordering = asyncio.create_task(resize(stage, agent_id))
-    await asyncio.wait_for(asked.wait(), 10)
+    agent_id = await stage.started()
+    ordering = await unanswered_resize(stage, agent_id)
     agent = await stage.agent(agent_id)
     for _ in range(40):
         await stage.lives.ready(agent_id, 1, agent.workflow_id)

@@ -37,7 +37,7 @@ _RESIZE = events.logging(
 )
 
 
-async def resize(session: AsyncSession, agent_id: str, attempt: int, to: Size, at: datetime, told: Fact) -> Moved:
+async def resize(session: AsyncSession, agent_id: str, to: Size, at: datetime, told: Fact) -> Moved:
     """Write the size that this and all later attempts of a life have, and log it; once."""
     named = {"agent": agent_id, "cpu": to.cpu, "memory": to.memory_mib}
     resized = await session.execute(_RESIZE, {**named, **events.log_values(at, [told])})

@@ -73,6 +73,26 @@ async def test_waiting_agent_shows_its_place_and_why_and_gets_in_when_another_le
     await expect(shown).to_contain_text("Starting")
 
 
+async def test_start_that_would_wait_is_foretold_with_place_reason_and_what_would_help(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    await api.member("third", ["garden"])
+    holder = await api.running("stranger", "other")
+    await api.start("third", "garden")
+    page = await dashboard.open()
+    told = page.locator("#start-forecast")
+    await expect(told).to_contain_text("Others asked before you. You would be number 2 in line: about")
+    await expect(told).to_contain_text("With the tier basic you would be number 1")
+    await page.get_by_label("Project", exact=True).fill("not mine")
+    await expect(told).to_be_hidden()
+    await api.ask("POST", f"/api/agents/{await only_agent(api, 'third')}/stop", "third")
+    await page.get_by_label("Project", exact=True).fill("shop")
+    await expect(told).to_contain_text("Every place is taken. You would be number 1 in line")
+    await ask_for(page, "shop")
+    await expect(told).to_be_hidden()
+    await expect(card(page, "shop")).to_contain_text("Waiting")
+    await api.lives.end(holder)
+
+
 async def test_queue_is_left_after_a_question(dashboard: Dashboard) -> None:
     await dashboard.api.running("stranger", "other")
     page = await dashboard.open()

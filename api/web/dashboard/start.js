@@ -2,6 +2,7 @@
 
 import { path } from "./client.js";
 import { busy, el, say, show } from "./dom.js";
+import { Forecast } from "./forecast.js";
 import { remedy } from "./words.js";
 
 export class StartForm {
@@ -19,26 +20,33 @@ export class StartForm {
       autocapitalize: "off",
       list: "projects",
       placeholder: "project",
-      "aria-describedby": "start-answer",
+      "aria-describedby": "start-forecast start-answer",
     });
     this.submit = el("button", { type: "submit", class: "primary" }, "Start an agent");
     this.what = el("strong");
     this.help = el("span");
     this.answer = el("p", { id: "start-answer", class: "answer", role: "alert" }, this.what, " ", this.help);
     this.answer.hidden = true;
+    this.forecast = new Forecast(store);
     this.node = el(
       "form",
       { class: "start", "aria-label": "Start an agent" },
       el("label", { for: "project" }, "Project"),
       el("div", { class: "row" }, this.field, this.submit),
       this.options,
+      this.forecast.node,
       this.answer,
     );
     this.node.addEventListener("submit", (event) => {
       event.preventDefault();
       busy(this.submit, () => this.#start());
     });
-    this.field.addEventListener("input", () => show(this.answer, false));
+    this.field.addEventListener("input", () => {
+      show(this.answer, false);
+      this.#foretell();
+    });
+    // Whoever comes back to the form may find a queue that was not there before.
+    this.node.addEventListener("focusin", () => this.#foretell());
   }
 
   render() {
@@ -46,8 +54,15 @@ export class StartForm {
     const known = [...this.options.children].map((option) => option.value);
     if (known.join("\n") !== projects.join("\n")) {
       this.options.replaceChildren(...projects.map((project) => el("option", { value: project })));
-      if (!this.field.value && document.activeElement !== this.field) this.field.value = this.#likely(projects);
+      if (!this.field.value && document.activeElement !== this.field) {
+        this.field.value = this.#likely(projects);
+        this.#foretell();
+      }
     }
+  }
+
+  #foretell() {
+    this.forecast.of(this.field.value.trim());
   }
 
   /** The first project without an agent: most people have one or two. */
@@ -58,6 +73,7 @@ export class StartForm {
 
   async #start() {
     show(this.answer, false);
+    this.forecast.clear();
     try {
       const agentId = await this.orders.start(this.field.value.trim(), (text) => this.#say(text, "", "told"));
       if (!agentId) return;

@@ -121,6 +121,17 @@ export function wait(agent) {
   return range && range.high > range.low && range.high < 90 ? `${about} (${range.low} to ${range.high})` : about;
 }
 
+/** What explain-start says of a start that would have to wait, as `what` and `help`; null of any other. */
+export function foretell({ status, reason, place, helps }) {
+  if (status !== "queued") return null;
+  const [why, help] = lookup(QUEUED, reason, ["It would wait in line.", ""]);
+  const better = helps.find((each) => each.place);
+  return {
+    what: place ? `${why} You would be number ${place.position} in line: ${wait(place)}.` : why,
+    help: better ? `With the tier ${better.tier} you would be number ${better.place.position}: ${wait(better.place)}.` : help,
+  };
+}
+
 const HELP = {
   upgrade_subscription: "Stop one of your agents first, or ask for a larger subscription.",
   renew_subscription: "Renew the subscription to start agents again.",

@@ -9,7 +9,7 @@ from core.domain.templates import MIB, Template
 from core.errors import NeverSatisfiable
 from core.runtime.base import ClusterCapacity
 from k8s import marks
-from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of
+from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of, yields
 from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
@@ -78,7 +78,7 @@ def nodes_with(nodes: Sequence[Json], pods: Sequence[Json]) -> list[Node]:
     """Nodes with what is on them, and with what is still on its way to one."""
     found = nodes_of(nodes, pods)
     for pod in pods:
-        if not ended(pod) and not (pod.get("spec") or {}).get("nodeName"):
+        if not ended(pod) and not yields(pod) and not (pod.get("spec") or {}).get("nodeName"):
             _place([node for node in found if node.open], asked_by(pod))
     return found
 

@@ -15,6 +15,8 @@ from k8s.names import label_value, profile_name
 APP = "agent"
 INSTALLATION = "berth.dev/installation"
 PROFILE = "berth.dev/profile"
+# On pods that only keep room for agents and are pushed aside by them.
+PLACEHOLDER = "berth.dev/placeholder"
 _ATTEMPT = "berth.dev/attempt"
 _POOL = "berth.dev/pool"
 _AGENT_ID = "berth.dev/agent-id"

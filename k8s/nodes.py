@@ -6,6 +6,7 @@ from typing import Any
 
 from core.domain.placement import Effect, KubernetesTemplate, Toleration, TolerationOperator
 from core.domain.templates import MIB, Resources
+from k8s.marks import PLACEHOLDER
 from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
@@ -68,9 +69,14 @@ def nodes_of(items: Iterable[Json], pods: Iterable[Json] = ()) -> list[Node]:
     found = {node.name: node for node in map(_node, items)}
     for pod in pods:
         name = (pod.get("spec") or {}).get("nodeName")
-        if name in found and not ended(pod):
+        if name in found and not ended(pod) and not yields(pod):
             found[name].taken.append(asked_by(pod))
     return list(found.values())
+
+
+def yields(pod: Json) -> bool:
+    """A placeholder keeps room for agents, so what it holds is theirs."""
+    return ((pod.get("metadata") or {}).get("labels") or {}).get(PLACEHOLDER) == "true"
 
 
 def ended(pod: Json) -> bool:

@@ -69,6 +69,10 @@ def _kubectl() -> str | None:
     return _programs("kubectl")
 
 
+def _promtool() -> str | None:
+    return _programs("promtool")
+
+
 def _user_namespace() -> str | None:
     as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"] if os.geteuid() == 0 else []
     return _programs("unshare", "setpriv") or _runs(*as_nobody, "unshare", "--user", "--map-root-user", "true")
@@ -117,6 +121,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "desktop": _desktop,
     "images": _images,
     "kubectl": _kubectl,
+    "promtool": _promtool,
     "memory_cgroup": _memory_cgroup,
     "mount_namespace": _mount_namespace,
     "novnc": _novnc,

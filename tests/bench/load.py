@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,13 +36,14 @@ class Crowd:
         token = issue(self.auth, user_id, role, datetime.now(UTC), timedelta(hours=1))
         return {"Authorization": f"Bearer {token}"}
 
-    async def start(self, number: int) -> str:
+    async def start(self, number: int, template: str | None = None) -> str:
         """Ask until it is decided, with one key, as a client would."""
+        body = {"template": template or self.template}
         path, key = f"/api/projects/p{number}/start-agent", {"Idempotency-Key": f"bench-{uuid4().hex}"}
         for _ in range(20):
-            body = (await self._ask("POST", path, number, key, {"template": self.template})).json()
-            if body["status"] != "pending":
-                return str(body["agentId"] if "agentId" in body else body["agent"]["agentId"])
+            said = (await self._ask("POST", path, number, key, body)).json()
+            if said["status"] != "pending":
+                return str(said["agentId"] if "agentId" in said else said["agent"]["agentId"])
             self.pending += 1
         raise RuntimeError("no worker decided")
 
@@ -109,7 +110,7 @@ class Board:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def crowd_of(stack: LocalStack, count: int) -> Crowd:
+async def crowd_of(stack: LocalStack, count: int, tier_of: Callable[[int], str] = lambda _: "free") -> Crowd:
     """Make the users and their projects through the admin's endpoints."""
     await stack.berth("token", "admin", "--admin")
     secret = (stack.folder / "secrets" / "auth").read_text().strip()
@@ -117,7 +118,8 @@ async def crowd_of(stack: LocalStack, count: int) -> Crowd:
     crowd = Crowd(stack, http, Auth(secret=SecretStr(secret)), count)
     headers = crowd.bearer("admin", Role.ADMIN)
     for number in range(count):
-        (await http.put(f"/api/admin/users/u{number}", headers=headers, json={"tier": "free"})).raise_for_status()
+        user = {"tier": tier_of(number)}
+        (await http.put(f"/api/admin/users/u{number}", headers=headers, json=user)).raise_for_status()
         members = {"members": [f"u{number}"]}
         (await http.put(f"/api/admin/projects/p{number}", headers=headers, json=members)).raise_for_status()
     return crowd

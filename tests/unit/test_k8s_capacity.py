@@ -54,6 +54,12 @@ def test_an_agent_that_waits_for_its_node_has_its_place_already() -> None:
     assert fits([node("n1"), node("n2")], [pod(on=None), pod(on=None)]) == 6
 
 
+def test_room_that_a_placeholder_keeps_is_the_agents() -> None:
+    placeholder = pod(ours=False)
+    placeholder["metadata"]["labels"]["berth.dev/placeholder"] = "true"
+    assert fits([node()], [placeholder, pod()]) == 3
+
+
 def test_another_berth_in_the_namespace_takes_room_but_is_not_counted_as_ours() -> None:
     theirs = pod()
     theirs["metadata"]["labels"]["berth.dev/installation"] = "second"

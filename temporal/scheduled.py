@@ -46,14 +46,12 @@ class ScheduledStarts:
                 rpc_timeout=_TIMEOUT,
             )
 
-    async def withdraw(self, scheduled_start_id: str) -> bool:
-        """Let its run end; False when none goes on."""
+    async def withdraw(self, scheduled_start_id: str) -> None:
+        """Let its run end, if one goes on."""
         try:
             with translated():
                 handle = self._client.get_workflow_handle(scheduled_workflow_id(scheduled_start_id))
                 await handle.cancel(rpc_timeout=_TIMEOUT)
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return True
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise

@@ -17,6 +17,8 @@ class ScheduledStartInput(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     scheduled_start_id: str
     start_at: datetime
+    patience: timedelta = PATIENCE
+    again: timedelta = AGAIN
 
 
 @workflow.defn(name="ScheduledStart")
@@ -47,7 +49,7 @@ class ScheduledStart:
         # By the clock when the timer rings, not by the timer: a clock that was set meanwhile may ring it early.
         while not self._withdrawn and (left := self._start.start_at - workflow.now()) > timedelta(0):
             await self._rest(left, "until it is due")
-        give_up_at = workflow.now() + PATIENCE
+        give_up_at = workflow.now() + self._start.patience
         while not self._withdrawn:
             ask = contracts.DueStart(
                 scheduled_start_id=self._start.scheduled_start_id, last=workflow.now() >= give_up_at
@@ -55,7 +57,7 @@ class ScheduledStart:
             tried = await workflow.execute_activity(contracts.start_scheduled, ask, **START)
             if tried.over:
                 return
-            await self._rest(AGAIN, "the queue is full")
+            await self._rest(self._start.again, "the queue is full")
         ref = contracts.ScheduledRef(scheduled_start_id=self._start.scheduled_start_id)
         await workflow.execute_local_activity(contracts.withdraw_scheduled, ref, **LOCAL)
 

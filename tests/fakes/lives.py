@@ -33,7 +33,6 @@ class SimulatedSchedule:
 
     def __init__(self) -> None:
         self.begun: dict[str, datetime] = {}
-        self.withdrawn: list[str] = []
         self.away: Unavailable | None = None
 
     async def begin(self, start: ScheduledView) -> None:
@@ -41,11 +40,10 @@ class SimulatedSchedule:
             raise self.away
         self.begun[start.scheduled_start_id] = start.start_at
 
-    async def withdraw(self, scheduled_start_id: str) -> bool:
+    async def withdraw(self, scheduled_start_id: str) -> None:
         if self.away is not None:
             raise self.away
-        self.withdrawn.append(scheduled_start_id)
-        return self.begun.pop(scheduled_start_id, None) is not None
+        self.begun.pop(scheduled_start_id, None)
 
 
 class SimulatedLives:

@@ -24,7 +24,7 @@ from core.ids import agent_of_scheduled
 from core.settings import Settings
 
 log = structlog.get_logger()
-# Runs that are missing are made this long before they are due.
+# Runs that are missing are made this long before they are due, and in any case two looks of the reaper before.
 _AHEAD = timedelta(seconds=60)
 _MOST, _AT_ONCE = 1000, 16
 
@@ -70,8 +70,9 @@ class SchedulingActivities:
 
     async def heal(self, now: datetime) -> None:
         """See that whatever is due soon has a run: one was terminated, or never begun by an API that died."""
+        ahead = max(_AHEAD, timedelta(seconds=2 * self._settings.timings.reap_seconds))
         async with self._db.transaction() as session:
-            found = await scheduled.due(session, now + _AHEAD, _MOST)
+            found = await scheduled.due(session, now + ahead, _MOST)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def begin(each: ScheduledView) -> None:

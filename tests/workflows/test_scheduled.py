@@ -12,7 +12,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import TimeSkipper, TimeSkippingConfig
 from temporalio.worker import Worker
 
-from activities.contracts import DueStart
+from activities.contracts import DueStart, Registration
+from activities.lives import LifeActivities
 from activities.scheduling import SchedulingActivities
 from core.db.repositories import events, projects, scheduled, users
 from core.db.repositories.scheduled import ScheduledView
@@ -189,9 +190,11 @@ async def test_start_under_way_is_not_torn_apart_by_a_cancel(stage: Stage, monke
     entered, gate, start_of = asyncio.Event(), asyncio.Event(), stage.lives.start
 
     async def held(request: StartRequest) -> StartAnswer:
+        if gate.is_set():
+            return await start_of(request)
         entered.set()
         await gate.wait()
-        return await start_of(request)
+        raise Unavailable("this try comes to nothing")
 
     monkeypatch.setattr(stage.lives, "start", held)
     start = await booked(stage, after=timedelta(0))
@@ -348,9 +351,11 @@ async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, start_of = await row(stage, after=timedelta(0)), stage.lives.start
+    asked: list[StartRequest] = []
 
     async def overtaken(request: StartRequest) -> StartAnswer:
         if request.project_id == "shop":
+            asked.append(request)
             await stage.started("ann", "bank")
             await start_of(request)
             raise Unavailable("its answer was lost")
@@ -362,6 +367,11 @@ async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(
         with pytest.raises(Unavailable):
             await activities(stage).start_scheduled(due)
     await stage.until_closed()
+    # As when the worker dies behind the decision: the same step of the agent's workflow is taken again.
+    again = Registration(request=asked[0], workflow_id=stage.workflow().id)
+    answer = (await LifeActivities(stage.db, stage.settings, stage.lives).register(again)).answer
+    assert answer is not None
+    assert answer.reason == "max_agents_exceeded"
     assert (await activities(stage).start_scheduled(due)).over
     found = await now_is(stage, start)
     assert (found.state, found.reason) == (S.REJECTED, "max_agents_exceeded")

@@ -107,7 +107,7 @@ async def test_start_in_two_seconds_becomes_a_running_agent_and_its_key_still_gi
         return dict(found)
 
     async def over() -> bool:
-        return (await started())["state"] == "started"
+        return str((await started())["state"]) == "started"
 
     await until(over, "its time to come")
     agent_id = (await started())["agentId"]

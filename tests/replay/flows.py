@@ -11,9 +11,9 @@ from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
+from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
-from tests.workflows.test_scheduled import begin, booked, closed, forward, full_queue, row, run_of
 from tests.workflows.test_succession import forgotten
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}

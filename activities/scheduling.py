@@ -21,7 +21,7 @@ from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import PENDING, ScheduledState, ScheduleReason
 from core.errors import NotFound
 from core.ids import agent_of_scheduled
-from core.settings import Settings
+from core.settings import DEFAULT_POOL, Settings
 
 log = structlog.get_logger()
 # Runs that are missing are made this long before they are due, and in any case two looks of the reaper before.
@@ -118,7 +118,11 @@ class SchedulingActivities:
     async def _start(self, found: ScheduledView, living: AgentView | None) -> StartAnswer:
         if living is not None and living.keepable and await self._signals.keep(living):
             return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=living.agent_id)
-        template, pool = self._settings.place_of(found.template)
+        try:
+            template, pool = self._settings.place_of(found.template)
+        except KeyError:
+            # Taken out of the settings since a try that was lost: the door knows whether that one came to something.
+            template, pool = found.template or "", DEFAULT_POOL
         return await self._signals.start(
             StartRequest(
                 agent_id=agent_of_scheduled(found.scheduled_start_id),

@@ -92,6 +92,14 @@ async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(
     assert [each.reason for each in await refusals(stage)] == ["max_agents_exceeded"]
 
 
+async def test_template_that_goes_between_two_tries_ends_it(stage: Stage) -> None:
+    start = await row(stage, after=timedelta(0), template="gone")
+    await stage.sql("UPDATE scheduled_starts SET state = 'starting'")
+    assert (await activities(stage).start_scheduled(DueStart(scheduled_start_id=start.scheduled_start_id))).over
+    found = await now_is(stage, start)
+    assert (found.state, found.reason) == (S.REJECTED, "unknown_template")
+
+
 async def test_several_tries_at_once_make_one_agent(stage: Stage) -> None:
     start = await row(stage, after=timedelta(0))
     due = DueStart(scheduled_start_id=start.scheduled_start_id)

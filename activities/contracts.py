@@ -180,6 +180,22 @@ class Granted(Message):
     unseen: int
 
 
+class ScheduledRef(Message):
+    scheduled_start_id: str
+
+
+class DueStart(ScheduledRef):
+    """`last`: no further try follows, so a queue that is full ends it too."""
+
+    last: bool = False
+
+
+class Tried(Message):
+    """`over` False: the queue is full, try again."""
+
+    over: bool
+
+
 class Reaped(Message):
     """What a look found and mended, by kind."""
 
@@ -283,6 +299,19 @@ async def resize_agent(ask: Resize) -> Resized:
 
 @activity.defn(name="find_other_machine")
 async def find_other_machine(life: Life) -> Placed:
+    raise NotImplementedError
+
+
+# ---- scheduled starts ----------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="start_scheduled")
+async def start_scheduled(ask: DueStart) -> Tried:
+    raise NotImplementedError
+
+
+@activity.defn(name="withdraw_scheduled")
+async def withdraw_scheduled(ask: ScheduledRef) -> Nothing:
     raise NotImplementedError
 
 

@@ -4,7 +4,9 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from core.domain.orders import FailureReport, StopOrder
+from core.db.repositories.agents import AgentView
+from core.db.repositories.scheduled import ScheduledView
+from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrder
 
 
 class Owner(BaseModel):
@@ -15,8 +17,21 @@ class Owner(BaseModel):
     deciding: bool
 
 
+class ScheduledStarts(Protocol):
+    async def begin(self, start: ScheduledView) -> None:
+        """See that a run waits for it. Raises `core.errors.Unavailable` when Temporal does not answer."""
+
+
 class Signals(Protocol):
     """Each returns False when no such workflow runs; raises `core.errors.Unavailable` when Temporal does not answer."""
+
+    @property
+    def scheduled(self) -> ScheduledStarts: ...
+
+    async def start(self, request: StartRequest) -> StartAnswer:
+        """The door of all starts. Asked again with the same words, it gives the same answer."""
+
+    async def keep(self, agent: AgentView) -> bool: ...
 
     async def wake_pool(self, pool: str) -> bool: ...
 

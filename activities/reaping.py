@@ -15,8 +15,9 @@ from temporalio import activity
 from activities.contracts import Final, Nothing, Reaped
 from activities.lives import LifeActivities, life_of
 from activities.ports import Signals
+from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
-from core.db.repositories import queue, retention, upkeep
+from core.db.repositories import queue, retention, scheduled, upkeep
 from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import WAITING, AgentState, EndReason
 from core.domain.orders import FailureReport, StopOrder
@@ -60,6 +61,7 @@ class ReapingActivities:
         self._signals = signals
         self._runtimes = runtimes
         self._lives = lives
+        self._scheduling = SchedulingActivities(db, settings, signals)
 
     @activity.defn(name="reap")
     async def reap(self, ask: Nothing) -> Reaped:
@@ -67,6 +69,8 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             rows = {row.agent_id: row for row in await upkeep.living(session)}
         look = Look(at=datetime.now(UTC), rows=rows, owners=owners)
+        # First of all: theirs is the only work here that has a time to be on.
+        await self._scheduling.heal(look.at)
         lost = await self._report_silent()
         expired = await self._stop_expired_subscriptions()
         strangers = await self._stop_former_members()
@@ -98,9 +102,10 @@ class ReapingActivities:
             async with self._db.transaction() as session:
                 agents = await retention.forget_ended(session, before, _BATCH)
                 refusals = await retention.forget_refusals(session, before, _BATCH)
-            if agents or refusals:
-                log.info("reaper.forgot", agents=agents, refusals=refusals)
-            if max(agents, refusals) < _BATCH:
+                starts = await scheduled.forget_ended(session, before, _BATCH)
+            if agents or refusals or starts:
+                log.info("reaper.forgot", agents=agents, refusals=refusals, scheduled_starts=starts)
+            if max(agents, refusals, starts) < _BATCH:
                 break
 
     # ---- rows without a workflow ------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from api.routes import (
     docs,
     live,
     logs,
+    scheduled,
     service,
     start,
     web,
@@ -46,7 +47,22 @@ from temporal.worker import open_runtimes
 
 _MOST_WAITING = 5000
 _PROBE_SECONDS = timedelta(seconds=2)
-_ROUTES = (start, agents, logs, commands, artefacts, desktop, account, live, channel, admin, service, docs, web)
+_ROUTES = (
+    start,
+    scheduled,
+    agents,
+    logs,
+    commands,
+    artefacts,
+    desktop,
+    account,
+    live,
+    channel,
+    admin,
+    service,
+    docs,
+    web,
+)
 
 
 def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastAPI:

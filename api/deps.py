@@ -16,6 +16,7 @@ from api.auth import Identity, Verifier
 from core.db.engine import Db
 from core.db.repositories import users
 from core.db.repositories.agents import AgentView
+from core.db.repositories.scheduled import ScheduledView
 from core.db.repositories.users import UserRecord
 from core.domain.orders import FailureReport, OrderAnswer, StartAnswer, StartRequest, StopOrder
 from core.domain.sizes import Size
@@ -24,12 +25,23 @@ from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
 
+class ScheduledStarts(Protocol):
+    """Runs that wait for a scheduled start's time. Each raises `Unavailable`; the row alone is promise enough."""
+
+    async def begin(self, start: ScheduledView) -> None: ...
+
+    async def withdraw(self, scheduled_start_id: str) -> None: ...
+
+
 class Lives(Protocol):
     """Orders to the agents' workflows; `temporal.lives.Lives` is the real one.
 
     Each raises `Unavailable`: `worker_silent` when no worker answered in time, `temporal_unavailable` when there is no
     server. False: no workflow runs for that life any more; its row is about to say so.
     """
+
+    @property
+    def scheduled(self) -> ScheduledStarts: ...
 
     async def start(self, request: StartRequest) -> StartAnswer: ...
 

@@ -16,6 +16,7 @@ UserId = NewType("UserId", str)
 MAX_ID_BYTES = 256
 # Temporal refuses ids over 1,000 bytes (limit.maxIDLength); two parts and a prefix must stay under it.
 _MAX_ENCODED_PART = 480
+_SCHEDULED = "ss-"
 
 
 class MalformedId(ValueError):
@@ -51,6 +52,19 @@ def new_agent_id() -> AgentId:
 
 def new_command_id() -> CommandId:
     return CommandId(f"cmd-{new_uuid7().hex}")
+
+
+def new_scheduled_start_id() -> str:
+    return f"{_SCHEDULED}{new_uuid7().hex}"
+
+
+def agent_of_scheduled(scheduled_start_id: str) -> AgentId:
+    """The id of the one agent that a scheduled start may make, however often it is tried."""
+    return AgentId(f"ag-{scheduled_start_id.removeprefix(_SCHEDULED)}")
+
+
+def scheduled_workflow_id(scheduled_start_id: str) -> str:
+    return f"scheduled-start/{scheduled_start_id}"
 
 
 def agent_workflow_id(user_id: str, project_id: str) -> str:

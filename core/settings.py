@@ -208,6 +208,18 @@ class Settings(BaseSettings):
             return Template()
         return self.templates[name]
 
+    def place_of(self, template: str | None) -> tuple[str, str]:
+        """Template and pool of a request: the first pool that is made for the template, else the default one.
+
+        Raises KeyError for a template that is not there.
+        """
+        pools = self.all_pools()
+        if template is None:
+            return pools[DEFAULT_POOL].template, DEFAULT_POOL
+        self.template(template)
+        made_for = (name for name, pool in pools.items() if pool.template == template)
+        return template, next(made_for, DEFAULT_POOL)
+
     def timings_of(self, template: str) -> Timings:
         return self.template(template).timings or self.timings
 

@@ -40,6 +40,7 @@ from core.domain.sizes import Size
 from core.errors import Unavailable
 from core.ids import agent_workflow_id, keyword, pool_workflow_id
 from temporal.client import is_away, translated
+from temporal.scheduled import ScheduledStarts
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
 from workflows.options import (
@@ -69,6 +70,11 @@ class Lives:
         self._client = client
         self._tick_seconds = tick_seconds
         self._history_limit = history_limit
+        self._scheduled = ScheduledStarts(client)
+
+    @property
+    def scheduled(self) -> ScheduledStarts:
+        return self._scheduled
 
     # ---- asked by users ---------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from activities.lives import LifeActivities
 from activities.pools import PoolActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
+from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
 from core.db.repositories import upkeep
 from core.runtime.base import AgentRuntime, SharedRuntime
@@ -28,6 +29,7 @@ from workflows.agent import AgentWorkflow
 from workflows.options import CONTROL_QUEUE, runtime_queue
 from workflows.pool_queue import PoolQueue
 from workflows.reaper import Reaper
+from workflows.scheduled_start import ScheduledStart
 
 log = structlog.get_logger()
 # A worker that was killed holds its workflows' sticky queue this long (server default 10 s) before another takes over.
@@ -88,12 +90,13 @@ def workers(
     """
     life = LifeActivities(db, settings, lives, runtimes)
     pool = PoolActivities(db, settings, lives)
+    scheduling = SchedulingActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
     at_runtime = RuntimeActivities(db, settings, runtimes)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
-        workflows=[AgentWorkflow, PoolQueue, Reaper],
+        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper],
         workflow_runner=runner or SandboxedWorkflowRunner(),
         activities=[
             life.register,
@@ -109,6 +112,8 @@ def workers(
             life.finish,
             life.look,
             pool.grant_slots,
+            scheduling.start_scheduled,
+            scheduling.withdraw_scheduled,
             reaping.reap,
         ],
         max_cached_workflows=2000,

@@ -93,6 +93,14 @@ def order_options(pool: str) -> dict[str, Any]:
     }
 
 
+# A scheduled start that is due is made, however long whatever it needs is away.
+START: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=30),
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+    ),
+}
+
 # What will not go takes half a minute to say so.
 REAP: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=120),

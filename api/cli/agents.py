@@ -14,6 +14,7 @@ group = typer.Typer(
 
 Which = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id, or a project: its newest agent.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: the answer of the API as it is.")]
+AT_HELP = "When: 2026-12-01T09:00:00+01:00, with its zone, at most 30 days ahead."
 WAIT_HELP = "Return when it is there, or fails."
 
 
@@ -64,17 +65,20 @@ def show_agent(agent: Which, json: AsJson = False) -> None:
 def start(
     project: Annotated[str, typer.Argument(metavar="PROJECT")],
     template: Annotated[str | None, typer.Option(help="What to run; the default template if not given.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=AT_HELP)] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same one gives the same answer.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is usable, or fails.")] = False,
     json: AsJson = False,
 ) -> int | None:
-    """Start an agent for a project, or get the one that lives."""
+    """Start an agent for a project, now or later, or get the one that lives."""
+    if at is not None and wait:
+        raise WrongUse("--at and --wait do not go together", "see: berth agents scheduled")
     from api.cli.client import Berth
     from api.cli.life import start as begin
     from api.cli.life import wait_until
 
     with Berth.open() as berth:
-        answer = begin(berth, project, template, key, json)
+        answer = begin(berth, project, template, at, key, json)
         if not wait:
             return None
         agent_id = answer.get("agentId") or answer["agent"]["agentId"]
@@ -252,15 +256,17 @@ def queue(json: AsJson = False) -> None:
 def explain(
     project: Annotated[str, typer.Argument(metavar="PROJECT")],
     template: Annotated[str | None, typer.Option(help="What would run; the default template if not given.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=AT_HELP)] = None,
     json: AsJson = False,
 ) -> None:
     """Say what starting an agent would lead to now, and why. Starts nothing."""
     from api.cli.client import Berth, segment
     from api.cli.explanation import lines
+    from api.cli.life import wish
 
     with Berth.open() as berth:
-        body = {"template": template} if template is not None else {}
-        found = berth.ask("POST", f"/api/projects/{segment(project)}/explain-start", body=body).body
+        path = f"/api/projects/{segment(project)}/explain-start"
+        found = berth.ask("POST", path, body=wish(template, at)).body
     if json:
         show.as_json(found)
         return

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from api.cli import show
 from api.cli.life import wait_words
 
 _WOULD = {
@@ -10,6 +11,7 @@ _WOULD = {
     "existing": "lives already",
     "queued": "would wait",
     "rejected": "would be refused",
+    "scheduled": "would be scheduled",
 }
 
 
@@ -26,6 +28,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _stands(found: dict[str, Any]) -> str:
+    if found["startAt"] is not None:
+        return f"{found['startAt']} ({show.ago(found['startAt'])}), and decided by what is true then"
     if found["agent"] is not None:
         return f"{found['agent']['agentId']} is {found['agent']['state']}"
     return f"place {found['place']['position']}, {wait_words(found['place'])}" if found["place"] is not None else ""

@@ -69,9 +69,11 @@ def order(berth: Berth, which: str, what: str, body: dict[str, Any] | None) -> d
     return answer
 
 
-def start(berth: Berth, project: str, template: str | None, key: str | None, json: bool) -> dict[str, Any]:
+def start(
+    berth: Berth, project: str, template: str | None, at: str | None, key: str | None, json: bool
+) -> dict[str, Any]:
     """Start, say what came of it, and return the answer. While nobody decided, ask again with the same key."""
-    body = {"template": template} if template is not None else {}
+    body = wish(template, at)
     key = key or str(uuid.uuid4())
     deadline = time.monotonic() + _PENDING_SECONDS
     while True:
@@ -86,6 +88,8 @@ def start(berth: Berth, project: str, template: str | None, key: str | None, jso
     found: dict[str, Any] = answer.body
     if json:
         show.as_json(found)
+    elif found["status"] == "scheduled":
+        show.line(f"{found['scheduledStartId']}  scheduled  {found['startAt']}  ({show.ago(found['startAt'])})")
     elif found["status"] == "queued":
         show.line(
             f"{found['agentId']}  queued  place {found['position']}, {wait_words(found)}  {found['reason'] or ''}"
@@ -95,6 +99,11 @@ def start(berth: Berth, project: str, template: str | None, key: str | None, jso
         new = "created" if answer.status == 201 else "there already"
         show.line(f"{agent['agentId']}  {agent['state']}  {new}")
     return found
+
+
+def wish(template: str | None, at: str | None) -> dict[str, str]:
+    """The body of a start: what was left out is left out."""
+    return {name: value for name, value in (("template", template), ("startAt", at)) if value is not None}
 
 
 def wait_until(berth: Berth, agent_id: str, wanted: set[str], json: bool) -> int:

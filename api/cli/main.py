@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, alone, demo, doctor, parts, schema, show, users
+from api.cli import agents, alone, demo, doctor, parts, scheduled, schema, show, users
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ users.add_to(app)
 doctor.add_to(app)
 demo.add_to(app)
 agents.add_to(app)
+scheduled.add_to(agents.group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,7 +53,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold", no_wrap=column in {"AGENT", "STATE", "SINCE"})
+        shown.add_column(column, overflow="fold", no_wrap=column in {"AGENT", "ID", "STATE", "SINCE"})
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     console.print(shown)

@@ -11,9 +11,10 @@ from api.deps import Caller, DepsOf
 from api.schemas.agents import PendingBody, QueuedBody, StartBody, StartedBody
 from api.schemas.base import ProjectIdPath
 from api.schemas.explain import ExplainBody
+from api.schemas.scheduled import ScheduledBody
 from api.services import explain
 from api.services.start import Starter, StartReply
-from core.errors import Busy, InvalidRequest, KeyReused, NotFound, Rejected, Unavailable
+from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, Rejected, Unavailable
 
 router = APIRouter(tags=["agents"])
 
@@ -43,8 +44,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": StartedBody, "description": "the agent that lives already"},
     201: {"model": StartedBody, "description": "a new agent"},
     202: {
-        "model": QueuedBody | PendingBody,
-        "description": "waits in the queue, or nobody has decided yet",
+        "model": QueuedBody | ScheduledBody | PendingBody,
+        "description": "waits in the queue, or for its time, or nobody has decided yet",
         "headers": {
             "Location": {"description": "with `pending`: where the agent will appear", "schema": {"type": "string"}},
             "Retry-After": {"description": "with `pending`: seconds", "schema": {"type": "integer"}},
@@ -56,6 +57,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         NotFound,
         KeyReused,
         (InvalidRequest, "unknown_template"),
+        (InvalidRequest, "invalid_start_at"),
+        (InvalidRequest, "start_at_too_far"),
+        (Conflict, "too_many_scheduled_starts"),
         (Busy, "queue_full"),
         Busy,
         (Unavailable, "temporal_unavailable"),
@@ -66,7 +70,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/api/projects/{projectId}/start-agent",
     operation_id="startAgent",
-    summary="Start an agent for a project, or get the one that lives",
+    summary="Start an agent for a project, now or later, or get the one that lives",
     status_code=201,
     response_model=None,
     responses=_RESPONSES,
@@ -82,7 +86,12 @@ async def start_agent(
     "/api/projects/{projectId}/explain-start",
     operation_id="explainStart",
     summary="What a start would lead to now, every check with its numbers; changes nothing",
-    responses=problems.responses(NotFound, (InvalidRequest, "unknown_template")),
+    responses=problems.responses(
+        NotFound,
+        (InvalidRequest, "unknown_template"),
+        (InvalidRequest, "invalid_start_at"),
+        (InvalidRequest, "start_at_too_far"),
+    ),
 )
 async def explain_start(
     deps: DepsOf, who: Caller, project_id: ProjectIdPath, body: StartBody | None = None

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered, Asked
+from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered, Asked, Due
 from core.db.repositories.agents import AgentView
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
@@ -81,6 +81,11 @@ class StartBody(Asked):
     """May be left out altogether."""
 
     template: str | None = Field(None, min_length=1, max_length=256, examples=["default"])
+    start_at: Due = Field(
+        None,
+        examples=["2026-12-01T09:00:00+01:00"],
+        description="when to start it: ISO 8601 with a zone, at most 30 days ahead; a time that has passed is now",
+    )
 
 
 class StartedBody(Answered):

@@ -7,9 +7,12 @@ from fastapi import Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from core.domain import schedule
+from core.errors import InvalidRequest
 from core.ids import MAX_ID_BYTES, check_id
 
 EXAMPLE_AGENT_ID = "ag-019a8d1c0f5a7c3e9b1f4a2d6c8e0b73"
+EXAMPLE_SCHEDULED_ID = "ss-019a8d1c0f5a7c3e9b1f4a2d6c8e0b73"
 EXAMPLE_TIME = "2026-03-01T09:30:00Z"
 
 
@@ -45,6 +48,21 @@ def _in_utc(value: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc)]
+
+
+def _due(value: Any) -> datetime | None:
+    """Not pydantic's own refusal: whoever plans a start is told apart from who sends nonsense."""
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str):
+            raise ValueError("it is no text")
+        return schedule.moment(value)
+    except ValueError as error:
+        raise InvalidRequest(f"startAt is no time that Berth can keep: {error}", code="invalid_start_at") from None
+
+
+Due = Annotated[AwareDatetime | None, BeforeValidator(_due)]
 UserIdText = Annotated[str, _id("userId")]
 ProjectIdText = Annotated[str, _id("projectId")]
 
@@ -55,5 +73,10 @@ ProjectIdPath = Annotated[
 UserIdPath = Annotated[str, Path(alias="userId", min_length=1, max_length=_LONG, examples=["ada"]), _id("userId")]
 AgentIdPath = Annotated[
     str, Path(alias="agentId", min_length=1, max_length=_LONG, examples=[EXAMPLE_AGENT_ID]), _id("agentId")
+]
+ScheduledIdPath = Annotated[
+    str,
+    Path(alias="scheduledStartId", min_length=1, max_length=_LONG, examples=[EXAMPLE_SCHEDULED_ID]),
+    _id("scheduledStartId"),
 ]
 PoolPath = Annotated[str, Path(alias="pool", min_length=1, max_length=_LONG, examples=["default"]), _id("pool")]

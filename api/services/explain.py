@@ -1,27 +1,34 @@
 """explain-start: the decision in the caller's words, and what would change it."""
 
+from datetime import datetime
+
 from api.auth import Identity
 from api.deps import Deps
 from api.schemas.agents import StartBody, WaitRange, agent_body
 from api.schemas.explain import CheckBody, ExplainBody, HelpBody, PlaceBody
+from api.services import schedule
 from api.services.start import placement
-from core.db.repositories import explanations, projects, queue
+from core.db.repositories import explanations, projects, queue, scheduled
 from core.db.repositories.admission import Rules
 from core.db.repositories.explanations import Explanation, Place
 from core.domain.admission import Create, Queue, Reject, RejectReason
+from core.domain.schedule import MOST_PENDING, ScheduleReason
 from core.domain.tiers import Tier, TierLimits
 
 _STOPPABLE_SHOWN = 5
 
 
 async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -> ExplainBody:
-    """Raises `NotFound`, `InvalidRequest` (`unknown_template`)."""
+    """Raises `NotFound`, `InvalidRequest` (`unknown_template`, `start_at_too_far`)."""
     settings = deps.settings
     lifespan = settings.queue.lifespan_minutes
     rules = Rules(limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=lifespan)
     async with deps.acting(who) as (session, user):
         await projects.require_member(session, project_id, who.user_id)
         _, pool = placement(settings, body.template)
+        later = schedule.later(body.start_at, deps.clock())
+        if later is not None:
+            return _scheduled(later, await scheduled.pending_of(session, who.user_id))
         found = await explanations.explain(
             session, who.user_id, project_id, pool, settings.all_pools()[pool], rules, deps.clock()
         )
@@ -38,6 +45,13 @@ async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -
             return ExplainBody(status="queued", reason=waits.value, checks=checks, place=place, helps=helps)
         case Reject(reason=refused):
             return ExplainBody(status="rejected", reason=refused.value, checks=checks, helps=helps)
+
+
+def _scheduled(later: datetime, pending: int) -> ExplainBody:
+    if pending < MOST_PENDING:
+        return ExplainBody(status="scheduled", checks=[], helps=[], start_at=later)
+    helps = [HelpBody(action="cancel_a_scheduled_start")]
+    return ExplainBody(status="rejected", reason=ScheduleReason.TOO_MANY.value, checks=[], helps=helps)
 
 
 def _helps(found: Explanation, tier: Tier, limits: TierLimits) -> list[HelpBody]:

@@ -13,7 +13,8 @@ from api import problems
 from api.auth import Identity
 from api.deps import Deps
 from api.schemas.agents import PendingBody, QueuedBody, StartBody, StartedBody, WaitRange, agent_body, connections_of
-from core.db.repositories import agents, idempotency, projects, queue
+from api.services import schedule
+from core.db.repositories import agents, idempotency, projects, queue, scheduled
 from core.db.repositories.agents import AgentView
 from core.db.repositories.idempotency import Kept, KeyedBy
 from core.domain.admission import RejectReason
@@ -21,7 +22,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.errors import BerthError, Busy, InvalidRequest, Rejected, Unavailable
 from core.ids import new_agent_id
-from core.settings import DEFAULT_POOL, Settings
+from core.settings import Settings
 
 log = structlog.get_logger()
 
@@ -69,7 +70,9 @@ class Starter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def start(self, who: Identity, project_id: str, body: StartBody, key: str | None) -> StartReply:
-        """Raises `NotFound`, `KeyReused`, `InvalidRequest` (`unknown_template`), `Busy`, `Unavailable`."""
+        """Raises `NotFound`, `KeyReused`, `InvalidRequest` (`unknown_template`, `start_at_too_far`), `Conflict`
+        (`too_many_scheduled_starts`), `Busy`, `Unavailable`."""
+        booked = None
         by = _keyed(who, project_id, body, key)
         async with self._deps.acting(who) as (session, _):
             await projects.require_member(session, project_id, who.user_id)
@@ -81,8 +84,17 @@ class Starter:
             template, pool = placement(self._deps.settings, body.template)
             if kept.outcome is not None:
                 return await self._settle(session, kept.outcome, by)
-            if found is not None and found.state is not AgentState.DRAINING:
+            now = self._deps.clock()
+            later = schedule.later(body.start_at, now)
+            if later is not None:
+                booked = await scheduled.book(session, who.user_id, project_id, body.template, later, now)
+                if by is not None:
+                    await schedule.keep_answer(session, by, booked)
+            elif found is not None and found.state is not AgentState.DRAINING:
                 return await self._settle(session, _as_it_is(found), by, found)
+        if booked is not None:
+            await schedule.begin(self._deps.lives, booked)
+            return StartReply(202, schedule.answer_of(booked))
         request = StartRequest(
             agent_id=new_agent_id(),
             user_id=who.user_id,
@@ -171,19 +183,11 @@ class Starter:
 
 
 def placement(settings: Settings, template: str | None) -> tuple[str, str]:
-    """Template and pool of a request. The pool is the first that is made for the template, else the default one.
-
-    Raises `InvalidRequest` (`unknown_template`).
-    """
-    pools = settings.all_pools()
-    if template is None:
-        return pools[DEFAULT_POOL].template, DEFAULT_POOL
+    """Template and pool of a request. Raises `InvalidRequest` (`unknown_template`)."""
     try:
-        settings.template(template)
+        return settings.place_of(template)
     except KeyError:
         raise InvalidRequest("there is no such template", code=RejectReason.UNKNOWN_TEMPLATE.value) from None
-    made_for = (name for name, pool in pools.items() if pool.template == template)
-    return template, next(made_for, DEFAULT_POOL)
 
 
 def _keyed(who: Identity, project_id: str, body: StartBody, key: str | None) -> KeyedBy | None:

@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
+from core.domain.schedule import PENDING
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -169,6 +170,30 @@ class Idempotency(Base):
     body_hash: Mapped[str]
     answer: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class ScheduledStart(Base):
+    """A start to come. It holds no quota: the agent's row, made when it is due, does."""
+
+    __tablename__ = "scheduled_starts"
+    scheduled_start_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id"))
+    # As it was asked for; None: the default one of the time when it is due.
+    template: Mapped[str | None]
+    start_at: Mapped[datetime]
+    state: Mapped[str] = mapped_column(server_default="scheduled")
+    reason: Mapped[str | None]
+    # The agent that it led to; retention may have forgotten that one already.
+    agent_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("state IN ('scheduled','starting','started','rejected','cancelled')", name="state"),
+        Index("ix_scheduled_starts_user_page", "user_id", "created_at", "scheduled_start_id"),
+        Index("ix_scheduled_starts_pending", "start_at", postgresql_where=text(_in(PENDING))),
+        Index("ix_scheduled_starts_ended_at", "ended_at"),
+    )
 
 
 class Channel(Base):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,32 @@ async def test_a_life_goes_on_when_a_part_is_killed_in_any_of_its_states(local: 
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
         assert (await person.agent(agent_id))["restartCount"] == 0
     await _nothing_held(bob)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.timeout(120)
+async def test_a_scheduled_start_is_made_once_when_a_part_is_killed_over_its_time(local: LocalStack, part: str) -> None:
+    ann = await local.user("ann", "shop", "after")
+    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=3)).isoformat()}
+    booked = (
+        await ann.ask("POST", "/api/projects/shop/start-agent", json=body, headers={"Idempotency-Key": "k"})
+    ).json()
+    assert booked["status"] == "scheduled"
+    killed = local.kill(part)
+
+    async def started() -> bool:
+        (found,) = (await ann.ask("GET", "/api/scheduled-starts")).json()["items"]
+        assert found["scheduledStartId"] == booked["scheduledStartId"]
+        return str(found["state"]) == "started"
+
+    await eventually(started, "its start")
+    await _back(local, part, killed)
+    (agent,) = (await ann.ask("GET", "/api/agents")).json()["items"]
+    await ann.until(agent["agentId"], "running")
+    await ann.stop(agent["agentId"])
+    await ann.until(agent["agentId"], "terminated")
+    assert [kind for kind in await ann.kinds(agent["agentId"]) if kind != "warning"] == WHOLE
+    await _nothing_held(ann)
 
 
 @pytest.mark.timeout(120)

@@ -8,6 +8,7 @@ from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters
 from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, fact
+from core.db.repositories.scheduled import ScheduledView
 from core.domain.events import EventKind
 from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
 from core.domain.orders import (
@@ -27,12 +28,31 @@ from core.settings import Settings
 _DRAINABLE = {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}
 
 
+class SimulatedSchedule:
+    """Notes who is waited for. `away` makes every order fail so."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, datetime] = {}
+        self.away: Unavailable | None = None
+
+    async def begin(self, start: ScheduledView) -> None:
+        if self.away is not None:
+            raise self.away
+        self.begun[start.scheduled_start_id] = start.start_at
+
+    async def withdraw(self, scheduled_start_id: str) -> None:
+        if self.away is not None:
+            raise self.away
+        self.begun.pop(scheduled_start_id, None)
+
+
 class SimulatedLives:
     """One worker's view of all lives. `away` makes every order fail so; `gate` holds starts until it is set."""
 
     def __init__(self, db: Db, settings: Settings) -> None:
         self.db = db
         self.settings = settings
+        self.scheduled = SimulatedSchedule()
         self.orders: Counter[str] = Counter()
         self.stops: list[StopOrder] = []
         self.pools: list[str] = []

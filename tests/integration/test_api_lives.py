@@ -3,10 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx2
 import pytest_asyncio
 from pydantic import SecretStr
+from temporalio.client import WorkflowExecutionStatus
 
 from core.domain.tiers import Tier
 from core.settings import Auth
@@ -89,3 +92,52 @@ async def test_start_without_a_worker_is_pending_and_its_key_finds_the_answer(li
     answer = await _insist(lively)
     assert answer.status_code == 201, answer.text
     assert await lively.sql("SELECT count(*) AS n FROM agents") == [{"n": 1}]
+
+
+async def test_start_in_two_seconds_becomes_a_running_agent_and_its_key_still_gives_the_same_answer(
+    lively: Api,
+) -> None:
+    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()}
+    booked = await lively.start(key="k", json=body)
+    assert booked.status_code == 202, booked.text
+
+    async def started() -> dict[str, Any]:
+        (found,) = (await lively.ask("GET", "/api/scheduled-starts")).json()["items"]
+        assert found["scheduledStartId"] == booked.json()["scheduledStartId"]
+        return dict(found)
+
+    async def over() -> bool:
+        return str((await started())["state"]) == "started"
+
+    await until(over, "its time to come")
+    agent_id = (await started())["agentId"]
+    await _state(lively, agent_id, "running")
+    assert (await lively.start(key="k", json=body)).json() == booked.json()
+    assert [each["agentId"] for each in (await lively.ask("GET", "/api/agents")).json()["items"]] == [agent_id]
+
+
+async def test_start_to_come_is_taken_back_and_its_run_ends(lively: Api) -> None:
+    body = {"startAt": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+    scheduled_start_id = (await lively.start(json=body)).json()["scheduledStartId"]
+    assert (await lively.ask("DELETE", f"/api/scheduled-starts/{scheduled_start_id}")).json()["state"] == "cancelled"
+    run = lively.lives._client.get_workflow_handle(f"scheduled-start/{scheduled_start_id}")
+
+    async def ended() -> bool:
+        return (await run.describe()).status is WorkflowExecutionStatus.CANCELED
+
+    await until(ended, "its run to end")
+
+
+async def test_start_of_a_user_who_was_put_out_is_refused_and_the_socket_of_events_tells(lively: Api) -> None:
+    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=2)).isoformat()}
+    booked = (await lively.start(json=body)).json()
+    await lively.sql("DELETE FROM memberships WHERE user_id = 'owner' RETURNING 1")
+
+    async def rejected() -> bool:
+        (found,) = (await lively.ask("GET", "/api/scheduled-starts")).json()["items"]
+        return (found["state"], found["reason"]) == ("rejected", "not_a_member")
+
+    await until(rejected, "it to be refused")
+    (told,) = await lively.sql("SELECT kind, agent_id, reason, detail FROM events")
+    assert (told["kind"], told["agent_id"], told["reason"]) == ("agent.rejected", None, "not_a_member")
+    assert told["detail"]["scheduledStartId"] == booked["scheduledStartId"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 from core.domain.lifecycle import AgentState
@@ -10,6 +11,7 @@ from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
+from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
 from tests.workflows.test_succession import forgotten
@@ -204,3 +206,25 @@ async def test_rejected(stage: Stage) -> None:
     await stage.start()
     await stage.until_closed()
     await keep(stage, "rejected")
+
+
+async def test_scheduled_and_started(stage: Stage) -> None:
+    start = await booked(stage)
+    await forward(stage, start, timedelta(minutes=61))
+    await closed(stage, start)
+    await keep(stage, "scheduled_and_started", workflow_id=run_of(stage, start).id)
+
+
+async def test_scheduled_and_cancelled(stage: Stage) -> None:
+    start = await booked(stage)
+    await run_of(stage, start).cancel()
+    await closed(stage, start)
+    await keep(stage, "scheduled_and_cancelled", workflow_id=run_of(stage, start).id)
+
+
+async def test_scheduled_before_a_full_queue(set_stage: SetStage) -> None:
+    stage, _ = await full_queue(set_stage)
+    start = await row(stage, after=timedelta(0))
+    await begin(stage, start, again=timedelta(milliseconds=200), patience=timedelta(seconds=1))
+    await closed(stage, start)
+    await keep(stage, "scheduled_before_a_full_queue", workflow_id=run_of(stage, start).id)

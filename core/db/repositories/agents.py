@@ -1,8 +1,5 @@
 """Agents: reading them as the API shows them, and moving them along the legal edges."""
 
-import base64
-import binascii
-import json
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -27,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
-from core.db.repositories import events
+from core.db.repositories import events, places
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, LIVING, WAITING, AgentState, legal
@@ -147,28 +144,13 @@ async def page(
     if project_id is not None:
         query = query.where(Agent.project_id == project_id)
     if cursor is not None:
-        at, agent_id = _decode(cursor)
+        at, agent_id = places.decode(cursor)
         query = query.where(or_(Agent.created_at < at, and_(Agent.created_at == at, Agent.agent_id < agent_id)))
     rows = (
         await session.scalars(query.order_by(Agent.created_at.desc(), Agent.agent_id.desc()).limit(limit + 1))
     ).all()
-    onward = _encode(rows[limit - 1]) if len(rows) > limit else None
+    onward = places.encode(rows[limit - 1].created_at, rows[limit - 1].agent_id) if len(rows) > limit else None
     return [view(row) for row in rows[:limit]], onward
-
-
-def _encode(row: Agent) -> str:
-    return base64.urlsafe_b64encode(json.dumps([row.created_at.isoformat(), row.agent_id]).encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[datetime, str]:
-    try:
-        at, agent_id = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-        moment = datetime.fromisoformat(at)
-    except (ValueError, TypeError, binascii.Error):
-        raise InvalidRequest("the cursor is not one that Berth gave") from None
-    if not isinstance(agent_id, str) or moment.tzinfo is None or "\x00" in agent_id:
-        raise InvalidRequest("the cursor is not one that Berth gave")
-    return moment, agent_id
 
 
 async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:

@@ -81,14 +81,25 @@ async def record_outcome(session: AsyncSession, by: KeyedBy, outcome: StartAnswe
     )
 
 
-async def store(session: AsyncSession, by: KeyedBy, outcome: StartAnswer, status: int, body: dict[str, Any]) -> Kept:
-    """Keep a complete answer and return the one in force: the first stored wins, so that all callers get the same."""
-    answer = {"outcome": outcome.model_dump(mode="json"), "status": status, "body": body}
+async def store(
+    session: AsyncSession,
+    by: KeyedBy,
+    outcome: StartAnswer | None,
+    status: int,
+    body: dict[str, Any],
+    *,
+    since: datetime | None = None,
+) -> Kept:
+    """Keep a complete answer and return the one in force: the first stored wins, so that all callers get the same.
+
+    `since` is when its 24 hours begin, where that is not when the key came: an answer may speak of a time to come.
+    """
+    answer = {"outcome": outcome.model_dump(mode="json") if outcome else None, "status": status, "body": body}
     incomplete = or_(Idempotency.answer.is_(null()), Idempotency.answer["status"].as_integer().is_(None))
     await session.execute(
         update(Idempotency)
         .where(Idempotency.user_id == by.user_id, Idempotency.scope == by.scope, Idempotency.key == by.key, incomplete)
-        .values(answer=answer)
+        .values(answer=answer, created_at=since or Idempotency.created_at)
         .execution_options(synchronize_session=False)
     )
     row = await session.get(Idempotency, (by.user_id, by.scope, by.key), populate_existing=True)

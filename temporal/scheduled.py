@@ -1,0 +1,57 @@
+"""Runs of scheduled starts as the API and the activities address them."""
+
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from core.db.repositories.scheduled import ScheduledView
+from core.ids import keyword, scheduled_workflow_id
+from temporal.client import translated
+from workflows.options import AGENT_PROJECT, AGENT_USER, CONTROL_QUEUE
+from workflows.scheduled_start import ScheduledStart, ScheduledStartInput
+
+_TIMEOUT = timedelta(seconds=5)
+
+
+class ScheduledStarts:
+    """Every call is bounded and may be repeated. Raises `Unavailable` when Temporal does not answer."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def begin(self, start: ScheduledView) -> None:
+        """See that a run waits for it. The row decides what a run may do, so one after a terminated one is welcome."""
+        with translated():
+            await self._client.start_workflow(
+                ScheduledStart.run,
+                ScheduledStartInput(scheduled_start_id=start.scheduled_start_id, start_at=start.start_at),
+                id=scheduled_workflow_id(start.scheduled_start_id),
+                task_queue=CONTROL_QUEUE,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                static_summary=f"start for {start.user_id} in {start.project_id} at {start.start_at:%F %T}Z"[:190],
+                search_attributes=TypedSearchAttributes(
+                    [
+                        SearchAttributePair(AGENT_USER, keyword(start.user_id)),
+                        SearchAttributePair(AGENT_PROJECT, keyword(start.project_id)),
+                    ]
+                ),
+                rpc_timeout=_TIMEOUT,
+            )
+
+    async def withdraw(self, scheduled_start_id: str) -> None:
+        """Let its run end, if one goes on."""
+        try:
+            with translated():
+                handle = self._client.get_workflow_handle(scheduled_workflow_id(scheduled_start_id))
+                await handle.cancel(rpc_timeout=_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.queueing import OrderKey, estimate_wait, order_key
+from core.domain.queueing import OrderKey, order_key
 from core.domain.tiers import Tier, TierLimits, rank
+from core.domain.waits import estimate_wait
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 moments = st.integers(0, 10**6).map(lambda ticks: START + timedelta(milliseconds=ticks))

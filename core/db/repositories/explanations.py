@@ -3,18 +3,19 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
-from core.db.repositories import admission, clusters, queue
+from core.db.repositories import admission, clusters, flows, ordering
 from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, view
+from core.db.repositories.ordering import Turn
 from core.domain.admission import Decision, Examined, Queue, QueueReason, conclude, examine
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
-from core.domain.queueing import Wait, order_key
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
+from core.domain.waits import Wait
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
@@ -67,10 +68,11 @@ async def explain(
     existing = next((view(row) for row in mine if row.state in CURRENT or row.keepable), None)
     place, better = None, None
     if isinstance(decision, Queue):
-        place = await _place(session, pool_name, standing.tier, rules.lifespan_minutes, now)
+        turn = await ordering.turn_of(session, user_id, project_id, rows, rules.ageing, now)
+        place = await _place(session, pool_name, turn, standing.tier, rules.lifespan_minutes)
         higher = _next_tier(standing.tier)
         if higher is not None and decision.reason in _BY_TURN:
-            found = await _place(session, pool_name, higher, rules.lifespan_minutes, now)
+            found = await _place(session, pool_name, turn, higher, rules.lifespan_minutes)
             better = (higher, found) if found.position < place.position else None
     return Explanation(
         existing=existing,
@@ -82,10 +84,10 @@ async def explain(
     )
 
 
-async def _place(session: AsyncSession, pool: str, tier: Tier, lifespan_minutes: float, now: datetime) -> Place:
-    key = order_key(tier, now)
-    # Whoever waits came earlier, so time decides for them within a tier.
-    before = or_(Agent.order_front < key.front, Agent.order_tier <= key.tier_rank)
+async def _place(session: AsyncSession, pool: str, turn: Turn, tier: Tier, lifespan_minutes: float) -> Place:
+    key = turn.key(tier)
+    # Of two that are equal, the one that is there already goes first.
+    before = tuple_(Agent.order_front, Agent.order_tier, Agent.order_fair, Agent.order_at) <= key.place()
     query = (
         select(Agent.tier, func.count())
         .where(Agent.pool == pool, Agent.state.in_(_WAITING), before)
@@ -93,10 +95,11 @@ async def _place(session: AsyncSession, pool: str, tier: Tier, lifespan_minutes:
     )
     found = {Tier(name): int(number) for name, number in (await session.execute(query)).all()}
     position = sum(found.values()) + 1
+    turnover = await flows.turnover(session, pool)
     return Place(
         position=position,
         ahead={each: found.get(each, 0) for each in Tier},
-        wait=await queue.wait_of(session, pool, position, lifespan_minutes),
+        wait=turnover.wait(position, key, tier, turn.others, turn.since, lifespan_minutes),
     )
 
 

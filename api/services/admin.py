@@ -109,6 +109,7 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         capacity_from=source,
         cluster_free=room.cluster_free,
         holders=room.holders,
+        over_capacity=max(room.holders - room.capacity, 0) if room.capacity is not None else 0,
         waiting=room.waiting,
         paused=room.paused,
         choked=room.choked,

@@ -133,9 +133,7 @@ def estimate_wait(position: int, active: int, mean_life_minutes: float) -> Wait:
     )
 
 
-def foretell(
-    position: int, active: int, flow: Flow, later: Sequence[Overtakers], lifespan_minutes: float
-) -> Wait:
+def foretell(position: int, active: int, flow: Flow, later: Sequence[Overtakers], lifespan_minutes: float) -> Wait:
     """The wait of a place with `active` slots held, before which those of `later` will still step.
 
     Departures are taken for a Poisson stream: `active` over the mean time a slot is held. The line in front shrinks by
@@ -162,11 +160,10 @@ def foretell(
     )
 
 
-def _sorted(
-    position: int, turnover: float, later: Sequence[Overtakers]
-) -> tuple[list[Overtakers], list[Overtakers]]:
+def _sorted(position: int, turnover: float, later: Sequence[Overtakers]) -> tuple[list[Overtakers], list[Overtakers]]:
     """Those who can step in front as long as the wait lasts, and those who only can for a shorter time."""
-    for_ever, for_a_time = [each for each in later if each.minutes is None], []
+    for_ever = [each for each in later if each.minutes is None]
+    for_a_time: list[Overtakers] = []
     ahead = float(position)
     limited = sorted((each for each in later if each.minutes is not None), key=lambda each: each.minutes or 0)
     for number, each in enumerate(limited):

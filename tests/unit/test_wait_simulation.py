@@ -119,12 +119,13 @@ def share(told: list[Told], which: Callable[[Told], Wait]) -> float:
 @pytest.mark.parametrize("load", [1.02, 1.3], ids=["just_over", "far_over"])
 @pytest.mark.parametrize("lives", [exponential, lognormal])
 def test_range_told_at_enqueue_holds_for_four_of_five_and_is_narrow_enough_to_be_of_use(
-    lives: Lives, load: float, ageing: timedelta | None
+    lives: Lives, load: float, ageing: timedelta | None, record_property: Callable[[str, object], None]
 ) -> None:
     told = [each for seed in range(5) for each in Simulation(lives, seed, load, ageing).run()]
     ours, formula = share(told, lambda each: each.ours), share(told, lambda each: each.formula)
     width = sum(each.ours.high - each.ours.low for each in told) / sum(each.waited for each in told)
-    print(f"{lives.__name__} {load} {ageing}: ours {ours:.2f}, the formula {formula:.2f}, width {width:.2f} waits")
+    for name, value in {"ours": ours, "the formula": formula, "width": width}.items():
+        record_property(name, round(value, 2))
     assert len(told) == 5 * ASKED
     assert ours >= 0.8
     assert ours > formula

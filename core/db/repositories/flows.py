@@ -1,4 +1,4 @@
-"""What comes and goes in a pool: counted as it happens, under the cluster's lock, and read to say how long a wait is."""
+"""What comes and goes in a pool: counted as it happens, under its cluster's lock, and read to foretell waits."""
 
 from datetime import datetime
 
@@ -32,6 +32,10 @@ class Turnover(BaseModel):
         """How long place `position` takes; `lifespan_minutes` is taken for a life until lives were measured."""
         later = overtakers(self.flow, key, tier, others, since, self.at)
         return foretell(position + self.above, self.active, self.flow, later, lifespan_minutes)
+
+    def next_grant(self, lifespan_minutes: float) -> Wait:
+        """Until the first in line is let in, and the line has room for one more at its end."""
+        return foretell(1 + self.above, self.active, self.flow, (), lifespan_minutes)
 
 
 _NOW = text(

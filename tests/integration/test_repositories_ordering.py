@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from core.db.engine import Db
+from core.db.models import Agent
 from core.db.repositories import (
     admission,
     agents,
@@ -125,7 +126,7 @@ async def test_agent_of_the_same_project_that_is_ending_is_no_other_one(in_line:
     first = await in_line.start("ann/a")
     await in_line.rows("UPDATE agents SET state = 'draining' WHERE agent_id = :a RETURNING 1", a=first)
     async with in_line.db.transaction() as session:
-        living = [await session.get_one(queue.Agent, first)]
+        living = [await session.get_one(Agent, first)]
         again = await ordering.turn_of(session, "ann", "a", living, None, in_line.now)
         other = await ordering.turn_of(session, "ann", "b", living, None, in_line.now)
     assert (again.others, other.others) == (0, 1)
@@ -272,7 +273,8 @@ async def test_wait_follows_what_was_measured_and_the_capacity_that_an_operator_
     await in_line.rows(
         "INSERT INTO life_statistics (pool, mean_minutes, weight, minutes, counted_at)"
         " VALUES ('default', 8, 1000, 100, now())"
-        " ON CONFLICT (pool) DO UPDATE SET mean_minutes = 8, weight = 1000, minutes = 100, counted_at = now() RETURNING 1"
+        " ON CONFLICT (pool) DO UPDATE SET mean_minutes = 8, weight = 1000, minutes = 100, counted_at = now()"
+        " RETURNING 1"
     )
 
     async def told() -> int | None:

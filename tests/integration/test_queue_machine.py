@@ -1,0 +1,475 @@
+"""The queue as a machine: whatever is done to it in whatever order, it says and does what a plain list would."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select, text
+
+from core.db.engine import Db
+from core.db.models import Agent
+from core.db.repositories import (
+    admission,
+    agents,
+    clusters,
+    credits,
+    explanations,
+    flows,
+    ordering,
+    projects,
+    queue,
+    users,
+)
+from core.db.repositories.admission import Rules
+from core.db.repositories.agents import fact
+from core.domain.admission import Create, Queue, Room, Standing, decide
+from core.domain.events import EventKind
+from core.domain.lifecycle import AgentState
+from core.domain.orders import StartOutcome, StartRequest
+from core.domain.templates import Pool
+from core.domain.tiers import Tier, TierLimits
+from core.ids import agent_workflow_id, new_agent_id
+
+Answer = TypeVar("Answer")
+USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan"), ("p", "q", "r", "s"), ("default", "side")
+LIMITS = TierLimits(free=1, basic=2, premium=3, enterprise=4)
+MAX_WAITING = 6
+FIRST_GOES = (Tier.ENTERPRISE, Tier.PREMIUM, Tier.BASIC, Tier.FREE)
+DEADLINE = timedelta(seconds=90)
+_EMPTY = text(
+    "TRUNCATE users, projects, clusters, pool_overrides, life_statistics, wait_tallies, eviction_credits, events"
+    " CASCADE"
+)
+
+
+@dataclass
+class Known:
+    """What the plain list knows of one agent."""
+
+    agent_id: str
+    user: str
+    project: str
+    pool: str
+    tier: Tier
+    others: int
+    since: datetime
+    request: StartRequest
+    state: AgentState
+    seen: bool = False
+
+
+@dataclass
+class Plain:
+    """The world as a few lists: what the database must agree with after every step."""
+
+    now: datetime
+    ageing: timedelta | None
+    tiers: dict[str, Tier]
+    total: int
+    choked: bool
+    measured_at: datetime
+    capacity: dict[str, int] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    unpaid: set[str] = field(default_factory=set)
+    owed: dict[tuple[str, str], datetime] = field(default_factory=dict)
+    living: list[Known] = field(default_factory=list)
+
+    def of(self, *states: AgentState, pool: str | None = None, user: str | None = None) -> list[Known]:
+        return [
+            each
+            for each in self.living
+            if each.state in states and pool in (None, each.pool) and user in (None, each.user)
+        ]
+
+    def holders(self, pool: str | None = None, user: str | None = None) -> list[Known]:
+        return self.of(AgentState.STARTING, AgentState.DRAINING, pool=pool, user=user)
+
+    def line(self, pool: str) -> list[Known]:
+        """In the declared order."""
+        return sorted(self.of(AgentState.QUEUED, pool=pool), key=self._declared)
+
+    def _declared(self, each: Known) -> tuple[Any, ...]:
+        tier = FIRST_GOES.index(each.tier)
+        if self.ageing is None:
+            return tier, each.others, each.since, each.agent_id
+        return each.since + self.ageing * (tier + each.others / (each.others + 10)), each.agent_id
+
+    def free(self, pool: str) -> int:
+        stale = self.now - self.measured_at > clusters.STALE_AFTER
+        if pool in self.paused or self.choked or stale:
+            return 0
+        return max(0, min(self.capacity[pool] - len(self.holders(pool)), self.total - len(self.holders())))
+
+    def winners(self, pool: str) -> list[Known]:
+        """Slot by slot, the first in line who may have one."""
+        found: list[Known] = []
+        for _ in range(self.free(pool)):
+            first = next((each for each in self.line(pool) if each not in found and self._may(each, found)), None)
+            if first is None:
+                break
+            found.append(first)
+        return found
+
+    def _may(self, each: Known, granted: Sequence[Known]) -> bool:
+        held = len(self.holders(user=each.user)) + sum(other.user == each.user for other in granted)
+        ending = any(
+            other.project == each.project and other.state is AgentState.DRAINING
+            for other in self.holders(user=each.user)
+        )
+        return held < LIMITS.of(self.tiers[each.user]) and not ending and each.user not in self.unpaid
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Two pools share a cluster. Words to the workflows are lost or late as it falls; the rows are what counts."""
+
+    def __init__(self, runner: asyncio.Runner, db: Db) -> None:
+        super().__init__()
+        self._runner, self._db = runner, db
+
+    def _do(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        return self._runner.run(work)
+
+    @initialize(tiers=st.lists(st.sampled_from(Tier), min_size=4, max_size=4), ageing=st.sampled_from([None, 60, 600]))
+    def begin(self, tiers: list[Tier], ageing: int | None) -> None:
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        self.plain = Plain(
+            now=start,
+            ageing=None if ageing is None else timedelta(seconds=ageing),
+            tiers=dict(zip(USERS, tiers, strict=True)),
+            total=3,
+            choked=False,
+            measured_at=start,
+            capacity=dict.fromkeys(POOLS, 2),
+        )
+        self._do(self._begin())
+
+    async def _begin(self) -> None:
+        async with self._db.transaction() as session:
+            await session.execute(_EMPTY)
+            for user, tier in self.plain.tiers.items():
+                await users.put(session, user, tier=tier.value)
+            for project in PROJECTS:
+                await projects.add(session, project, list(USERS))
+            for pool, capacity in self.plain.capacity.items():
+                await clusters.override_pool(session, pool, capacity=capacity, paused=False)
+            await clusters.record_look(session, "local", self.plain.now, total=3, choked=False, detail={})
+
+    # ---- what users do ----------------------------------------------------------------------------------------------
+
+    @rule(crowd=st.lists(st.tuples(*map(st.sampled_from, (USERS, PROJECTS, POOLS))), min_size=1, max_size=4))
+    def start(self, crowd: list[tuple[str, str, str]]) -> None:
+        for user, project, pool in crowd:
+            self._arrive(user, project, pool)
+
+    def _arrive(self, user: str, project: str, pool: str) -> None:
+        mine = [each for each in self.plain.living if (each.user, each.project) == (user, project)]
+        if any(each.state is not AgentState.DRAINING for each in mine):
+            return  # its workflow answers for it
+        self.plain.now += timedelta(seconds=1)
+        self._do(self._start(user, project, pool, mine[0].agent_id if mine else None))
+
+    async def _start(self, user: str, project: str, pool: str, predecessor: str | None) -> None:
+        plain = self.plain
+        theirs = [each for each in plain.living if each.user == user]
+        expected = decide(self._standing(user, theirs, predecessor is not None), self._room(pool))
+        rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=plain.ageing)
+        request = StartRequest(agent_id=new_agent_id(), user_id=user, project_id=project, pool=pool)
+        async with self._db.transaction() as session:
+            said = await explanations.explain(session, user, project, pool, _pool(), rules, plain.now)
+        async with self._db.transaction() as session:
+            workflow_id = agent_workflow_id(user, project)
+            made = await admission.register(
+                session, request, workflow_id, predecessor, _pool(), rules, DEADLINE, plain.now
+            )
+            assert made.answer is not None
+            place = await queue.positions(session, pool)
+        assert said.decision == expected
+        if not isinstance(expected, Queue | Create):
+            assert made.answer.outcome is StartOutcome.REJECTED
+            return
+        created = isinstance(expected, Create)
+        assert made.answer.outcome is (StartOutcome.CREATED if created else StartOutcome.QUEUED)
+        evicted_at = plain.owed.pop((user, project), None)
+        if evicted_at is not None and evicted_at + credits.LASTS <= plain.now:
+            evicted_at = None
+        known = Known(
+            agent_id=request.agent_id,
+            user=user,
+            project=project,
+            pool=pool,
+            tier=plain.tiers[user],
+            others=0 if evicted_at else sum(each.project != project for each in theirs),
+            since=evicted_at or plain.now,
+            request=request,
+            state=AgentState.STARTING if created else AgentState.QUEUED,
+            seen=created,
+        )
+        plain.living.append(known)
+        assert sum(each.state is not AgentState.DRAINING for each in theirs) < LIMITS.of(plain.tiers[user])
+        if not created:
+            assert said.place is not None
+            assert said.place.position == place[request.agent_id]
+
+    def _standing(self, user: str, theirs: list[Known], same_project_ending: bool) -> Standing:
+        return Standing(
+            tier=self.plain.tiers[user],
+            limit=LIMITS.of(self.plain.tiers[user]),
+            living=len(theirs),
+            ending=sum(each.state is AgentState.DRAINING for each in theirs),
+            subscription_active=user not in self.plain.unpaid,
+            same_project_ending=same_project_ending,
+        )
+
+    def _room(self, pool: str) -> Room:
+        plain = self.plain
+        stale = plain.now - plain.measured_at > clusters.STALE_AFTER
+        return Room(
+            holders=len(plain.holders(pool)),
+            waiting=len(plain.line(pool)),
+            capacity=plain.capacity[pool],
+            cluster_free=None if stale else plain.total - len(plain.holders()),
+            paused=pool in plain.paused,
+            choked=plain.choked,
+            max_waiting=MAX_WAITING,
+        )
+
+    @precondition(lambda self: self.plain.living)
+    @rule(which=st.integers(0, 30))
+    def same_request_again(self, which: int) -> None:
+        """A worker died after it had registered: the same words a second time change nothing."""
+        known = self.plain.living[which % len(self.plain.living)]
+
+        async def again() -> None:
+            rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=self.plain.ageing)
+            workflow_id = agent_workflow_id(known.user, known.project)
+            async with self._db.transaction() as session:
+                made = await admission.register(
+                    session, known.request, workflow_id, None, _pool(), rules, DEADLINE, self.plain.now
+                )
+            assert made.answer is not None
+            assert made.answer.agent_id == known.agent_id
+
+        self._do(again())
+
+    @precondition(lambda self: self.plain.of(AgentState.QUEUED))
+    @rule(which=st.integers(0, 30))
+    def cancel(self, which: int) -> None:
+        waiting = self.plain.of(AgentState.QUEUED)
+        self._move(waiting[which % len(waiting)], AgentState.CANCELLED)
+
+    @rule(user=st.sampled_from(USERS), tier=st.sampled_from(Tier))
+    def change_tier(self, user: str, tier: Tier) -> None:
+        async def change() -> list[str]:
+            async with self._db.transaction() as session:
+                pools = await ordering.change_tier(session, user, tier, self.plain.ageing)
+                await users.put(session, user, tier=tier.value)
+            return pools
+
+        waiting = self.plain.of(AgentState.QUEUED, user=user)
+        assert self._do(change()) == sorted({each.pool for each in waiting})
+        self.plain.tiers[user] = tier
+        for each in waiting:
+            each.tier = tier
+
+    @rule(user=st.sampled_from(USERS))
+    def pay_or_not(self, user: str) -> None:
+        unpaid = user not in self.plain.unpaid
+        self.plain.unpaid ^= {user}
+        until = self.plain.now if unpaid else None
+
+        async def put() -> None:
+            async with self._db.transaction() as session:
+                await users.put(session, user, subscription_active_until=until)
+
+        self._do(put())
+
+    # ---- what happens to those who hold a slot ----------------------------------------------------------------------
+
+    @precondition(lambda self: self.plain.of(AgentState.STARTING))
+    @rule(which=st.integers(0, 30), evicted=st.booleans())
+    def drain(self, which: int, evicted: bool) -> None:
+        holding = self.plain.of(AgentState.STARTING)
+        known = holding[which % len(holding)]
+        self._move(known, AgentState.DRAINING)
+        if evicted:
+            self._do(self._evict(known))
+
+    async def _evict(self, known: Known) -> None:
+        plain, place = self.plain, (known.user, known.project)
+        async with self._db.transaction() as session:
+            await credits.give(session, *place, plain.now)
+        if place not in plain.owed or plain.owed[place] + credits.LASTS <= plain.now:
+            plain.owed[place] = plain.now
+
+    @precondition(lambda self: self.plain.of(AgentState.DRAINING))
+    @rule(which=st.integers(0, 30))
+    def gone(self, which: int) -> None:
+        ending = self.plain.of(AgentState.DRAINING)
+        self._move(ending[which % len(ending)], AgentState.TERMINATED)
+
+    def _move(self, known: Known, to: AgentState) -> None:
+        kind = {AgentState.CANCELLED: EventKind.CANCELLED, AgentState.TERMINATED: EventKind.TERMINATED}
+
+        async def move() -> None:
+            async with self._db.transaction() as session:
+                if to is AgentState.TERMINATED:
+                    await flows.departed(session, known.pool, self.plain.now)
+                told = fact(kind.get(to, EventKind.DRAINING), to)
+                assert (await agents.move(session, known.agent_id, 1, to, self.plain.now, told)).applied
+
+        self._do(move())
+        known.state = to
+        if to is not AgentState.DRAINING:
+            self.plain.living.remove(known)
+
+    # ---- what operators and machines do -----------------------------------------------------------------------------
+
+    @rule(pool=st.sampled_from(POOLS), capacity=st.integers(0, 5))
+    def resize(self, pool: str, capacity: int) -> None:
+        self._override(pool, capacity=capacity)
+        self.plain.capacity[pool] = capacity
+
+    @rule(pool=st.sampled_from(POOLS))
+    def pause_or_go_on(self, pool: str) -> None:
+        self.plain.paused ^= {pool}
+        self._override(pool, paused=pool in self.plain.paused)
+
+    def _override(self, pool: str, *, capacity: int | None = None, paused: bool | None = None) -> None:
+        async def override() -> None:
+            async with self._db.transaction() as session:
+                await clusters.override_pool(session, pool, capacity=capacity, paused=paused)
+
+        self._do(override())
+
+    @rule(total=st.integers(0, 8), choked=st.booleans())
+    def look(self, total: int, choked: bool) -> None:
+        plain = self.plain
+        plain.total, plain.choked, plain.measured_at = total, choked, plain.now
+
+        async def record() -> None:
+            async with self._db.transaction() as session:
+                await clusters.record_look(session, "local", plain.now, total=total, choked=choked, detail={})
+
+        self._do(record())
+
+    @rule(seconds=st.sampled_from([1, 30, 61, 600, 1800]), seen=st.booleans())
+    def time_passes(self, seconds: int, seen: bool) -> None:
+        """The clock goes forward; when nobody looked at the cluster meanwhile, nothing is known of it."""
+        self.plain.now += timedelta(seconds=seconds)
+        if seen:
+            self.look(self.plain.total, self.plain.choked)
+
+    # ---- grants and the words about them ----------------------------------------------------------------------------
+
+    @rule(pool=st.sampled_from(POOLS), heard=st.booleans())
+    def grant(self, pool: str, heard: bool) -> None:
+        """Passes until nothing is given, as the pool's workflow makes them; the words may all be lost with a worker."""
+        expected, before = self.plain.winners(pool), len(self.plain.holders(pool))
+        given, unseen = self._do(self._grant(pool))
+        assert given == [each.agent_id for each in expected], "not the first who may, or not as many as there is room"
+        for each in expected:
+            each.state = AgentState.STARTING
+            assert len(self.plain.holders(user=each.user)) <= LIMITS.of(self.plain.tiers[each.user])
+        assert len(self.plain.holders(pool)) <= max(self.plain.capacity[pool], before)
+        deaf = [each for each in self.plain.of(AgentState.STARTING, pool=pool) if not each.seen]
+        assert unseen == {each.agent_id for each in deaf}, "who was not heard of is named on every pass"
+        if heard:
+            for each in deaf:
+                self._hear(each)
+
+    async def _grant(self, pool: str) -> tuple[list[str], set[str]]:
+        given: list[str] = []
+        while True:
+            async with self._db.transaction() as session:
+                line = await queue.positions(session, pool)
+                done = await queue.grant(session, pool, _pool(), LIMITS, self.plain.now, MAX_WAITING)
+                left = await queue.positions(session, pool)
+            assert done.granted == len(line) - len(left)
+            assert done.waiting == len(left)
+            given += sorted(set(line) - set(left), key=lambda agent_id: line[agent_id])
+            if not done.granted:
+                event(f"granted {len(given)}")
+                return given, {winner.agent_id for winner in done.unseen}
+
+    @precondition(lambda self: self.plain.of(AgentState.STARTING))
+    @rule(which=st.integers(0, 30))
+    def word_comes_late_or_twice(self, which: int) -> None:
+        holding = self.plain.of(AgentState.STARTING)
+        self._hear(holding[which % len(holding)])
+
+    def _hear(self, known: Known) -> None:
+        async def begin() -> bool:
+            async with self._db.transaction() as session:
+                now = self.plain.now
+                return (await agents.begin(session, known.agent_id, 1, now, now + DEADLINE)).applied
+
+        assert self._do(begin()) is not known.seen
+        known.seen = True
+
+    # ---- after every step -------------------------------------------------------------------------------------------
+
+    @invariant()
+    def database_agrees(self) -> None:
+        if hasattr(self, "plain"):
+            self._do(self._agrees())
+
+    async def _agrees(self) -> None:
+        plain = self.plain
+        living = select(Agent).where(Agent.state.not_in(["terminated", "cancelled", "failed"]))
+        async with self._db.transaction() as session:
+            rows = (await session.scalars(living)).all()
+            places = {pool: await queue.positions(session, pool) for pool in POOLS}
+            work = await queue.pools_with_work(session)
+            shown = [agents.view(row) for row in rows]
+            waits = await queue.all_with_wait(session, shown, 45)
+            alone = await queue.with_wait(session, waits[0], 45) if waits else None
+        assert sorted((row.agent_id, row.state) for row in rows) == sorted(
+            (each.agent_id, each.state.value) for each in plain.living
+        ), "somebody is lost, doubled, or where nobody put them"
+        for pool in POOLS:
+            assert places[pool] == {each.agent_id: place for place, each in enumerate(plain.line(pool), 1)}
+            unseen = any(not each.seen for each in plain.of(AgentState.STARTING, pool=pool))
+            assert (pool in work) == bool(places[pool] or unseen)
+        for one in waits:
+            assert one.position == places[one.pool].get(one.agent_id)
+            if one.estimated_wait is not None and one.estimated_wait_minutes is not None:
+                low, high = one.estimated_wait
+                assert 0 <= low <= one.estimated_wait_minutes <= high
+        assert alone is None or alone.position == waits[0].position
+
+
+_SETTINGS = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def _pool() -> Pool:
+    return Pool(runtime="memory")
+
+
+def test_queue_does_what_a_plain_list_would_whatever_is_done_to_it(database_url: str) -> None:
+    with asyncio.Runner() as runner:
+        opened = AsyncExitStack()
+        db = runner.run(opened.enter_async_context(Db.open(database_url, application="test", pool_size=2)))
+
+        class Here(QueueMachine):
+            def __init__(self) -> None:
+                super().__init__(runner, db)
+
+        try:
+            run_state_machine_as_test(Here, settings=_SETTINGS)
+        finally:
+            runner.run(opened.aclose())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, event, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -41,18 +41,22 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome, StartRequest
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
-from core.ids import agent_workflow_id, new_agent_id
+from core.ids import agent_workflow_id
 
 Answer = TypeVar("Answer")
 USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan"), ("p", "q", "r", "s"), ("default", "side")
 LIMITS = TierLimits(free=1, basic=2, premium=3, enterprise=4)
-MAX_WAITING = 6
+MAX_WAITING = 5
 FIRST_GOES = (Tier.ENTERPRISE, Tier.PREMIUM, Tier.BASIC, Tier.FREE)
 DEADLINE = timedelta(seconds=90)
 _EMPTY = text(
     "TRUNCATE users, projects, clusters, pool_overrides, life_statistics, wait_tallies, eviction_credits, events"
     " CASCADE"
 )
+
+
+_PLACES = st.tuples(st.sampled_from(USERS), st.sampled_from(PROJECTS), st.sampled_from(POOLS))
+_SELDOM = st.sampled_from([False, False, False, True])
 
 
 @dataclass
@@ -86,6 +90,7 @@ class Plain:
     unpaid: set[str] = field(default_factory=set)
     owed: dict[tuple[str, str], datetime] = field(default_factory=dict)
     living: list[Known] = field(default_factory=list)
+    came: int = 0
 
     def of(self, *states: AgentState, pool: str | None = None, user: str | None = None) -> list[Known]:
         return [
@@ -142,19 +147,25 @@ class QueueMachine(RuleBasedStateMachine):
     def _do(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         return self._runner.run(work)
 
-    @initialize(tiers=st.lists(st.sampled_from(Tier), min_size=4, max_size=4), ageing=st.sampled_from([None, 60, 600]))
-    def begin(self, tiers: list[Tier], ageing: int | None) -> None:
+    @initialize(
+        tiers=st.lists(st.sampled_from(Tier), min_size=4, max_size=4),
+        ageing=st.sampled_from([None, 60, 600]),
+        crowd=st.lists(_PLACES, min_size=5, max_size=10),
+    )
+    def begin(self, tiers: list[Tier], ageing: int | None, crowd: list[tuple[str, str, str]]) -> None:
         start = datetime(2026, 1, 1, tzinfo=UTC)
         self.plain = Plain(
             now=start,
             ageing=None if ageing is None else timedelta(seconds=ageing),
             tiers=dict(zip(USERS, tiers, strict=True)),
-            total=3,
+            total=4,
             choked=False,
             measured_at=start,
             capacity=dict.fromkeys(POOLS, 2),
         )
         self._do(self._begin())
+        for place in crowd:
+            self._arrive(*place)
 
     async def _begin(self) -> None:
         async with self._db.transaction() as session:
@@ -165,14 +176,17 @@ class QueueMachine(RuleBasedStateMachine):
                 await projects.add(session, project, list(USERS))
             for pool, capacity in self.plain.capacity.items():
                 await clusters.override_pool(session, pool, capacity=capacity, paused=False)
-            await clusters.record_look(session, "local", self.plain.now, total=3, choked=False, detail={})
+            await clusters.record_look(session, "local", self.plain.now, total=4, choked=False, detail={})
 
     # ---- what users do ----------------------------------------------------------------------------------------------
 
-    @rule(crowd=st.lists(st.tuples(*map(st.sampled_from, (USERS, PROJECTS, POOLS))), min_size=1, max_size=4))
-    def start(self, crowd: list[tuple[str, str, str]]) -> None:
-        for user, project, pool in crowd:
-            self._arrive(user, project, pool)
+    @rule(crowd=st.lists(_PLACES, min_size=2, max_size=6), lost=_SELDOM)
+    def start(self, crowd: list[tuple[str, str, str]], lost: bool) -> None:
+        """Several, and the pools are told, or their word is lost."""
+        for place in crowd:
+            self._arrive(*place)
+        if not lost:
+            self._wake()
 
     def _arrive(self, user: str, project: str, pool: str) -> None:
         mine = [each for each in self.plain.living if (each.user, each.project) == (user, project)]
@@ -186,7 +200,9 @@ class QueueMachine(RuleBasedStateMachine):
         theirs = [each for each in plain.living if each.user == user]
         expected = decide(self._standing(user, theirs, predecessor is not None), self._room(pool))
         rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=plain.ageing)
-        request = StartRequest(agent_id=new_agent_id(), user_id=user, project_id=project, pool=pool)
+        plain.came += 1
+        # Not a random one: the same steps must lead to the same order.
+        request = StartRequest(agent_id=f"ag-{plain.came:05}", user_id=user, project_id=project, pool=pool)
         async with self._db.transaction() as session:
             said = await explanations.explain(session, user, project, pool, _pool(), rules, plain.now)
         async with self._db.transaction() as session:
@@ -264,12 +280,6 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(again())
 
-    @precondition(lambda self: self.plain.of(AgentState.QUEUED))
-    @rule(which=st.integers(0, 30))
-    def cancel(self, which: int) -> None:
-        waiting = self.plain.of(AgentState.QUEUED)
-        self._move(waiting[which % len(waiting)], AgentState.CANCELLED)
-
     @rule(user=st.sampled_from(USERS), tier=st.sampled_from(Tier))
     def change_tier(self, user: str, tier: Tier) -> None:
         async def change() -> list[str]:
@@ -296,16 +306,31 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(put())
 
-    # ---- what happens to those who hold a slot ----------------------------------------------------------------------
+    # ---- who leaves -------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.plain.of(AgentState.STARTING))
-    @rule(which=st.integers(0, 30), evicted=st.booleans())
-    def drain(self, which: int, evicted: bool) -> None:
-        holding = self.plain.of(AgentState.STARTING)
-        known = holding[which % len(holding)]
-        self._move(known, AgentState.DRAINING)
-        if evicted:
-            self._do(self._evict(known))
+    @precondition(lambda self: self.plain.living)
+    @rule(
+        goes=st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=5), lost=_SELDOM
+    )
+    def leave(self, goes: list[tuple[int, bool, bool]], lost: bool) -> None:
+        """Each is moved one step to its end. Those that drain may be evicted, or wanted again before they are gone."""
+        for which, evicted, again in goes:
+            if not self.plain.living:
+                break
+            known = self.plain.living[which % len(self.plain.living)]
+            match known.state:
+                case AgentState.QUEUED:
+                    self._move(known, AgentState.CANCELLED)
+                case AgentState.DRAINING:
+                    self._move(known, AgentState.TERMINATED)
+                case _:
+                    self._move(known, AgentState.DRAINING)
+                    if evicted:
+                        self._do(self._evict(known))
+                    if again:
+                        self._arrive(known.user, known.project, known.pool)
+        if not lost:
+            self._wake()
 
     async def _evict(self, known: Known) -> None:
         plain, place = self.plain, (known.user, known.project)
@@ -313,12 +338,6 @@ class QueueMachine(RuleBasedStateMachine):
             await credits.give(session, *place, plain.now)
         if place not in plain.owed or plain.owed[place] + credits.LASTS <= plain.now:
             plain.owed[place] = plain.now
-
-    @precondition(lambda self: self.plain.of(AgentState.DRAINING))
-    @rule(which=st.integers(0, 30))
-    def gone(self, which: int) -> None:
-        ending = self.plain.of(AgentState.DRAINING)
-        self._move(ending[which % len(ending)], AgentState.TERMINATED)
 
     def _move(self, known: Known, to: AgentState) -> None:
         kind = {AgentState.CANCELLED: EventKind.CANCELLED, AgentState.TERMINATED: EventKind.TERMINATED}
@@ -337,24 +356,21 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ---- what operators and machines do -----------------------------------------------------------------------------
 
-    @rule(pool=st.sampled_from(POOLS), capacity=st.integers(0, 5))
-    def resize(self, pool: str, capacity: int) -> None:
-        self._override(pool, capacity=capacity)
+    @rule(pool=st.sampled_from(POOLS), capacity=st.integers(0, 4), pause=_SELDOM)
+    def resize(self, pool: str, capacity: int, pause: bool) -> None:
+        """Also below those who hold a slot. A pause is taken back by the next time."""
+        self._override(pool, capacity=capacity, paused=pause)
         self.plain.capacity[pool] = capacity
+        self.plain.paused = self.plain.paused | {pool} if pause else self.plain.paused - {pool}
 
-    @rule(pool=st.sampled_from(POOLS))
-    def pause_or_go_on(self, pool: str) -> None:
-        self.plain.paused ^= {pool}
-        self._override(pool, paused=pool in self.plain.paused)
-
-    def _override(self, pool: str, *, capacity: int | None = None, paused: bool | None = None) -> None:
+    def _override(self, pool: str, *, capacity: int, paused: bool) -> None:
         async def override() -> None:
             async with self._db.transaction() as session:
                 await clusters.override_pool(session, pool, capacity=capacity, paused=paused)
 
         self._do(override())
 
-    @rule(total=st.integers(0, 8), choked=st.booleans())
+    @rule(total=st.integers(0, 8), choked=_SELDOM)
     def look(self, total: int, choked: bool) -> None:
         plain = self.plain
         plain.total, plain.choked, plain.measured_at = total, choked, plain.now
@@ -365,20 +381,30 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(record())
 
-    @rule(seconds=st.sampled_from([1, 30, 61, 600, 1800]), seen=st.booleans())
-    def time_passes(self, seconds: int, seen: bool) -> None:
+    @rule(seconds=st.sampled_from([1, 30, 61, 600, 1800]), unseen=_SELDOM)
+    def time_passes(self, seconds: int, unseen: bool) -> None:
         """The clock goes forward; when nobody looked at the cluster meanwhile, nothing is known of it."""
         self.plain.now += timedelta(seconds=seconds)
-        if seen:
+        if not unseen:
             self.look(self.plain.total, self.plain.choked)
 
     # ---- grants and the words about them ----------------------------------------------------------------------------
 
-    @rule(pool=st.sampled_from(POOLS), heard=st.booleans())
-    def grant(self, pool: str, heard: bool) -> None:
+    @rule(pools=st.permutations(POOLS), heard=st.booleans(), closed=_SELDOM)
+    def grant(self, pools: list[str], heard: bool, closed: bool) -> None:
         """Passes until nothing is given, as the pool's workflow makes them; the words may all be lost with a worker."""
+        if not closed:
+            self.look(self.plain.total, choked=False)
+        for pool in pools:
+            self._grant_in(pool, heard)
+
+    def _wake(self) -> None:
+        for pool in POOLS:
+            self._grant_in(pool, heard=False)
+
+    def _grant_in(self, pool: str, heard: bool) -> None:
         expected, before = self.plain.winners(pool), len(self.plain.holders(pool))
-        given, unseen = self._do(self._grant(pool))
+        given, unseen = self._do(self._passes(pool))
         assert given == [each.agent_id for each in expected], "not the first who may, or not as many as there is room"
         for each in expected:
             each.state = AgentState.STARTING
@@ -390,7 +416,7 @@ class QueueMachine(RuleBasedStateMachine):
             for each in deaf:
                 self._hear(each)
 
-    async def _grant(self, pool: str) -> tuple[list[str], set[str]]:
+    async def _passes(self, pool: str) -> tuple[list[str], set[str]]:
         given: list[str] = []
         while True:
             async with self._db.transaction() as session:
@@ -401,7 +427,6 @@ class QueueMachine(RuleBasedStateMachine):
             assert done.waiting == len(left)
             given += sorted(set(line) - set(left), key=lambda agent_id: line[agent_id])
             if not done.granted:
-                event(f"granted {len(given)}")
                 return given, {winner.agent_id for winner in done.unseen}
 
     @precondition(lambda self: self.plain.of(AgentState.STARTING))
@@ -431,28 +456,26 @@ class QueueMachine(RuleBasedStateMachine):
         living = select(Agent).where(Agent.state.not_in(["terminated", "cancelled", "failed"]))
         async with self._db.transaction() as session:
             rows = (await session.scalars(living)).all()
-            places = {pool: await queue.positions(session, pool) for pool in POOLS}
             work = await queue.pools_with_work(session)
-            shown = [agents.view(row) for row in rows]
-            waits = await queue.all_with_wait(session, shown, 45)
-            alone = await queue.with_wait(session, waits[0], 45) if waits else None
+            shown = await queue.all_with_wait(session, [agents.view(row) for row in rows], 45)
+            waiting = [each for each in shown if each.waiting]
+            last = await queue.with_wait(session, agents.view(rows[-1]), 45) if rows else None
         assert sorted((row.agent_id, row.state) for row in rows) == sorted(
             (each.agent_id, each.state.value) for each in plain.living
         ), "somebody is lost, doubled, or where nobody put them"
+        line = {each.agent_id: place for pool in POOLS for place, each in enumerate(plain.line(pool), 1)}
+        assert {each.agent_id: each.position for each in waiting} == line
+        assert last is None or last.position == line.get(last.agent_id)
         for pool in POOLS:
-            assert places[pool] == {each.agent_id: place for place, each in enumerate(plain.line(pool), 1)}
             unseen = any(not each.seen for each in plain.of(AgentState.STARTING, pool=pool))
-            assert (pool in work) == bool(places[pool] or unseen)
-        for one in waits:
-            assert one.position == places[one.pool].get(one.agent_id)
-            if one.estimated_wait is not None and one.estimated_wait_minutes is not None:
-                low, high = one.estimated_wait
-                assert 0 <= low <= one.estimated_wait_minutes <= high
-        assert alone is None or alone.position == waits[0].position
+            assert (pool in work) == bool(plain.line(pool) or unseen)
+        for each in waiting:
+            low, high = each.estimated_wait or (-1, -1)
+            assert 0 <= low <= (each.estimated_wait_minutes or 0) <= high
 
 
 _SETTINGS = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

@@ -233,6 +233,26 @@ async def test_refused_request_leaves_what_is_owed(in_line: Line) -> None:
     assert await in_line.rows("SELECT count(*) FROM eviction_credits") == [(1,)]
 
 
+@pytest.mark.parametrize("ageing", [None, STEP])
+async def test_with_ageing_on_nobody_starves_though_higher_tiers_keep_coming(
+    in_line: Line, ageing: timedelta | None
+) -> None:
+    """One slot, an enterprise user more every three minutes, and as often the slot comes free."""
+    in_line.ageing = ageing
+    poor = await in_line.start("poor/a")
+    for number in range(25):
+        await in_line.start(f"rich{number}/a", Tier.ENTERPRISE, after=3)
+        await in_line.start(f"richer{number}/a", Tier.ENTERPRISE, after=0)
+        (holder,) = await in_line.grant(1)
+        agent_id = next(one for one, name in in_line.ids.items() if name == holder)
+        if agent_id == poor:
+            break
+        await in_line.end(agent_id)
+    ((state,),) = await in_line.rows("SELECT state FROM agents WHERE user_id = 'poor'")
+    # What it is behind is worth 30 minutes; those who came in that time go first, twice as many as are served.
+    assert state == ("queued" if ageing is None else "starting")
+
+
 async def test_ageing_turned_on_takes_those_along_who_wait_already(in_line: Line) -> None:
     await in_line.start("free/a")
     await in_line.start("basic/a", Tier.BASIC)

@@ -1,10 +1,10 @@
 """The queue as a machine: whatever is done to it in whatever order, it says and does what a plain list would."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -35,106 +35,34 @@ from core.db.repositories import (
 )
 from core.db.repositories.admission import Rules
 from core.db.repositories.agents import fact
-from core.domain.admission import Create, Queue, Room, Standing, decide
+from core.domain.admission import Create, Queue, decide
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome, StartRequest
 from core.domain.templates import Pool
-from core.domain.tiers import Tier, TierLimits
+from core.domain.tiers import Tier
 from core.ids import agent_workflow_id
+from tests.integration.plain_queue import LIMITS, MAX_WAITING, Known, Plain
 
 Answer = TypeVar("Answer")
 USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan"), ("p", "q", "r", "s"), ("default", "side")
-LIMITS = TierLimits(free=1, basic=2, premium=3, enterprise=4)
-MAX_WAITING = 5
-FIRST_GOES = (Tier.ENTERPRISE, Tier.PREMIUM, Tier.BASIC, Tier.FREE)
 DEADLINE = timedelta(seconds=90)
 _EMPTY = text(
     "TRUNCATE users, projects, clusters, pool_overrides, life_statistics, wait_tallies, eviction_credits, events"
     " CASCADE"
 )
-
-
 _PLACES = st.tuples(st.sampled_from(USERS), st.sampled_from(PROJECTS), st.sampled_from(POOLS))
 _SELDOM = st.sampled_from([False, False, False, True])
 
 
-@dataclass
-class Known:
-    """What the plain list knows of one agent."""
+class Leaving(StrEnum):
+    """How one that holds a slot goes."""
 
-    agent_id: str
-    user: str
-    project: str
-    pool: str
-    tier: Tier
-    others: int
-    since: datetime
-    request: StartRequest
-    state: AgentState
-    seen: bool = False
-
-
-@dataclass
-class Plain:
-    """The world as a few lists: what the database must agree with after every step."""
-
-    now: datetime
-    ageing: timedelta | None
-    tiers: dict[str, Tier]
-    total: int
-    choked: bool
-    measured_at: datetime
-    capacity: dict[str, int] = field(default_factory=dict)
-    paused: set[str] = field(default_factory=set)
-    unpaid: set[str] = field(default_factory=set)
-    owed: dict[tuple[str, str], datetime] = field(default_factory=dict)
-    living: list[Known] = field(default_factory=list)
-    came: int = 0
-
-    def of(self, *states: AgentState, pool: str | None = None, user: str | None = None) -> list[Known]:
-        return [
-            each
-            for each in self.living
-            if each.state in states and pool in (None, each.pool) and user in (None, each.user)
-        ]
-
-    def holders(self, pool: str | None = None, user: str | None = None) -> list[Known]:
-        return self.of(AgentState.STARTING, AgentState.DRAINING, pool=pool, user=user)
-
-    def line(self, pool: str) -> list[Known]:
-        """In the declared order."""
-        return sorted(self.of(AgentState.QUEUED, pool=pool), key=self._declared)
-
-    def _declared(self, each: Known) -> tuple[Any, ...]:
-        tier = FIRST_GOES.index(each.tier)
-        if self.ageing is None:
-            return tier, each.others, each.since, each.agent_id
-        return each.since + self.ageing * (tier + each.others / (each.others + 10)), each.agent_id
-
-    def free(self, pool: str) -> int:
-        stale = self.now - self.measured_at > clusters.STALE_AFTER
-        if pool in self.paused or self.choked or stale:
-            return 0
-        return max(0, min(self.capacity[pool] - len(self.holders(pool)), self.total - len(self.holders())))
-
-    def winners(self, pool: str) -> list[Known]:
-        """Slot by slot, the first in line who may have one."""
-        found: list[Known] = []
-        for _ in range(self.free(pool)):
-            first = next((each for each in self.line(pool) if each not in found and self._may(each, found)), None)
-            if first is None:
-                break
-            found.append(first)
-        return found
-
-    def _may(self, each: Known, granted: Sequence[Known]) -> bool:
-        held = len(self.holders(user=each.user)) + sum(other.user == each.user for other in granted)
-        ending = any(
-            other.project == each.project and other.state is AgentState.DRAINING
-            for other in self.holders(user=each.user)
-        )
-        return held < LIMITS.of(self.tiers[each.user]) and not ending and each.user not in self.unpaid
+    AT_ONCE = "at once"
+    SLOWLY = "slowly"
+    EVICTED = "evicted"
+    # Its user asks for the same project before it is gone.
+    WANTED_AGAIN = "wanted again"
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -198,7 +126,7 @@ class QueueMachine(RuleBasedStateMachine):
     async def _start(self, user: str, project: str, pool: str, predecessor: str | None) -> None:
         plain = self.plain
         theirs = [each for each in plain.living if each.user == user]
-        expected = decide(self._standing(user, theirs, predecessor is not None), self._room(pool))
+        expected = decide(plain.standing(user, same_project_ending=predecessor is not None), plain.room(pool))
         rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=plain.ageing)
         plain.came += 1
         # Not a random one: the same steps must lead to the same order.
@@ -238,29 +166,6 @@ class QueueMachine(RuleBasedStateMachine):
         if not created:
             assert said.place is not None
             assert said.place.position == place[request.agent_id]
-
-    def _standing(self, user: str, theirs: list[Known], same_project_ending: bool) -> Standing:
-        return Standing(
-            tier=self.plain.tiers[user],
-            limit=LIMITS.of(self.plain.tiers[user]),
-            living=len(theirs),
-            ending=sum(each.state is AgentState.DRAINING for each in theirs),
-            subscription_active=user not in self.plain.unpaid,
-            same_project_ending=same_project_ending,
-        )
-
-    def _room(self, pool: str) -> Room:
-        plain = self.plain
-        stale = plain.now - plain.measured_at > clusters.STALE_AFTER
-        return Room(
-            holders=len(plain.holders(pool)),
-            waiting=len(plain.line(pool)),
-            capacity=plain.capacity[pool],
-            cluster_free=None if stale else plain.total - len(plain.holders()),
-            paused=pool in plain.paused,
-            choked=plain.choked,
-            max_waiting=MAX_WAITING,
-        )
 
     @precondition(lambda self: self.plain.living)
     @rule(which=st.integers(0, 30))
@@ -309,12 +214,9 @@ class QueueMachine(RuleBasedStateMachine):
     # ---- who leaves -------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.plain.living)
-    @rule(
-        goes=st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.booleans()), min_size=1, max_size=5), lost=_SELDOM
-    )
-    def leave(self, goes: list[tuple[int, bool, bool]], lost: bool) -> None:
-        """Each is moved one step to its end. Those that drain may be evicted, or wanted again before they are gone."""
-        for which, evicted, again in goes:
+    @rule(goes=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(Leaving)), min_size=1, max_size=5), lost=_SELDOM)
+    def leave(self, goes: list[tuple[int, Leaving]], lost: bool) -> None:
+        for which, how in goes:
             if not self.plain.living:
                 break
             known = self.plain.living[which % len(self.plain.living)]
@@ -324,13 +226,18 @@ class QueueMachine(RuleBasedStateMachine):
                 case AgentState.DRAINING:
                     self._move(known, AgentState.TERMINATED)
                 case _:
-                    self._move(known, AgentState.DRAINING)
-                    if evicted:
-                        self._do(self._evict(known))
-                    if again:
-                        self._arrive(known.user, known.project, known.pool)
+                    self._drain(known, how)
         if not lost:
             self._wake()
+
+    def _drain(self, known: Known, how: Leaving) -> None:
+        self._move(known, AgentState.DRAINING)
+        if how is Leaving.EVICTED:
+            self._do(self._evict(known))
+        if how is Leaving.WANTED_AGAIN:
+            self._arrive(known.user, known.project, known.pool)
+        elif how is not Leaving.SLOWLY:
+            self._move(known, AgentState.TERMINATED)
 
     async def _evict(self, known: Known) -> None:
         plain, place = self.plain, (known.user, known.project)
@@ -400,7 +307,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _wake(self) -> None:
         for pool in POOLS:
-            self._grant_in(pool, heard=False)
+            if self.plain.line(pool):
+                self._grant_in(pool, heard=False)
 
     def _grant_in(self, pool: str, heard: bool) -> None:
         expected, before = self.plain.winners(pool), len(self.plain.holders(pool))

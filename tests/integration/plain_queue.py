@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from core.db.repositories import clusters
@@ -11,9 +12,20 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import StartRequest
 from core.domain.tiers import Tier, TierLimits
 
+USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan", "eve", "fay"), ("p", "q", "r", "s"), ("default", "side")
 MAX_WAITING = 5
 LIMITS = TierLimits(free=1, basic=2, premium=3, enterprise=4)
 FIRST_GOES = (Tier.ENTERPRISE, Tier.PREMIUM, Tier.BASIC, Tier.FREE)
+
+
+class Leaving(StrEnum):
+    """How one that holds a slot goes."""
+
+    AT_ONCE = "at once"
+    SLOWLY = "slowly"
+    EVICTED = "evicted"
+    # Its user asks for the same project before it is gone.
+    WANTED_AGAIN = "wanted again"
 
 
 @dataclass

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -42,10 +41,10 @@ from core.domain.orders import StartOutcome, StartRequest
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.ids import agent_workflow_id
-from tests.integration.plain_queue import LIMITS, MAX_WAITING, Known, Plain
+from tests.integration.plain_queue import LIMITS, MAX_WAITING, POOLS, PROJECTS, USERS, Known, Leaving, Plain
 
 Answer = TypeVar("Answer")
-USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan"), ("p", "q", "r", "s"), ("default", "side")
+POOL = Pool(runtime="memory")
 DEADLINE = timedelta(seconds=90)
 _EMPTY = text(
     "TRUNCATE users, projects, clusters, pool_overrides, life_statistics, wait_tallies, eviction_credits, events"
@@ -53,16 +52,6 @@ _EMPTY = text(
 )
 _PLACES = st.tuples(st.sampled_from(USERS), st.sampled_from(PROJECTS), st.sampled_from(POOLS))
 _SELDOM = st.sampled_from([False, False, False, True])
-
-
-class Leaving(StrEnum):
-    """How one that holds a slot goes."""
-
-    AT_ONCE = "at once"
-    SLOWLY = "slowly"
-    EVICTED = "evicted"
-    # Its user asks for the same project before it is gone.
-    WANTED_AGAIN = "wanted again"
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -76,7 +65,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self._runner.run(work)
 
     @initialize(
-        tiers=st.lists(st.sampled_from(Tier), min_size=4, max_size=4),
+        tiers=st.lists(st.sampled_from(Tier), min_size=6, max_size=6),
         ageing=st.sampled_from([None, 60, 600]),
         crowd=st.lists(_PLACES, min_size=5, max_size=10),
     )
@@ -89,7 +78,7 @@ class QueueMachine(RuleBasedStateMachine):
             total=4,
             choked=False,
             measured_at=start,
-            capacity=dict.fromkeys(POOLS, 2),
+            capacity=dict.fromkeys(POOLS, 1),
         )
         self._do(self._begin())
         for place in crowd:
@@ -132,11 +121,11 @@ class QueueMachine(RuleBasedStateMachine):
         # Not a random one: the same steps must lead to the same order.
         request = StartRequest(agent_id=f"ag-{plain.came:05}", user_id=user, project_id=project, pool=pool)
         async with self._db.transaction() as session:
-            said = await explanations.explain(session, user, project, pool, _pool(), rules, plain.now)
+            said = await explanations.explain(session, user, project, pool, POOL, rules, plain.now)
         async with self._db.transaction() as session:
             workflow_id = agent_workflow_id(user, project)
             made = await admission.register(
-                session, request, workflow_id, predecessor, _pool(), rules, DEADLINE, plain.now
+                session, request, workflow_id, predecessor, POOL, rules, DEADLINE, plain.now
             )
             assert made.answer is not None
             place = await queue.positions(session, pool)
@@ -178,7 +167,7 @@ class QueueMachine(RuleBasedStateMachine):
             workflow_id = agent_workflow_id(known.user, known.project)
             async with self._db.transaction() as session:
                 made = await admission.register(
-                    session, known.request, workflow_id, None, _pool(), rules, DEADLINE, self.plain.now
+                    session, known.request, workflow_id, None, POOL, rules, DEADLINE, self.plain.now
                 )
             assert made.answer is not None
             assert made.answer.agent_id == known.agent_id
@@ -198,11 +187,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.plain.tiers[user] = tier
         for each in waiting:
             each.tier = tier
+        self._wake()
 
-    @rule(user=st.sampled_from(USERS))
-    def pay_or_not(self, user: str) -> None:
-        unpaid = user not in self.plain.unpaid
-        self.plain.unpaid ^= {user}
+    @rule(user=st.sampled_from(USERS), unpaid=_SELDOM)
+    def pay_or_not(self, user: str, unpaid: bool) -> None:
+        self.plain.unpaid = self.plain.unpaid | {user} if unpaid else self.plain.unpaid - {user}
         until = self.plain.now if unpaid else None
 
         async def put() -> None:
@@ -214,12 +203,14 @@ class QueueMachine(RuleBasedStateMachine):
     # ---- who leaves -------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.plain.living)
-    @rule(goes=st.lists(st.tuples(st.integers(0, 30), st.sampled_from(Leaving)), min_size=1, max_size=5), lost=_SELDOM)
+    @rule(goes=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(Leaving)), min_size=1, max_size=5), lost=_SELDOM)
     def leave(self, goes: list[tuple[int, Leaving]], lost: bool) -> None:
         for which, how in goes:
             if not self.plain.living:
                 break
-            known = self.plain.living[which % len(self.plain.living)]
+            # Mostly those that hold a slot: they are counted first.
+            found = [*self.plain.holders(), *self.plain.of(AgentState.QUEUED)]
+            known = found[which % len(found)]
             match known.state:
                 case AgentState.QUEUED:
                     self._move(known, AgentState.CANCELLED)
@@ -263,22 +254,29 @@ class QueueMachine(RuleBasedStateMachine):
 
     # ---- what operators and machines do -----------------------------------------------------------------------------
 
-    @rule(pool=st.sampled_from(POOLS), capacity=st.integers(0, 4), pause=_SELDOM)
+    @rule(
+        pool=st.sampled_from(POOLS),
+        capacity=st.sampled_from([3, 2, 1, 4, 0]),
+        pause=_SELDOM,
+    )
     def resize(self, pool: str, capacity: int, pause: bool) -> None:
         """Also below those who hold a slot. A pause is taken back by the next time."""
-        self._override(pool, capacity=capacity, paused=pause)
-        self.plain.capacity[pool] = capacity
-        self.plain.paused = self.plain.paused | {pool} if pause else self.plain.paused - {pool}
 
-    def _override(self, pool: str, *, capacity: int, paused: bool) -> None:
         async def override() -> None:
             async with self._db.transaction() as session:
-                await clusters.override_pool(session, pool, capacity=capacity, paused=paused)
+                await clusters.override_pool(session, pool, capacity=capacity, paused=pause)
 
         self._do(override())
+        self.plain.capacity[pool] = capacity
+        self.plain.paused = self.plain.paused | {pool} if pause else self.plain.paused - {pool}
+        self._wake()
 
-    @rule(total=st.integers(0, 8), choked=_SELDOM)
-    def look(self, total: int, choked: bool) -> None:
+    @rule(total=st.sampled_from([5, 8, 4, 3, 0]), choked=_SELDOM)
+    def more_or_less_room(self, total: int, choked: bool) -> None:
+        self._look(total, choked)
+        self._wake()
+
+    def _look(self, total: int, choked: bool) -> None:
         plain = self.plain
         plain.total, plain.choked, plain.measured_at = total, choked, plain.now
 
@@ -293,7 +291,7 @@ class QueueMachine(RuleBasedStateMachine):
         """The clock goes forward; when nobody looked at the cluster meanwhile, nothing is known of it."""
         self.plain.now += timedelta(seconds=seconds)
         if not unseen:
-            self.look(self.plain.total, self.plain.choked)
+            self._look(self.plain.total, self.plain.choked)
 
     # ---- grants and the words about them ----------------------------------------------------------------------------
 
@@ -301,7 +299,7 @@ class QueueMachine(RuleBasedStateMachine):
     def grant(self, pools: list[str], heard: bool, closed: bool) -> None:
         """Passes until nothing is given, as the pool's workflow makes them; the words may all be lost with a worker."""
         if not closed:
-            self.look(self.plain.total, choked=False)
+            self._look(self.plain.total, choked=False)
         for pool in pools:
             self._grant_in(pool, heard)
 
@@ -329,7 +327,7 @@ class QueueMachine(RuleBasedStateMachine):
         while True:
             async with self._db.transaction() as session:
                 line = await queue.positions(session, pool)
-                done = await queue.grant(session, pool, _pool(), LIMITS, self.plain.now, MAX_WAITING)
+                done = await queue.grant(session, pool, POOL, LIMITS, self.plain.now, MAX_WAITING)
                 left = await queue.positions(session, pool)
             assert done.granted == len(line) - len(left)
             assert done.waiting == len(left)
@@ -383,12 +381,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 _SETTINGS = settings(
-    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-
-
-def _pool() -> Pool:
-    return Pool(runtime="memory")
 
 
 def test_queue_does_what_a_plain_list_would_whatever_is_done_to_it(database_url: str) -> None:

@@ -16,7 +16,7 @@ from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.models import Agent, Channel
-from core.db.repositories import admission, agents, alterations, clusters, events, queue
+from core.db.repositories import admission, agents, alterations, clusters, events, flows, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
 from core.domain.events import EventKind
@@ -61,7 +61,10 @@ class LifeActivities:
         self._signals = signals
         self._pools = settings.all_pools()
         self._rules = admission.Rules(
-            limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=settings.queue.lifespan_minutes
+            limits=settings.tiers,
+            max_waiting=settings.queue.max,
+            lifespan_minutes=settings.queue.lifespan_minutes,
+            ageing=settings.queue.ageing,
         )
 
     @activity.defn(name="register")
@@ -341,7 +344,8 @@ class LifeActivities:
         if row.started_at is not None:
             # The whole life, from the slot on: every attempt has a start of its own.
             usage["seconds"] = round((now - (row.admitted_at or row.started_at)).total_seconds(), 3)
-            await queue.note_life(session, life.pool, usage["seconds"] / 60)
+        if row.admitted_at is not None:
+            await flows.departed(session, life.pool, now)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
             to, EventKind.TERMINATED
         )

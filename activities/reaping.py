@@ -17,7 +17,7 @@ from activities.lives import LifeActivities, life_of
 from activities.ports import Signals
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
-from core.db.repositories import queue, retention, scheduled, upkeep
+from core.db.repositories import ordering, queue, retention, scheduled, upkeep
 from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import WAITING, AgentState, EndReason
 from core.domain.orders import FailureReport, StopOrder
@@ -78,6 +78,8 @@ class ReapingActivities:
         ended = await self._end_ownerless_rows(look)
         removed = await self._remove_ownerless_objects()
         await self._forget_ended(look.at)
+        async with self._db.transaction() as session:
+            await ordering.adopt_ageing(session, self._settings.queue.ageing)
         async with self._db.transaction() as session:
             await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)

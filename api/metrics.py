@@ -1,20 +1,62 @@
 """What this process counts, and what Postgres counts for all of them, in Prometheus' words."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.engine import Db
-from core.db.repositories import census
+from core.db.repositories import census, tallies
+from core.db.repositories.tallies import BOUNDS, REST, Measure, Tally
 from core.domain.lifecycle import LIVING
+from core.domain.waits import Came
 
 log = structlog.get_logger()
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 _COUNT_SECONDS = 3
+
+
+_HISTOGRAMS = {
+    Measure.WAITED: ("berth_queue_waited_seconds", "In line until a slot was granted"),
+    Measure.ERROR: ("berth_queue_wait_error_minutes", "Between the wait told on arrival and the real one, either way"),
+}
+
+
+class WaitsCollector(Collector):
+    """Waits of all who were granted a slot, whichever worker granted it: every API process shows the same numbers."""
+
+    def __init__(self) -> None:
+        self.known: Sequence[Tally] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        pools = sorted({tally.pool for tally in self.known})
+        for measure, (name, help_text) in _HISTOGRAMS.items():
+            family = HistogramMetricFamily(name, help_text, labels=["pool"])
+            for pool in pools:
+                found = {tally.bucket: tally for tally in self._of(pool, measure)}
+                buckets, so_far = [], 0
+                for bound in [*(str(bound) for bound in BOUNDS[measure]), REST]:
+                    so_far += found[bound].count if bound in found else 0
+                    buckets.append((bound, so_far))
+                family.add_metric([pool], buckets, sum(tally.total for tally in found.values()))
+            yield family
+        came = CounterMetricFamily(
+            "berth_queue_wait_foretold", "Waits against the range told on arrival", labels=["pool", "came"]
+        )
+        for pool in pools:
+            counts = {tally.bucket: tally.count for tally in self._of(pool, Measure.RANGE)}
+            for each in Came:
+                came.add_metric([pool, each.value], counts.get(each.value, 0))
+        yield came
+
+    def _of(self, pool: str, measure: Measure) -> list[Tally]:
+        return [tally for tally in self.known if tally.pool == pool and tally.measure is measure]
 
 
 class Metrics:
@@ -35,6 +77,8 @@ class Metrics:
         self._agents = Gauge(
             "berth_agents", "Living agents by pool and state", ["pool", "state"], registry=self._registry
         )
+        self._waits = WaitsCollector()
+        self._registry.register(self._waits)
         self._database = Gauge("berth_database_up", "1 when the counts are of now", registry=self._registry)
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -46,12 +90,14 @@ class Metrics:
         try:
             async with asyncio.timeout(_COUNT_SECONDS), db.transaction() as session:
                 counts = await census.living(session)
+                waits = await tallies.all_of(session)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             # The process's own numbers are wanted most of all when the database is away.
             log.warning("metrics.no_counts", kind=type(error).__name__)
             self._database.set(0)
             return generate_latest(self._registry)
         self._database.set(1)
+        self._waits.known = waits
         self._agents.clear()
         for pool in {pool for pool, _ in counts}:
             for state in sorted(LIVING):

@@ -4,6 +4,7 @@ Environment variables `BERTH_A__B` win over the file `berth.yaml` (or the one `B
 """
 
 import os
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -81,7 +82,17 @@ class Thresholds(Group):
 
 class Queue(Group):
     max: int = Field(1000, ge=0)
-    lifespan_minutes: float = Field(45, gt=0)
+    lifespan_minutes: float = Field(45, gt=0, allow_inf_nan=False, description="taken for a life until measured")
+    ageing_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=604_800,
+        description="what one tier is worth in waiting, so that nobody waits for ever; unset: tiers always go first",
+    )
+
+    @property
+    def ageing(self) -> timedelta | None:
+        return None if self.ageing_seconds is None else timedelta(seconds=self.ageing_seconds)
 
 
 class Memory(Group):

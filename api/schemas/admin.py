@@ -79,6 +79,7 @@ class PoolBody(Answered):
     capacity_from: CapacityFrom
     cluster_free: int | None = Field(description="how many more the whole cluster takes")
     holders: int
+    over_capacity: int = Field(description="holders that the capacity has no place for: they go on, nobody is let in")
     waiting: int
     paused: bool
     choked: bool = Field(description="the cluster is over its thresholds")

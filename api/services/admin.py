@@ -7,7 +7,7 @@ from api.auth import Identity
 from api.deps import Deps
 from api.schemas.admin import CapacityFrom, PoolBody, PoolPut, TerminateBody, UserPut
 from api.services.orders import wrong_state
-from core.db.repositories import agents, census, clusters, projects, queue, users
+from core.db.repositories import agents, census, clusters, ordering, projects, queue, users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import EndReason
@@ -19,13 +19,21 @@ _REASONS = frozenset(reason.value for reason in EndReason) - {EndReason.USER_REQ
 
 
 async def put_user(deps: Deps, who: Identity, user_id: str, body: UserPut) -> UserRecord:
-    """Make or change a user; when the subscription is over then, order all of that user's agents to drain."""
+    """Make or change a user; when the subscription is over then, order all of that user's agents to drain.
+
+    With another tier, those that wait take their places anew, and their queues look who may go now.
+    """
     given: dict[str, Any] = body.model_dump(include=body.model_fields_set)
     if "tier" in given:
         given["tier"] = body.tier.value
+    reordered: list[str] = []
     async with deps.acting(who) as (session, _):
+        if "tier" in given:
+            reordered = await ordering.change_tier(session, user_id, body.tier, deps.settings.queue.ageing)
         record = await users.put(session, user_id, **given)
         ending = [] if record.subscribed(deps.clock()) else await users.living_ids(session, user_id)
+    for pool in reordered:
+        await deps.lives.capacity_changed(pool)
     await _drain(deps, who, ending, EndReason.SUBSCRIPTION_EXPIRED)
     return record
 
@@ -101,6 +109,7 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         capacity_from=source,
         cluster_free=room.cluster_free,
         holders=room.holders,
+        over_capacity=max(room.holders - room.capacity, 0) if room.capacity is not None else 0,
         waiting=room.waiting,
         paused=room.paused,
         choked=room.choked,

@@ -22,7 +22,12 @@ async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -
     """Raises `NotFound`, `InvalidRequest` (`unknown_template`, `start_at_too_far`)."""
     settings = deps.settings
     lifespan = settings.queue.lifespan_minutes
-    rules = Rules(limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=lifespan)
+    rules = Rules(
+        limits=settings.tiers,
+        max_waiting=settings.queue.max,
+        lifespan_minutes=lifespan,
+        ageing=settings.queue.ageing,
+    )
     async with deps.acting(who) as (session, user):
         await projects.require_member(session, project_id, who.user_id)
         _, pool = placement(settings, body.template)

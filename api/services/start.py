@@ -14,7 +14,7 @@ from api.auth import Identity
 from api.deps import Deps
 from api.schemas.agents import PendingBody, QueuedBody, StartBody, StartedBody, WaitRange, agent_body, connections_of
 from api.services import schedule
-from core.db.repositories import agents, idempotency, projects, queue, scheduled
+from core.db.repositories import agents, flows, idempotency, projects, queue, scheduled
 from core.db.repositories.agents import AgentView
 from core.db.repositories.idempotency import Kept, KeyedBy
 from core.domain.admission import RejectReason
@@ -27,7 +27,7 @@ from core.settings import Settings
 log = structlog.get_logger()
 
 _PENDING_RETRY_SECONDS = 2
-_QUEUE_FULL_RETRY_SECONDS = 60
+_QUEUE_FULL_MOST_SECONDS = 3600
 # One order is bounded by the client's own limits (5 s for an answer); this is for a client that breaks its word.
 _ORDER_SECONDS = 20
 
@@ -111,7 +111,7 @@ class Starter:
                 raise
             return _pending(project_id)
         if outcome.reason == RejectReason.QUEUE_FULL:
-            raise _refusal(outcome)
+            raise await self._full(who, pool, outcome)
         async with self._deps.acting(who) as (session, _):
             # The decision that was made in the key's own name counts, whichever replica carried it there.
             decided = by and await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
@@ -159,6 +159,14 @@ class Starter:
             kept = await idempotency.store(session, by, outcome, status, body)
             status, body = kept.status or status, kept.body or body
         return StartReply(status, body)
+
+    async def _full(self, who: Identity, pool: str, outcome: StartAnswer) -> Busy:
+        """The line has a place again when its first is let in: the estimate says when to come back."""
+        async with self._deps.acting(who) as (session, _):
+            now = await flows.turnover(session, pool)
+        minutes = now.next_grant(self._deps.settings.queue.lifespan_minutes).minutes
+        again = min(60 * minutes, _QUEUE_FULL_MOST_SECONDS)
+        return Busy("the queue is full", code=RejectReason.QUEUE_FULL.value, action=outcome.action, retry_after=again)
 
     async def _view(self, session: AsyncSession, outcome: StartAnswer, found: AgentView | None) -> AgentView:
         view = found or await agents.get(session, outcome.agent_id or "")
@@ -218,8 +226,6 @@ def _pending(project_id: str) -> StartReply:
 
 def _refusal(outcome: StartAnswer) -> BerthError:
     reason = outcome.reason or "rejected"
-    if reason == RejectReason.QUEUE_FULL:
-        return Busy("the queue is full", code=reason, action=outcome.action, retry_after=_QUEUE_FULL_RETRY_SECONDS)
     return Rejected(
         _SENTENCES.get(reason, "refused"), code=reason, action=outcome.action, status="rejected", reason=reason
     )

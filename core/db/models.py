@@ -18,7 +18,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
@@ -102,10 +102,14 @@ class Agent(Base):
     attempt: Mapped[int] = mapped_column(server_default="1")
     restart_count: Mapped[int] = mapped_column(server_default="0")
     event_seq: Mapped[int] = mapped_column(server_default="0")
-    # The order key, fixed at enqueue.
+    # The order key, fixed at enqueue, and what a change of tier makes it of anew: when the request came (or the
+    # eviction that it makes good), and how many other agents its user had then.
     order_front: Mapped[int] = mapped_column(server_default="1")
     order_tier: Mapped[int]
+    order_fair: Mapped[int] = mapped_column(server_default="0")
     order_at: Mapped[datetime]
+    order_since: Mapped[datetime] = mapped_column(server_default=func.now())
+    order_others: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime]
     admitted_at: Mapped[datetime | None]
     # Set by the workflow when the grant reached it; until then the grant is signalled again.
@@ -118,7 +122,10 @@ class Agent(Base):
     ended_at: Mapped[datetime | None]
     # Hash of the agent's token for the attempt; cleared when the agent ends, so that a zombie is refused.
     token_hash: Mapped[str | None]
+    # What it was told when it came, to be held against the wait that it then has.
     wait_estimate_minutes: Mapped[int | None]
+    wait_low_minutes: Mapped[int | None]
+    wait_high_minutes: Mapped[int | None]
     usage: Mapped[dict[str, Any] | None]
     # Limits that were given to it; None: its template's.
     cpu_limit: Mapped[float | None] = mapped_column(Float)
@@ -134,6 +141,7 @@ class Agent(Base):
             "pool",
             "order_front",
             "order_tier",
+            "order_fair",
             "order_at",
             "agent_id",
             postgresql_where=text(_in(WAITING)),
@@ -282,10 +290,37 @@ class Replica(Base):
 
 
 class LifeStatistic(Base):
-    """How long agents of a pool live, for the wait estimate: a decayed mean and its weight."""
+    """What a pool's agents came to, for the wait estimate; all of it fades with each departure.
+
+    `weight` counts departures, `minutes` the time in which they and the `arrivals` (by rank of the tier) were counted.
+    """
 
     __tablename__ = "life_statistics"
     pool: Mapped[str] = mapped_column(primary_key=True)
     mean_minutes: Mapped[float] = mapped_column(Float)
     weight: Mapped[float] = mapped_column(Float)
-    __table_args__ = (CheckConstraint("weight > 0", name="weight"),)
+    minutes: Mapped[float] = mapped_column(Float, server_default="0")
+    arrivals: Mapped[list[float]] = mapped_column(ARRAY(Float), server_default=text("'{0,0,0,0}'"))
+    counted_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("weight >= 0", name="weight"),)
+
+
+class WaitTally(Base):
+    """Real waits against what was told, counted at the grant. `bucket` is a histogram's upper bound, or a word."""
+
+    __tablename__ = "wait_tallies"
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    measure: Mapped[str] = mapped_column(primary_key=True)
+    bucket: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    total: Mapped[float] = mapped_column(Float, server_default="0")
+
+
+class EvictionCredit(Base):
+    """A place in line that an evicted user's next request for the project has from the eviction on, for a while."""
+
+    __tablename__ = "eviction_credits"
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    evicted_at: Mapped[datetime]
+    until: Mapped[datetime] = mapped_column(index=True)

@@ -1,44 +1,49 @@
-"""Who is next and how long: the order key fixed at enqueue, and the estimate of the wait."""
+"""Who is next: the order key, fixed when a request joins the line and replaced only when its tier changes."""
 
-import math
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
 from core.domain.tiers import Tier, rank
 
+# Under ageing, so many other agents weigh half as much as one tier; however many there are, never as much as one.
+_HALF_A_TIER = 10
+
 
 class OrderKey(BaseModel):
-    """Smaller goes first: `front` (a restart that lost its place), then tier, then time."""
+    """Smaller goes first: `front` (a restart that lost its place), then tier, then fair, then time.
+
+    `fair` is how many agents the user had in other projects when the request came. With ageing on, tier and fair are
+    0 for everybody and count as a later time instead, so that whoever waits long enough is before all who come.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     front: int = 1
     tier_rank: int
+    fair: int = 0
     at: datetime
 
-
-def order_key(tier: Tier, at: datetime, *, front: bool = False) -> OrderKey:
-    return OrderKey(front=0 if front else 1, tier_rank=rank(tier), at=at)
-
-
-class Wait(BaseModel):
-    """Minutes until a slot, as one number and as a range."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    minutes: int
-    low: int
-    high: int
+    def place(self) -> tuple[int, int, int, datetime]:
+        """What keys are compared by."""
+        return self.front, self.tier_rank, self.fair, self.at
 
 
-def estimate_wait(position: int, active: int, mean_life_minutes: float) -> Wait:
-    """The specification's formula: position over turnover, turnover = active agents a mean life, at least 0.1 a minute.
+def order_key(
+    tier: Tier, at: datetime, *, fair: int = 0, front: bool = False, ageing: timedelta | None = None
+) -> OrderKey:
+    """`at` is when the request came, or the eviction that it makes good; `ageing` what one tier is worth in waiting."""
+    first = 0 if front else 1
+    if ageing is None:
+        return OrderKey(front=first, tier_rank=rank(tier), fair=fair, at=at)
+    return OrderKey(front=first, tier_rank=0, fair=0, at=at + ageing * _steps(tier, fair))
 
-    The range is one Poisson deviation of `position` departures to either side.
-    """
-    turnover = max(active / max(mean_life_minutes, 1 / 60), 0.1)
-    spread = math.sqrt(position)
-    return Wait(
-        minutes=math.ceil(position / turnover),
-        low=math.floor(max(position - spread, 0) / turnover),
-        high=math.ceil((position + spread) / turnover),
-    )
+
+def _steps(tier: Tier, fair: int) -> float:
+    """Tiers that a request stands behind the first one, and the part of a tier that its user's other agents cost."""
+    return rank(tier) - 1 + fair / (fair + _HALF_A_TIER)
+
+
+def ageing_of(key: OrderKey, tier: Tier, fair: int, since: datetime) -> timedelta | None:
+    """What a tier was worth when `key` was made of the rest; None: without ageing, or nothing of the key tells."""
+    steps = _steps(tier, fair)
+    return (key.at - since) / steps if key.tier_rank == 0 and steps > 0 else None

@@ -11,8 +11,13 @@ from rich.console import Console
 from tests.bench.figures import Figures
 from tests.bench.kubernetes import KubernetesBench
 from tests.bench.local import LocalBench
+from tests.bench.queue import QueueBench
 
-_PARTS: dict[str, type[LocalBench] | type[KubernetesBench]] = {"local": LocalBench, "kubernetes": KubernetesBench}
+_PARTS: dict[str, type[LocalBench] | type[KubernetesBench] | type[QueueBench]] = {
+    "local": LocalBench,
+    "queue": QueueBench,
+    "kubernetes": KubernetesBench,
+}
 
 
 async def _run(figures: Figures, parts: list[str], quick: bool) -> None:

@@ -90,6 +90,8 @@ class SimulatedLives:
         rules = Rules(
             limits=self.settings.tiers,
             max_waiting=self.settings.queue.max,
+            lifespan_minutes=self.settings.queue.lifespan_minutes,
+            ageing=self.settings.queue.ageing,
         )
         pool = self.settings.all_pools()[request.pool]
         async with self.db.transaction() as session:

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from api.auth import Role
+from core.db.notify import Listener, Wake
 from core.domain.lifecycle import EndReason
 from core.domain.tiers import Tier
 from core.errors import Unavailable
@@ -25,6 +26,24 @@ async def test_user_is_made_then_changed_field_by_field(api: Api) -> None:
         "userId": "new", "email": "new@example.org", "tier": "premium", "subscriptionActiveUntil": None,
     }  # fmt: skip
     assert (await api.ask("GET", "/api/me", "new")).json()["limit"] == 10
+
+
+async def test_other_tier_while_waiting_moves_the_place_and_wakes_the_queue(api: Api) -> None:
+    await api.lives.look(0)
+    await api.start()
+    await api.start("stranger", "other")
+    assert (await api.ask("GET", "/api/queue", "stranger")).json()["items"][0]["position"] == 2
+    async with Listener.open(api.db.engine.url.render_as_string(hide_password=False)) as listener:
+        await listener.wait_connected(10)
+        with listener.subscribe((Wake.QUEUE, "default")) as moved:
+            assert (await _as_admin(api, "PUT", "/users/stranger", {"tier": "premium"})).status_code == 200
+            assert await moved.wait(10), "whoever looks at positions is told"
+    assert (await api.ask("GET", "/api/queue", "stranger")).json()["items"][0]["position"] == 1
+    assert (await api.ask("GET", "/api/queue")).json()["items"][0]["position"] == 2
+    assert api.lives.pools == ["default"]
+    # Nothing of a tier was said: nobody moves.
+    await _as_admin(api, "PUT", "/users/owner", {"email": "owner@example.org"})
+    assert api.lives.pools == ["default"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +149,29 @@ async def test_pool_tells_its_room_and_where_its_capacity_comes_from(api: Api) -
     assert pool["capacityFrom"] == "settings"
     assert [each["pool"] for each in (await _as_admin(api, "GET", "/pools")).json()["items"]] == ["default"]
     assert (await _as_admin(api, "GET", "/pools/none")).status_code == 404
+
+
+async def test_capacity_below_the_holders_drains_nothing_admits_nothing_and_says_so(api: Api) -> None:
+    ids = [await api.running(), await api.running("stranger", "other")]
+    pool = (await _as_admin(api, "PUT", "/pools/default", {"capacity": 1})).json()
+    assert (pool["holders"], pool["capacity"], pool["overCapacity"]) == (2, 1, 1)
+    assert not api.lives.stops
+    await api.member("late", ["new"])
+    waits = (await api.start("late", "new")).json()
+    assert (waits["status"], waits["reason"]) == ("queued", "no_suitable_node")
+    for agent_id in ids:
+        assert (await api.ask("GET", "/api/admin/agents?state=running", "admin", role=Role.ADMIN)).json()["items"]
+        await api.lives.end(agent_id)
+    pool = (await _as_admin(api, "GET", "/pools/default")).json()
+    assert (pool["holders"], pool["overCapacity"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "body", [{"capacity": -1}, {"capacity": 1.5}, {"capacity": "many"}, {"paused": None, "size": 1}]
+)
+async def test_pool_that_makes_no_sense_is_refused(api: Api, body: dict[str, Any]) -> None:
+    answer = await _as_admin(api, "PUT", "/pools/default", body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
 async def test_pool_is_changed_and_its_queue_told(api: Api) -> None:

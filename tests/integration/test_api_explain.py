@@ -1,10 +1,12 @@
 """explain-start: what a start would lead to, with the numbers of each check, and nothing changed by asking."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from core.db.repositories import credits
 from core.domain.lifecycle import AgentState
 from core.domain.tiers import Tier
 from core.settings import Queue
@@ -51,6 +53,33 @@ async def test_what_is_explained_is_what_then_happens(api: Api) -> None:
     assert (started["status"], started["reason"]) == ("queued", "queue_ahead")
     for same in ("position", "estimatedWaitMinutes", "estimatedWait"):
         assert found["place"][same] == started[same]
+
+
+@pytest.mark.parametrize("ageing", [None, 600.0])
+@pytest.mark.parametrize("evicted", [False, True], ids=["newcomer", "evicted"])
+async def test_place_that_is_explained_counts_other_agents_evictions_and_ageing_as_the_start_then_does(
+    api: Api, evicted: bool, ageing: float | None
+) -> None:
+    async with replica(
+        api.db, api.settings.model_copy(update={"queue": Queue(ageing_seconds=ageing)}), api.lives
+    ) as it:
+        it.lives.settings = it.settings
+        await it.member("owner", ["first", "second", "shop"], tier=Tier.PREMIUM)
+        if evicted:
+            async with it.db.transaction() as session:
+                await credits.give(session, "owner", "shop", datetime.now(UTC))
+        await fill(it, Tier.PREMIUM)
+        for project in ("first", "second"):
+            await it.start("owner", project)
+        await it.member("new", ["fresh"], tier=Tier.PREMIUM)
+        await it.start("new", "fresh")
+        found = await explained(it)
+        assert await it.sql("SELECT count(*) AS owed FROM eviction_credits") == [{"owed": int(evicted)}]
+        started = (await it.start()).json()
+        for same in ("position", "estimatedWaitMinutes", "estimatedWait"):
+            assert found["place"][same] == started[same]
+        assert started["position"] == (1 if evicted else 5)
+        assert await it.sql("SELECT count(*) AS owed FROM eviction_credits") == [{"owed": 0}]
 
 
 async def test_who_would_wait_is_told_who_is_ahead_by_tier_and_what_a_higher_tier_would_change(api: Api) -> None:

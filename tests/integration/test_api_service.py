@@ -8,6 +8,9 @@ import httpx2
 import pytest
 
 from core.db.engine import Db
+from core.db.repositories import tallies
+from core.db.repositories.tallies import Waited
+from core.domain.waits import Wait
 from core.settings import Settings
 from tests.fakes.lives import SimulatedLives
 from tests.fixtures.api import Api, replica
@@ -51,6 +54,29 @@ async def test_metrics_count_requests_by_route_and_agents_by_state(api: Api) -> 
     assert "berth_database_up 1.0" in shown
     assert agent_id not in shown
     assert "owner" not in shown
+
+
+async def test_metrics_hold_real_waits_against_what_was_told(api: Api) -> None:
+    async with api.db.transaction() as session:
+        waits = [(30, 1), (90, 1), (3000, 20)]
+        told = [Waited(seconds=seconds, told=Wait(minutes=most, low=0, high=most)) for seconds, most in waits]
+        await tallies.count(session, "default", [*told, Waited(seconds=90000, told=None)])
+        await tallies.count(session, "side", [Waited(seconds=0, told=None)])
+    shown = (await api.http.get("/metrics")).text
+    for line in (
+        'berth_queue_waited_seconds_bucket{le="15",pool="default"} 0.0',
+        'berth_queue_waited_seconds_bucket{le="120",pool="default"} 2.0',
+        'berth_queue_waited_seconds_bucket{le="+Inf",pool="default"} 4.0',
+        'berth_queue_waited_seconds_sum{pool="default"} 93120.0',
+        'berth_queue_waited_seconds_bucket{le="1",pool="side"} 1.0',
+        'berth_queue_wait_error_minutes_bucket{le="0.5",pool="default"} 2.0',
+        'berth_queue_wait_error_minutes_count{pool="default"} 3.0',
+        'berth_queue_wait_error_minutes_sum{pool="default"} 31.0',
+        'berth_queue_wait_foretold_total{came="within",pool="default"} 1.0',
+        'berth_queue_wait_foretold_total{came="later",pool="default"} 2.0',
+        'berth_queue_wait_foretold_total{came="sooner",pool="default"} 0.0',
+    ):
+        assert line in shown.splitlines()
 
 
 async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:

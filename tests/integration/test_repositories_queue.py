@@ -162,7 +162,7 @@ async def test_grants_follow_the_domains_order(db: Db, register: Register) -> No
         answer = (await register(f"user{n}", tier=tier, at=at, capacity=0)).answer
         assert answer is not None
         key = order_key(tier, at)
-        expected.append((key.front, key.tier_rank, key.at, answer.agent_id))
+        expected.append((*key.place(), answer.agent_id))
     line = [agent_id for *_, agent_id in sorted(expected)]
     async with db.transaction() as session:
         places = await queue.positions(session, "default")

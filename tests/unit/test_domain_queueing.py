@@ -1,22 +1,18 @@
-"""Order and wait of the queue."""
+"""Order of the queue."""
 
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.queueing import OrderKey, estimate_wait, order_key
+from core.domain.queueing import ageing_of, order_key
 from core.domain.tiers import Tier, TierLimits, rank
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 moments = st.integers(0, 10**6).map(lambda ticks: START + timedelta(milliseconds=ticks))
-positions = st.integers(1, 1000)
-actives = st.integers(0, 1000)
-means = st.floats(0, 10_000)
-
-
-def place(key: OrderKey) -> tuple[int, int, datetime]:
-    return key.front, key.tier_rank, key.at
+tiers = st.sampled_from(Tier)
+others = st.integers(0, 50)
+STEP = timedelta(minutes=10)
 
 
 def test_tiers_go_enterprise_premium_basic_free() -> None:
@@ -24,36 +20,48 @@ def test_tiers_go_enterprise_premium_basic_free() -> None:
     assert [TierLimits().of(tier) for tier in sorted(Tier, key=rank)] == [50, 10, 3, 1]
 
 
-@given(st.sampled_from(Tier), st.sampled_from(Tier), moments, moments)
-def test_front_goes_before_tier_and_tier_before_time(one: Tier, two: Tier, early: datetime, late: datetime) -> None:
-    first, second = order_key(one, early), order_key(two, late)
-    if rank(one) != rank(two):
-        assert (place(first) < place(second)) == (rank(one) < rank(two))
-    else:
-        assert (place(first) <= place(second)) == (early <= late)
-    assert place(order_key(one, late, front=True)) < place(second)
-
-
-def test_wait_is_position_over_turnover() -> None:
-    wait = estimate_wait(3, active=45, mean_life_minutes=45)
-    assert (wait.minutes, wait.low, wait.high) == (3, 1, 5)
-    # At least one departure in ten minutes, however few are there.
-    assert estimate_wait(2, active=0, mean_life_minutes=45).minutes == 20
-
-
-@given(positions, actives, means)
-def test_wait_lies_within_its_range_and_grows_with_the_position(position: int, active: int, mean: float) -> None:
-    here, behind = estimate_wait(position, active, mean), estimate_wait(position + 1, active, mean)
-    assert 0 <= here.low <= here.minutes <= here.high
-    assert here.minutes <= behind.minutes
-    assert here.low <= behind.low
-    assert here.high <= behind.high
-
-
-@given(positions, actives, means, st.floats(0, 1000))
-def test_wait_shrinks_with_more_agents_and_grows_with_longer_lives(
-    position: int, active: int, mean: float, longer: float
+@given(tiers, tiers, others, others, moments, moments)
+def test_front_goes_before_tier_tier_before_fair_and_fair_before_time(
+    one: Tier, two: Tier, few: int, many: int, early: datetime, late: datetime
 ) -> None:
-    here = estimate_wait(position, active, mean).minutes
-    assert estimate_wait(position, active + 1, mean).minutes <= here
-    assert estimate_wait(position, active, mean + longer).minutes >= here
+    first, second = order_key(one, early, fair=few).place(), order_key(two, late, fair=many).place()
+    if rank(one) != rank(two):
+        assert (first < second) == (rank(one) < rank(two))
+    elif few != many:
+        assert (first < second) == (few < many)
+    else:
+        assert (first <= second) == (early <= late)
+    assert order_key(one, late, fair=many, front=True).place() < second
+
+
+@given(tiers, tiers, others, others, moments, moments)
+def test_with_ageing_a_tier_is_worth_a_step_of_time_and_other_agents_less_than_one(
+    one: Tier, two: Tier, few: int, many: int, early: datetime, late: datetime
+) -> None:
+    here = order_key(one, early, fair=few, ageing=STEP)
+    assert (here.tier_rank, here.fair) == (0, 0)
+    lost = here.at - early
+    assert STEP * (rank(one) - 1) <= lost < STEP * rank(one)
+    there = order_key(two, late, fair=many, ageing=STEP)
+    # Whoever comes four steps later is behind, whatever the tiers: nobody waits for ever.
+    if late - early >= STEP * 4:
+        assert here.place() < there.place()
+    if early == late and few == many:
+        assert (here.place() < there.place()) == (rank(one) < rank(two))
+
+
+@given(tiers, others, others, moments)
+def test_with_ageing_more_other_agents_never_help(tier: Tier, few: int, more: int, at: datetime) -> None:
+    low, high = sorted((few, few + more))
+    assert order_key(tier, at, fair=low, ageing=STEP).place() <= order_key(tier, at, fair=high, ageing=STEP).place()
+
+
+@given(tiers, others, moments)
+def test_key_itself_tells_what_a_tier_was_worth(tier: Tier, fair: int, since: datetime) -> None:
+    assert ageing_of(order_key(tier, since, fair=fair), tier, fair, since) is None
+    found = ageing_of(order_key(tier, since, fair=fair, ageing=STEP), tier, fair, since)
+    if tier is Tier.ENTERPRISE and fair == 0:
+        assert found is None, "nobody who comes later goes before it, so nothing is to be known"
+    else:
+        assert found is not None
+        assert abs(found - STEP) < timedelta(milliseconds=1)

@@ -1,5 +1,7 @@
 """What settings refuse, in words that say what to do."""
 
+from datetime import timedelta
+
 import pytest
 from pydantic import SecretStr, ValidationError
 
@@ -13,6 +15,35 @@ def test_two_runtimes_in_one_cluster_are_refused_before_it_is_measured() -> None
     with pytest.raises(ValueError, match="are both in cluster local; give one of them"):
         shared.require_one_runtime_a_cluster()
     Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="else")}).require_one_runtime_a_cluster()
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [
+        ("tiers", "free", -1),
+        ("tiers", "gold", 5),
+        ("queue", "max", -1),
+        ("queue", "lifespan_minutes", 0),
+        ("queue", "lifespan_minutes", "inf"),
+        ("queue", "ageing_seconds", -1),
+        ("queue", "ageing_seconds", 0),
+        ("queue", "ageing_seconds", "inf"),
+        ("queue", "ageing_seconds", "nan"),
+        ("pool", "capacity", -1),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_by_name(
+    group: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"BERTH_{group}__{name}".upper(), str(value))
+    with pytest.raises(ValidationError, match=rf"{group}\.{name}"):
+        Settings()
+
+
+def test_ageing_is_off_until_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().queue.ageing is None
+    monkeypatch.setenv("BERTH_QUEUE__AGEING_SECONDS", "90")
+    assert Settings().queue.ageing == timedelta(seconds=90)
 
 
 @pytest.mark.parametrize("sample", ["changeme", "secret", "0123456789"])

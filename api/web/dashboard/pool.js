@@ -65,6 +65,7 @@ function standing(pool) {
   if (pool.paused) return "Paused: nobody is let in. Agents that run go on.";
   if (pool.choked) return "The machines are over their limits: nobody is let in until they recover.";
   if (pool.capacity === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
+  if (pool.overCapacity > 0) return `${pool.overCapacity} over the capacity: they go on, and nobody is let in before they end.`;
   if (pool.holders >= pool.capacity) return pool.waiting ? "Full: the next is let in when one ends." : "Full.";
   if (pool.clusterFree === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
   if (pool.clusterFree <= 0) return "The machines are full.";

@@ -7,15 +7,15 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
-from core.db.repositories import clusters, events, idempotency, queue
+from core.db.repositories import clusters, credits, events, flows, idempotency, ordering, queue
 from core.db.repositories.agents import fact
 from core.db.repositories.idempotency import KeyedBy
+from core.db.repositories.ordering import Turn
 from core.domain import admission
 from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, RejectReason, Room, Standing
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
-from core.domain.queueing import order_key
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
 from core.errors import NotFound
@@ -30,6 +30,8 @@ class Rules(BaseModel):
     limits: TierLimits
     max_waiting: int
     lifespan_minutes: float = 45
+    # What one tier is worth in waiting; None: whoever is of a higher tier goes first, however long others wait.
+    ageing: timedelta | None = None
 
 
 class Leftover(BaseModel):
@@ -95,7 +97,12 @@ async def register(
     room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
     standing = standing_of(user, rows, bool(mine), rules.limits, now)
     decision = admission.decide(standing, room)
-    registered = await _carry_out(session, decision, request, workflow_id, pool, standing, room, deadline, now)
+    turn = await ordering.turn_of(session, request.user_id, request.project_id, rows, rules.ageing, now)
+    registered = await _carry_out(session, decision, request, workflow_id, pool, turn, standing, room, deadline, now)
+    if registered.state is not None:
+        await flows.came(session, request.pool, standing.tier, now)
+        if turn.owed:
+            await credits.take(session, request.user_id, request.project_id)
     if registered.state is AgentState.QUEUED:
         await queue.note_estimate(session, request.agent_id, rules.lifespan_minutes)
     answer = registered.answer
@@ -156,6 +163,7 @@ async def _carry_out(
     request: StartRequest,
     workflow_id: str,
     pool: Pool,
+    turn: Turn,
     standing: Standing,
     room: Room,
     deadline: timedelta,
@@ -168,14 +176,14 @@ async def _carry_out(
             answer = StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value, action=action)
             return Registered(answer=answer)
         case Queue(reason=waits):
-            row = _row(request, workflow_id, pool, standing.tier, now, AgentState.QUEUED, waits)
+            row = _row(request, workflow_id, pool, turn, standing.tier, now, AgentState.QUEUED, waits)
             session.add(row)
             await events.append(session, row, now, *_arrival(waits))
             await queue.announce(session, request.pool)
             answer = StartAnswer(outcome=StartOutcome.QUEUED, agent_id=request.agent_id, reason=waits.value)
             return Registered(answer=answer, state=AgentState.QUEUED)
         case Create():
-            row = _row(request, workflow_id, pool, standing.tier, now, AgentState.STARTING, None)
+            row = _row(request, workflow_id, pool, turn, standing.tier, now, AgentState.STARTING, None)
             row.started_at, row.deadline_at = now, now + deadline
             session.add(row)
             admitted = fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=0, attempt=1)
@@ -196,12 +204,13 @@ def _row(
     request: StartRequest,
     workflow_id: str,
     pool: Pool,
+    turn: Turn,
     tier: Tier,
     now: datetime,
     state: AgentState,
     waits: QueueReason | None,
 ) -> Agent:
-    key = order_key(tier, now)
+    key = turn.key(tier)
     return Agent(
         agent_id=request.agent_id,
         user_id=request.user_id,
@@ -219,7 +228,10 @@ def _row(
         event_seq=0,
         order_front=key.front,
         order_tier=key.tier_rank,
+        order_fair=key.fair,
         order_at=key.at,
+        order_since=turn.since,
+        order_others=turn.others,
         created_at=now,
         admitted_at=now if state is AgentState.STARTING else None,
         admission_seen_at=now if state is AgentState.STARTING else None,

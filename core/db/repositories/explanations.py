@@ -1,20 +1,22 @@
 """What a start would lead to now: the decision of `admission`, made on the same numbers and carried out by nobody."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
-from core.db.repositories import admission, clusters, queue
+from core.db.repositories import admission, clusters, flows, ordering
 from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, view
+from core.db.repositories.ordering import Turn
 from core.domain.admission import Decision, Examined, Queue, QueueReason, conclude, examine
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
-from core.domain.queueing import Wait, order_key
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
+from core.domain.waits import Wait
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
@@ -67,11 +69,11 @@ async def explain(
     existing = next((view(row) for row in mine if row.state in CURRENT or row.keepable), None)
     place, better = None, None
     if isinstance(decision, Queue):
-        place = await _place(session, pool_name, standing.tier, rules.lifespan_minutes, now)
-        higher = _next_tier(standing.tier)
-        if higher is not None and decision.reason in _BY_TURN:
-            found = await _place(session, pool_name, higher, rules.lifespan_minutes, now)
-            better = (higher, found) if found.position < place.position else None
+        turn = await ordering.turn_of(session, user_id, project_id, rows, rules.ageing, now)
+        higher = _next_tier(standing.tier) if decision.reason in _BY_TURN else None
+        place, *others = await _places(session, pool_name, turn, [standing.tier, higher], rules.lifespan_minutes)
+        if higher is not None and others[0].position < place.position:
+            better = (higher, others[0])
     return Explanation(
         existing=existing,
         decision=decision,
@@ -82,22 +84,25 @@ async def explain(
     )
 
 
-async def _place(session: AsyncSession, pool: str, tier: Tier, lifespan_minutes: float, now: datetime) -> Place:
-    key = order_key(tier, now)
-    # Whoever waits came earlier, so time decides for them within a tier.
-    before = or_(Agent.order_front < key.front, Agent.order_tier <= key.tier_rank)
-    query = (
-        select(Agent.tier, func.count())
-        .where(Agent.pool == pool, Agent.state.in_(_WAITING), before)
-        .group_by(Agent.tier)
-    )
-    found = {Tier(name): int(number) for name, number in (await session.execute(query)).all()}
-    position = sum(found.values()) + 1
-    return Place(
-        position=position,
-        ahead={each: found.get(each, 0) for each in Tier},
-        wait=await queue.wait_of(session, pool, position, lifespan_minutes),
-    )
+async def _places(
+    session: AsyncSession, pool: str, turn: Turn, tiers: Sequence[Tier | None], lifespan_minutes: float
+) -> list[Place]:
+    """Where the request would stand with each of these tiers, from one look at the line."""
+    asked = [tier for tier in tiers if tier is not None]
+    keys = [turn.key(tier) for tier in asked]
+    order = tuple_(Agent.order_front, Agent.order_tier, Agent.order_fair, Agent.order_at)
+    # Of two that are equal, the one that is there already goes first.
+    before = [func.count().filter(order <= key.place()) for key in keys]
+    query = select(Agent.tier, *before).where(Agent.pool == pool, Agent.state.in_(_WAITING)).group_by(Agent.tier)
+    counts = {Tier(row[0]): row[1:] for row in (await session.execute(query)).all()}
+    turnover = await flows.turnover(session, pool)
+    found = []
+    for n, (tier, key) in enumerate(zip(asked, keys, strict=True)):
+        ahead = {each: int(counts[each][n]) if each in counts else 0 for each in Tier}
+        position = sum(ahead.values()) + 1
+        wait = turnover.wait(position, key, tier, turn.others, turn.since, lifespan_minutes)
+        found.append(Place(position=position, ahead=ahead, wait=wait))
+    return found
 
 
 def _next_tier(tier: Tier) -> Tier | None:

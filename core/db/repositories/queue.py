@@ -1,27 +1,31 @@
 """The queue: rows that wait, in the order fixed when they came, and the slots given to them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Case, Integer, and_, case, func, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
-from core.db.models import Agent, LifeStatistic, User
-from core.db.repositories import clusters, events
+from core.db.models import Agent, User
+from core.db.repositories import clusters, events, flows, tallies
 from core.db.repositories.agents import AgentView, fact, view
+from core.db.repositories.flows import Turnover
+from core.db.repositories.tallies import Waited
 from core.domain.admission import free_slots
 from core.domain.events import EventKind
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
-from core.domain.queueing import Wait, estimate_wait
+from core.domain.queueing import OrderKey
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
+from core.domain.waits import Wait
 
 _HOLDING = [state.value for state in HOLDING]
 _WAITING = [state.value for state in WAITING]
-_ORDER = (Agent.order_front, Agent.order_tier, Agent.order_at, Agent.agent_id)
+_ORDER = (Agent.order_front, Agent.order_tier, Agent.order_fair, Agent.order_at, Agent.agent_id)
 GRANTS_A_PASS = 50
 
 
@@ -55,13 +59,16 @@ async def grant(
     free = min(free_slots(room), GRANTS_A_PASS)
     if free and room.waiting:
         chosen = await _next_in_order(session, name, limits, at, free)
+        known: list[Waited] = []
         # Users' event counters are locked in one order everywhere, or two clusters could wait for each other.
         for row in sorted(chosen, key=lambda row: row.user_id):
             row.state = AgentState.STARTING.value
             row.reason = None
             row.admitted_at = at
             row.admission_seen_at = None
-            waited = round((at - row.created_at).total_seconds(), 3)
+            # A clock that was put back since makes nobody wait less than no time.
+            waited = round(max((at - row.created_at).total_seconds(), 0), 3)
+            known.append(Waited(seconds=waited, told=_told(row)))
             await events.append(
                 session,
                 row,
@@ -69,6 +76,7 @@ async def grant(
                 fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=waited, attempt=row.attempt),
             )
             granted += 1
+        await tallies.count(session, name, known)
     await session.flush()
     unseen = await session.scalars(
         select(Agent).where(
@@ -79,6 +87,13 @@ async def grant(
     if granted:
         await announce(session, name)
     return Pass(granted=granted, unseen=winners, waiting=room.waiting - granted)
+
+
+def _told(row: Agent) -> Wait | None:
+    minutes, low, high = row.wait_estimate_minutes, row.wait_low_minutes, row.wait_high_minutes
+    if minutes is None or low is None or high is None:
+        return None
+    return Wait(minutes=minutes, low=low, high=high)
 
 
 async def announce(session: AsyncSession, pool: str) -> None:
@@ -134,65 +149,98 @@ async def _next_in_order(
     return chosen
 
 
+class InLine(BaseModel):
+    """A waiting agent and its place (1 is next), with what the place was made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str
+    user_id: str
+    project_id: str
+    position: int
+    key: OrderKey
+    tier: Tier
+    others: int
+    since: datetime
+
+    def wait(self, turnover: Turnover, lifespan_minutes: float) -> Wait:
+        return turnover.wait(self.position, self.key, self.tier, self.others, self.since, lifespan_minutes)
+
+
+_MADE_OF = (Agent.tier, Agent.order_others, Agent.order_since)
+
+
+def _in_line(row: Any, position: int) -> InLine:
+    key = OrderKey(front=row.order_front, tier_rank=row.order_tier, fair=row.order_fair, at=row.order_at)
+    return InLine(
+        agent_id=row.agent_id,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        position=position,
+        key=key,
+        tier=Tier(row.tier),
+        others=row.order_others,
+        since=row.order_since,
+    )
+
+
+async def line(
+    session: AsyncSession, pool: str, *, users: Collection[str] | None = None, agents: Collection[str] | None = None
+) -> list[InLine]:
+    """The waiting agents of a pool in order, or those of some users or some of them, in one query."""
+    place = func.row_number().over(order_by=_ORDER).label("place")
+    whole = (
+        select(*_ORDER, *_MADE_OF, Agent.user_id, Agent.project_id, place)
+        .where(Agent.pool == pool, Agent.state.in_(_WAITING))
+        .subquery()
+    )
+    query = select(whole).order_by(whole.c.place)
+    if users is not None:
+        query = query.where(whole.c.user_id.in_(users))
+    if agents is not None:
+        query = query.where(whole.c.agent_id.in_(agents))
+    return [_in_line(row, int(row.place)) for row in (await session.execute(query)).all()]
+
+
 async def positions(session: AsyncSession, pool: str) -> dict[str, int]:
     """Place in line (1 is next) of every waiting agent of a pool, in one query."""
-    place = func.row_number().over(order_by=_ORDER)
-    query = select(Agent.agent_id, place).where(Agent.pool == pool, Agent.state.in_(_WAITING))
-    return {row[0]: int(row[1]) for row in (await session.execute(query)).all()}
+    return {each.agent_id: each.position for each in await line(session, pool)}
 
 
-async def _position(session: AsyncSession, agent_id: str) -> int | None:
-    me = aliased(Agent)
-    ahead = tuple_(*_ORDER) <= tuple_(me.order_front, me.order_tier, me.order_at, me.agent_id)
-    query = (
-        select(func.count())
-        .select_from(me)
-        .join(Agent, and_(Agent.pool == me.pool, Agent.state.in_(_WAITING), ahead))
-        .where(me.agent_id == agent_id, me.state.in_(_WAITING))
-    )
-    return await session.scalar(query) or None
-
-
-async def mean_life_minutes(session: AsyncSession, pool: str, fallback: float) -> float:
-    measured = await session.get(LifeStatistic, pool)
-    return measured.mean_minutes if measured and measured.weight >= 5 else fallback
-
-
-async def wait_of(session: AsyncSession, pool: str, position: int, lifespan_minutes: float) -> Wait:
-    """How long place `position` of a pool's queue waits; the mean life is measured, `lifespan_minutes` until then."""
-    active = await session.scalar(select(func.count()).where(Agent.pool == pool, Agent.state.in_(_HOLDING))) or 0
-    return estimate_wait(position, active, await mean_life_minutes(session, pool, lifespan_minutes))
+async def _place_of(session: AsyncSession, agent_id: str) -> InLine | None:
+    row = await session.scalar(select(Agent).where(Agent.agent_id == agent_id, Agent.state.in_(_WAITING)))
+    if row is None:
+        return None
+    ahead = tuple_(*_ORDER) < tuple_(row.order_front, row.order_tier, row.order_fair, row.order_at, row.agent_id)
+    query = select(func.count()).where(Agent.pool == row.pool, Agent.state.in_(_WAITING), ahead)
+    return _in_line(row, (await session.scalar(query) or 0) + 1)
 
 
 async def with_wait(session: AsyncSession, agent: AgentView, lifespan_minutes: float) -> AgentView:
     """`agent` with position and wait filled in when it waits."""
     if not agent.waiting:
         return agent
-    position = await _position(session, agent.agent_id)
-    if position is None:
+    place = await _place_of(session, agent.agent_id)
+    if place is None:
         return agent
-    return _waited(agent, position, await wait_of(session, agent.pool, position, lifespan_minutes))
+    return _waited(agent, place.position, place.wait(await flows.turnover(session, agent.pool), lifespan_minutes))
 
 
 async def note_estimate(session: AsyncSession, agent_id: str, lifespan_minutes: float) -> None:
     """Keep what a waiting agent is told when it comes, to be held against the wait that it then has."""
     row = await session.get_one(Agent, agent_id)
-    row.wait_estimate_minutes = (await with_wait(session, view(row), lifespan_minutes)).estimated_wait_minutes
+    told = await with_wait(session, view(row), lifespan_minutes)
+    row.wait_estimate_minutes = told.estimated_wait_minutes
+    row.wait_low_minutes, row.wait_high_minutes = told.estimated_wait or (None, None)
 
 
 async def all_with_wait(session: AsyncSession, agents: Sequence[AgentView], lifespan_minutes: float) -> list[AgentView]:
-    """Several at once: one query a pool, however many wait."""
-    places: dict[str, Mapping[str, int]] = {}
-    out: list[AgentView] = []
-    for agent in agents:
-        if agent.waiting:
-            if agent.pool not in places:
-                places[agent.pool] = await positions(session, agent.pool)
-            place = places[agent.pool].get(agent.agent_id)
-            if place is not None:
-                agent = _waited(agent, place, await wait_of(session, agent.pool, place, lifespan_minutes))
-        out.append(agent)
-    return out
+    """Several at once: two queries a pool, however many wait."""
+    waits: dict[str, tuple[int, Wait]] = {}
+    for pool in {agent.pool for agent in agents if agent.waiting}:
+        turnover = await flows.turnover(session, pool)
+        for each in await line(session, pool, agents=[agent.agent_id for agent in agents if agent.waiting]):
+            waits[each.agent_id] = each.position, each.wait(turnover, lifespan_minutes)
+    return [_waited(agent, *waits[agent.agent_id]) if agent.agent_id in waits else agent for agent in agents]
 
 
 def _waited(agent: AgentView, position: int, wait: Wait) -> AgentView:
@@ -225,18 +273,3 @@ async def somebody_waits(session: AsyncSession, cluster: str) -> list[str]:
     """Pools of a cluster with a queue; a slot that came free may be anyone's of them."""
     query = select(Agent.pool).where(Agent.cluster == cluster, Agent.state.in_(_WAITING)).distinct()
     return list((await session.scalars(query)).all())
-
-
-_NOTE_LIFE = text(
-    """
-    INSERT INTO life_statistics AS known (pool, mean_minutes, weight) VALUES (:pool, :minutes, 1)
-    ON CONFLICT (pool) DO UPDATE SET
-        weight = known.weight * 0.98 + 1,
-        mean_minutes = known.mean_minutes + (:minutes - known.mean_minutes) / (known.weight * 0.98 + 1)
-    """
-)
-
-
-async def note_life(session: AsyncSession, pool: str, minutes: float) -> None:
-    """Fold one ended life into the pool's mean; old lives fade with a weight of 0.98 each."""
-    await session.execute(_NOTE_LIFE, {"pool": pool, "minutes": minutes})

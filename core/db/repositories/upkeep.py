@@ -7,7 +7,7 @@ from sqlalchemy import delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Channel, Membership, Replica, User
-from core.db.repositories import idempotency, tickets
+from core.db.repositories import credits, idempotency, tickets
 from core.domain.lifecycle import LIVING, AgentState
 
 _LIVING = [state.value for state in LIVING]
@@ -106,7 +106,8 @@ async def of_former_members(session: AsyncSession) -> list[LivingRow]:
 
 
 async def forget_old(session: AsyncSession, now: datetime) -> None:
-    """Drop kept answers after 24 h, tickets past their minutes, and API processes that are long gone."""
+    """Drop kept answers after 24 h, tickets and credits past their minutes, and API processes that are long gone."""
     await idempotency.purge(session, now)
     await tickets.purge(session, now)
+    await credits.purge(session, now)
     await session.execute(delete(Replica).where(Replica.seen_at < now - timedelta(hours=1)))

@@ -1,13 +1,13 @@
-"""Everybody's place in a pool's queue at once, for live updates."""
+"""The places of many users in a pool's queue at once, for live updates."""
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
-from core.db.repositories import queue
-from core.domain.lifecycle import HOLDING, WAITING
-from core.domain.queueing import Wait, estimate_wait
+from core.db.repositories import flows, queue
+from core.domain.lifecycle import WAITING
+from core.domain.waits import Wait
 
 
 class Place(BaseModel):
@@ -25,21 +25,19 @@ async def anyone(session: AsyncSession, user_ids: set[str]) -> bool:
     return bool(await session.scalar(query))
 
 
-async def places(session: AsyncSession, pool: str, lifespan_minutes: float) -> list[Place]:
-    positions = await queue.positions(session, pool)
-    if not positions:
+async def places(session: AsyncSession, pool: str, users: set[str], lifespan_minutes: float) -> list[Place]:
+    """Of everybody who waits in a pool, the places of these users."""
+    found = await queue.line(session, pool, users=users)
+    if not found:
         return []
-    active = await session.scalar(select(func.count()).where(Agent.pool == pool, Agent.state.in_(HOLDING))) or 0
-    mean = await queue.mean_life_minutes(session, pool, lifespan_minutes)
-    query = select(Agent.agent_id, Agent.user_id, Agent.project_id).where(Agent.pool == pool, Agent.state.in_(WAITING))
+    turnover = await flows.turnover(session, pool)
     return [
         Place(
-            agent_id=row.agent_id,
-            user_id=row.user_id,
-            project_id=row.project_id,
-            position=positions[row.agent_id],
-            wait=estimate_wait(positions[row.agent_id], active, mean),
+            agent_id=each.agent_id,
+            user_id=each.user_id,
+            project_id=each.project_id,
+            position=each.position,
+            wait=each.wait(turnover, lifespan_minutes),
         )
-        for row in await session.execute(query)
-        if row.agent_id in positions
+        for each in found
     ]

@@ -61,7 +61,10 @@ class LifeActivities:
         self._signals = signals
         self._pools = settings.all_pools()
         self._rules = admission.Rules(
-            limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=settings.queue.lifespan_minutes
+            limits=settings.tiers,
+            max_waiting=settings.queue.max,
+            lifespan_minutes=settings.queue.lifespan_minutes,
+            max_project_agents=settings.project.max_agents,
         )
 
     @activity.defn(name="register")
@@ -171,7 +174,8 @@ class LifeActivities:
             warning = {"deadlineAt": ask.deadline_at.isoformat(), "keepable": ask.keepable}
             facts.insert(0, fact(EventKind.WARNING, AgentState.DRAINING, ask.reason, **warning))
         if ask.reason == EndReason.RESOURCE_PRESSURE:
-            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason))
+            numbers = await self._strain(ask.life)
+            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason, detail=ask.detail, **numbers))
         return await self._move(
             ask.life,
             AgentState.DRAINING,
@@ -254,6 +258,11 @@ class LifeActivities:
         """Write the end and give the slot back; whoever waits for room of this cluster is told."""
         async with self._db.transaction() as session:
             moved = await self._conclude(session, ask, _now())
+            if ask.reason == FailureKind.UNSCHEDULABLE:
+                # Its slot is free again, and still there is no place for the next.
+                await clusters.note_refusal(session, self._cluster(ask.life), ask.life.pool, _now())
+            elif moved.applied:
+                await clusters.forget_refusals(session, self._cluster(ask.life))
             waiting = await queue.somebody_waits(session, self._cluster(ask.life))
             successor = await self._successor_of(session, ask.life)
         for pool in waiting:
@@ -271,6 +280,9 @@ class LifeActivities:
             state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
         starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
         seen = await self._observe(life) if starting else None
+        if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
+            async with self._db.transaction() as session:
+                await clusters.note_refusal(session, self._cluster(life), life.pool, _now())
         return contracts.Activity(
             last_activity_at=last_activity_at,
             ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
@@ -292,6 +304,14 @@ class LifeActivities:
         except (RuntimeFault, TimeoutError) as error:
             log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
             return None
+
+    async def _strain(self, life: Life) -> dict[str, float]:
+        """The memory for which an agent has to go, as its cluster was last seen."""
+        async with self._db.single() as session:
+            look = await clusters.last_look(session, self._cluster(life))
+        if look is None or look.load.memory_percent is None:
+            return {}
+        return {"memoryPercent": round(look.load.memory_percent, 1), "memoryLimit": look.limits.memory_percent}
 
     def _cluster(self, life: Life) -> str:
         pool = self._pools.get(life.pool)

@@ -13,6 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
 from activities.pools import PoolActivities
+from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from core.db.engine import Db
@@ -27,6 +28,7 @@ from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
 from workflows.options import CONTROL_QUEUE, runtime_queue
 from workflows.pool_queue import PoolQueue
+from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 
 log = structlog.get_logger()
@@ -89,11 +91,12 @@ def workers(
     life = LifeActivities(db, settings, lives, runtimes)
     pool = PoolActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
+    pressure = PressureActivities(db, settings, lives, runtimes, reaping)
     at_runtime = RuntimeActivities(db, settings, runtimes)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
-        workflows=[AgentWorkflow, PoolQueue, Reaper],
+        workflows=[AgentWorkflow, PoolQueue, Reaper, PressureWatch],
         workflow_runner=runner or SandboxedWorkflowRunner(),
         activities=[
             life.register,
@@ -110,6 +113,9 @@ def workers(
             life.look,
             pool.grant_slots,
             reaping.reap,
+            pressure.look_for_pressure,
+            pressure.evict_agents,
+            pressure.clear_disks,
         ],
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from api.schemas.agents import AgentBody, WaitRange
 from api.schemas.base import EXAMPLE_AGENT_ID, Answered
-from core.domain.admission import Check
+from core.domain.admission import Check, Numbers
 from core.domain.tiers import Tier
 
 
@@ -15,7 +15,7 @@ class CheckBody(Answered):
 
     check: Check = Field(examples=[Check.ROOM])
     passed: bool
-    numbers: dict[str, int | str | bool | None] = Field(examples=[{"holders": 20, "capacity": 20, "clusterFree": 0}])
+    numbers: Numbers = Field(examples=[{"holders": 20, "capacity": 20, "clusterFree": 0}])
 
 
 class PlaceBody(Answered):
@@ -30,7 +30,14 @@ class PlaceBody(Answered):
 class HelpBody(Answered):
     """One thing that would change the answer."""
 
-    action: Literal["renew_subscription", "upgrade_subscription", "stop_agent", "wait", "retry_later"]
+    action: Literal[
+        "renew_subscription",
+        "upgrade_subscription",
+        "stop_agent",
+        "choose_smaller_template",
+        "wait",
+        "retry_later",
+    ]
     agent_id: str | None = Field(None, examples=[EXAMPLE_AGENT_ID], description="with stop_agent: which one")
     project_id: str | None = Field(None, examples=["shop"], description="with stop_agent: its project")
     tier: Tier | None = Field(None, description="with upgrade_subscription: the next tier that would do")

@@ -116,7 +116,7 @@ async def test_cluster_that_nobody_has_looked_at_is_unknown_and_never_free(api: 
     await api.sql("DELETE FROM clusters RETURNING cluster")
     found = await explained(api)
     assert (found["status"], found["reason"]) == ("queued", "insufficient_cluster_resources")
-    assert failed(found)["cluster_not_choked"] == {"known": False, "choked": False}
+    assert failed(found)["cluster_not_choked"] == {"known": False, "choked": False, "snapshot": "unknown"}
     assert failed(found)["room_in_pool"]["clusterFree"] is None
 
 

@@ -1,11 +1,15 @@
 """Numbers over all agents, for metrics and operators."""
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, PoolOverride
+from core.db.models import Agent, Cluster, PoolOverride
 from core.domain.lifecycle import LIVING, AgentState
+from core.domain.thresholds import Look, look_of
 
 _LIVING = [state.value for state in LIVING]
 
@@ -15,6 +19,27 @@ async def living(session: AsyncSession) -> dict[tuple[str, AgentState], int]:
     query = select(Agent.pool, Agent.state, func.count()).where(Agent.state.in_(_LIVING))
     rows = (await session.execute(query.group_by(Agent.pool, Agent.state))).all()
     return {(pool, AgentState(state)): int(count) for pool, state, count in rows}
+
+
+class Measured(BaseModel):
+    """The last look at a cluster, however old, and how many of its agents were evicted since ever, by reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    measured_at: datetime
+    choked: bool
+    look: Look | None
+    evictions: Mapping[str, int]
+
+
+async def measured(session: AsyncSession) -> dict[str, Measured]:
+    """By cluster."""
+    rows = await session.scalars(select(Cluster))
+    return {
+        row.cluster: Measured(
+            measured_at=row.measured_at, choked=row.choked, look=look_of(row.detail), evictions=row.evictions
+        )
+        for row in rows.all()
+    }
 
 
 class Override(BaseModel):

@@ -16,7 +16,7 @@ GIB = 1 << 30
 LIMITS = Thresholds()
 
 
-def look(before: frozenset[Measure] = frozenset(), **load: float | int) -> Look:
+def look(before: frozenset[Measure] = frozenset(), **load: float | None) -> Look:
     seen = Load.model_validate(load)
     return Look(agents=0, load=seen, limits=LIMITS, over=over(seen, LIMITS, before))
 
@@ -151,7 +151,7 @@ people = st.builds(
 def test_those_who_stay_are_always_those_who_would_miss_it_more(
     whole: int | None, crowd: list[Resident], lasts: bool
 ) -> None:
-    seen = look(memory_percent=95.0, **({} if whole is None else {"memory_bytes": whole}))
+    seen = look(memory_percent=95.0, memory_bytes=whole)
     found = asked(seen, *crowd, lasts=lasts)
     by_name = {each.agent_id: each for each in crowd}
     chosen = [by_name[each.agent_id] for each in found.evict]

@@ -1,12 +1,14 @@
 """Machines that run short: who is away leaves first, then the oldest of the lowest tier, and the others live on."""
 
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
-import pytest
 import pytest_asyncio
 
-from activities.contracts import PressureSeen
+from activities.contracts import PressureLook, PressureSeen
+from activities.lives import LifeActivities
+from activities.pressure import PressureActivities
+from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
 from core.domain.pressure import EvictReason
 from core.settings import Memory
@@ -154,13 +156,6 @@ async def test_nobody_is_evicted_upon_a_look_that_is_too_old(short: Stage) -> No
 
 async def blind(stage: Stage) -> PressureSeen:
     """A look by a worker that cannot measure the machines."""
-    from datetime import UTC, datetime
-
-    from activities.contracts import PressureLook
-    from activities.lives import LifeActivities
-    from activities.pressure import PressureActivities
-    from activities.reaping import ReapingActivities
-
     lives = LifeActivities(stage.db, stage.settings, stage.lives)
     reaping = ReapingActivities(stage.db, stage.settings, stage.lives, {}, lives)
     pressure = PressureActivities(stage.db, stage.settings, stage.lives, {}, reaping)

@@ -258,11 +258,6 @@ class LifeActivities:
         """Write the end and give the slot back; whoever waits for room of this cluster is told."""
         async with self._db.transaction() as session:
             moved = await self._conclude(session, ask, _now())
-            if ask.reason == FailureKind.UNSCHEDULABLE:
-                # Its slot is free again, and still there is no place for the next.
-                await clusters.note_refusal(session, self._cluster(ask.life), ask.life.pool, _now())
-            elif moved.applied:
-                await clusters.forget_refusals(session, self._cluster(ask.life))
             waiting = await queue.somebody_waits(session, self._cluster(ask.life))
             successor = await self._successor_of(session, ask.life)
         for pool in waiting:
@@ -357,6 +352,11 @@ class LifeActivities:
         elif to is AgentState.TERMINATED:
             drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
             await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
+        if ask.reason == FailureKind.UNSCHEDULABLE:
+            await clusters.note_refusal(session, self._cluster(life), life.pool, now)
+        elif row.ready_at is not None:
+            # It had a machine, so that one has a place now; the end of one that never had any frees nothing.
+            await clusters.forget_refusals(session, self._cluster(life))
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None:
             # The whole life, from the slot on: every attempt has a start of its own.

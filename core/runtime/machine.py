@@ -34,7 +34,7 @@ class Machine:
         psutil.cpu_percent(interval=None)
         self._looked = time.monotonic()
         self._cpu: float | None = None
-        self._traffic = _Traffic()
+        self._traffic = Traffic()
 
     def check(self, wanted: Resources) -> None:
         """Raises `NeverSatisfiable` when not even the empty machine would do."""
@@ -78,7 +78,7 @@ class Machine:
         return self._cpu
 
 
-class _Traffic:
+class Traffic:
     """Bandwidth in use, from a counter of bytes that is read now and then."""
 
     def __init__(self) -> None:

@@ -53,6 +53,23 @@ async def test_metrics_count_requests_by_route_and_agents_by_state(api: Api) -> 
     assert "owner" not in shown
 
 
+async def test_metrics_tell_each_clusters_use_age_and_evictions(api: Api) -> None:
+    await api.lives.look(9, memory_percent=93.5, network_mbit=120)
+    await api.sql(
+        """UPDATE clusters SET evictions = '{"user_away": 3}', measured_at = now() - interval '40 s' RETURNING 1"""
+    )
+    for _ in range(2):  # all of it is told anew each time
+        shown = (await api.http.get("/metrics")).text
+        assert 'berth_cluster_memory_percent{cluster="local"} 93.5' in shown
+        assert 'berth_cluster_network_mbit{cluster="local"} 120.0' in shown
+        assert "berth_cluster_cpu_percent{" not in shown
+        assert 'berth_cluster_choked{cluster="local"} 1.0' in shown
+        assert 'berth_evictions_total{cluster="local",reason="user_away"} 3.0' in shown
+        assert 'berth_evictions_total{cluster="local",reason="oldest_of_lowest_tier"} 0.0' in shown
+    age = next(line for line in shown.splitlines() if line.startswith('berth_snapshot_age_seconds{cluster="local"}'))
+    assert float(age.split()[1]) >= 40
+
+
 async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
     nowhere = await api.http.get("/api/nowhere")
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")

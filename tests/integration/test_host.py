@@ -211,6 +211,9 @@ async def test_template_larger_than_the_machine_can_never_be_had(
     for resources in (Resources(memory_mib=1 << 30), Resources(cpu=10_000)):
         with pytest.raises(NeverSatisfiable):
             await process.create(new_spec(template=Template(resources=resources)))
+        with pytest.raises(NeverSatisfiable, match="this machine has"):
+            await process.check(Template(resources=resources))
+    await process.check(Template())
     assert await process.list() == []
     await process.close()
 
@@ -241,6 +244,8 @@ BAD_REQUESTS = {
     "huge body": ("PUT", "/memory/agents/ag-1/1", b"x" * (2 << 20), 413),
     "grace that is no number": ("DELETE", "/memory/agents/ag-1/1?grace=nan", b"", 422),
     "grace below nothing": ("DELETE", "/memory/agents/ag-1/1?grace=-1", b"", 422),
+    "template that is none": ("POST", "/process/check", b"{}", 422),
+    "less than no time": ("POST", "/process/prune", b'{"unused_seconds": -1, "keep": []}', 422),
     "profile of nobody": ("POST", "/process/profiles/delete", b"[]", 422),
 }
 

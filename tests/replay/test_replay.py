@@ -15,6 +15,7 @@ from tests.replay.histories import HISTORIES
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
 from workflows.pool_queue import PoolQueue
+from workflows.pressure import PressureWatch
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
 
@@ -36,7 +37,7 @@ class Hesitant(AgentWorkflow):
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_recorded_run_takes_the_same_way_today(path: Path) -> None:
-    replayer = Replayer(workflows=[AgentWorkflow, PoolQueue], data_converter=pydantic_data_converter)
+    replayer = Replayer(workflows=[AgentWorkflow, PoolQueue, PressureWatch], data_converter=pydantic_data_converter)
     await replayer.replay_workflow(history(path))
 
 

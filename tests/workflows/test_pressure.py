@@ -10,7 +10,11 @@ from activities.lives import LifeActivities
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
+from core.domain.orders import StartOutcome
 from core.domain.pressure import EvictReason
+from core.domain.recovery import FailureKind
+from core.domain.templates import Resources, Template
+from core.domain.thresholds import Thresholds
 from core.settings import Memory
 from temporal import schedules
 from tests.fixtures.stage import SetStage, Stage, until
@@ -179,3 +183,43 @@ async def test_schedule_looks_every_interval(stage: Stage) -> None:
         return (await handle.describe()).info.num_actions >= 2
 
     await until(happened, "the schedule to have run twice")
+
+
+async def test_door_that_was_shut_stays_shut_for_a_worker_that_begins_anew(short: Stage) -> None:
+    short.runtime.pretend(memory_percent=95.0)
+    await measured(short)
+    await short.worker_down()
+    short.runtime.pretend(memory_percent=88.0)
+    await short.worker_up()
+    assert (await short.sql("SELECT choked FROM clusters"))[0]["choked"]
+    short.runtime.pretend(memory_percent=84.0)
+    await measured(short)
+    assert not (await short.sql("SELECT choked FROM clusters"))[0]["choked"]
+
+
+async def test_network_over_its_threshold_shuts_the_door_with_its_number(set_stage: SetStage) -> None:
+    stage = await set_stage(thresholds=Thresholds(network_mbit=800), memory=Memory(network_mbit=900, memory_percent=1))
+    await measured(stage)
+    waiting = await stage.queued()
+    [queued] = [event for event in await stage.events(waiting) if event.kind.value == "agent.queued"]
+    assert queued.detail["over"] == "network 900 Mbit/s (limit 800 Mbit/s)"
+    assert (queued.detail["networkMbit"], queued.detail["networkLimit"]) == (900, 800)
+
+
+async def test_template_larger_than_every_machine_is_refused_at_once(set_stage: SetStage) -> None:
+    huge = Template(resources=Resources(cpu=5000, cpu_limit=5000))
+    stage = await set_stage(templates={"huge": huge})
+    answer = await stage.start(template="huge")
+    assert (answer.outcome, answer.reason) == (StartOutcome.REJECTED, "never_satisfiable")
+    await stage.until_closed()
+    await stage.started()
+
+
+async def test_verdict_that_no_machine_takes_an_agent_keeps_the_next_in_line_until_one_frees(stage: Stage) -> None:
+    lives = [await stage.started("ann"), await stage.started("bob")]
+    await stage.fail(lives[1], FailureKind.UNSCHEDULABLE)
+    await stage.until(lives[1], AgentState.FAILED)
+    waiting = await stage.queued("cat")
+    assert (await stage.agent(waiting)).reason == "no_suitable_node"
+    await stage.stop(lives[0])
+    await stage.until(waiting, AgentState.RUNNING)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.domain.sizes import Size
 from core.domain.templates import Template
@@ -49,7 +49,7 @@ class Prune(BaseModel):
     """What to clear away: profiles unused for so long, but for those to keep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    unused_seconds: float
+    unused_seconds: float = Field(ge=0)
     keep: tuple[Owner, ...]
 
 

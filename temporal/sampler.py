@@ -53,11 +53,12 @@ class Sampler:
         capacity = await runtime.capacity()
         too_large = await self._too_large(pool, runtime)
         window = self._cpu.setdefault(pool.cluster, CpuWindow(limits.cpu_window_seconds))
-        load = load_of(capacity, window.mean(time.monotonic(), capacity.cpu_percent))
         async with self._db.transaction() as session:
             # What shut the door before does so longer, also after this process was begun anew.
             before = await clusters.last_look(session, pool.cluster)
             shut = frozenset(each.measure for each in before.over) if before is not None else frozenset[Measure]()
+            cpu = window.mean(time.monotonic(), capacity.cpu_percent, whole=Measure.CPU not in shut)
+            load = load_of(capacity, cpu)
             look = Look(
                 agents=capacity.agents,
                 load=load,
@@ -114,15 +115,18 @@ class CpuWindow:
         self._began: float | None = None
         self._samples: deque[tuple[float, float]] = deque()
 
-    def mean(self, now: float, percent: float | None) -> float | None:
-        """Take in a sample and return the mean."""
+    def mean(self, now: float, percent: float | None, *, whole: bool = True) -> float | None:
+        """Take in a sample and return the mean; of what there is when it need not be of the `whole` window.
+
+        A door that is shut already opens for what was really seen, not because nobody has looked for long enough.
+        """
         if percent is None:
             return None
         self._began = now if self._began is None else self._began
         self._samples.append((now, percent))
         while self._samples[0][0] < now - self._seconds:
             self._samples.popleft()
-        if now - self._began < self._seconds:
+        if whole and now - self._began < self._seconds:
             return None
         return sum(sample for _, sample in self._samples) / len(self._samples)
 

@@ -158,12 +158,24 @@ async def test_nobody_is_evicted_upon_a_look_that_is_too_old(short: Stage) -> No
     assert await states(short, agent_id) == [AgentState.RUNNING]
 
 
-async def blind(stage: Stage) -> PressureSeen:
-    """A look by a worker that cannot measure the machines."""
+async def test_look_that_is_tried_once_more_is_the_same_look_and_not_a_later_one(short: Stage) -> None:
+    agent_id = await short.started()
+    short.runtime.pretend(memory_percent=85.0)
+    await measured(short)
+    at = datetime.now(UTC)
+    assert [await blind(short, at), await blind(short, at)] == [PressureSeen()] * 2
+    [forced] = (await blind(short, at + timedelta(seconds=30))).leaving
+    assert (forced.eviction.agent_id, forced.eviction.reason) == (agent_id, EvictReason.OLDEST)
+    # Looking alone orders nothing.
+    assert await states(short, agent_id) == [AgentState.RUNNING]
+
+
+async def blind(stage: Stage, at: datetime | None = None) -> PressureSeen:
+    """A look, by a worker that cannot measure the machines itself."""
     lives = LifeActivities(stage.db, stage.settings, stage.lives)
     reaping = ReapingActivities(stage.db, stage.settings, stage.lives, {}, lives)
     pressure = PressureActivities(stage.db, stage.settings, stage.lives, {}, reaping)
-    return await pressure.look_for_pressure(PressureLook(at=datetime.now(UTC)))
+    return await pressure.look_for_pressure(PressureLook(at=at or datetime.now(UTC)))
 
 
 async def test_full_disk_queues_everybody_as_an_emergency_and_is_cleared(short: Stage) -> None:

@@ -11,6 +11,7 @@ from temporalio import activity
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartRequest
+from core.domain.pressure import Eviction
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
@@ -207,6 +208,38 @@ class Reaped(Message):
     pools_woken: int = 0
 
 
+class PressureLook(Message):
+    """`at` names the look: the same moment again is the same look, tried once more."""
+
+    at: datetime
+
+
+class Leaving(Message):
+    cluster: str
+    eviction: Eviction
+
+
+class PressureSeen(Message):
+    """Who is to leave, and the clusters whose disks are nearly full."""
+
+    leaving: tuple[Leaving, ...] = ()
+    emergencies: tuple[str, ...] = ()
+
+
+class Evictions(Message):
+    at: datetime
+    leaving: tuple[Leaving, ...]
+
+
+class Emergency(Message):
+    at: datetime
+    clusters: tuple[str, ...]
+
+
+class Cleaned(Message):
+    profiles: int = 0
+
+
 class Nothing(Message):
     pass
 
@@ -320,4 +353,22 @@ async def withdraw_scheduled(ask: ScheduledRef) -> Nothing:
 
 @activity.defn(name="reap")
 async def reap(ask: Nothing) -> Reaped:
+    raise NotImplementedError
+
+
+# ---- pressure ------------------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="look_for_pressure")
+async def look_for_pressure(ask: PressureLook) -> PressureSeen:
+    raise NotImplementedError
+
+
+@activity.defn(name="evict_agents")
+async def evict_agents(ask: Evictions) -> Nothing:
+    raise NotImplementedError
+
+
+@activity.defn(name="clear_disks")
+async def clear_disks(ask: Emergency) -> Cleaned:
     raise NotImplementedError

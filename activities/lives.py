@@ -65,6 +65,7 @@ class LifeActivities:
             max_waiting=settings.queue.max,
             lifespan_minutes=settings.queue.lifespan_minutes,
             ageing=settings.queue.ageing,
+            max_project_agents=settings.project.max_agents,
         )
 
     @activity.defn(name="register")
@@ -174,7 +175,8 @@ class LifeActivities:
             warning = {"deadlineAt": ask.deadline_at.isoformat(), "keepable": ask.keepable}
             facts.insert(0, fact(EventKind.WARNING, AgentState.DRAINING, ask.reason, **warning))
         if ask.reason == EndReason.RESOURCE_PRESSURE:
-            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason))
+            numbers = await self._strain(ask.life)
+            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason, detail=ask.detail, **numbers))
         return await self._move(
             ask.life,
             AgentState.DRAINING,
@@ -274,6 +276,9 @@ class LifeActivities:
             state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
         starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
         seen = await self._observe(life) if starting else None
+        if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
+            async with self._db.transaction() as session:
+                await clusters.note_refusal(session, self._cluster(life), life.pool, _now())
         return contracts.Activity(
             last_activity_at=last_activity_at,
             ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
@@ -295,6 +300,14 @@ class LifeActivities:
         except (RuntimeFault, TimeoutError) as error:
             log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
             return None
+
+    async def _strain(self, life: Life) -> dict[str, float]:
+        """The memory for which an agent has to go, as its cluster was last seen."""
+        async with self._db.single() as session:
+            look = await clusters.last_look(session, self._cluster(life))
+        if look is None or look.load.memory_percent is None:
+            return {}
+        return {"memoryPercent": round(look.load.memory_percent, 1), "memoryLimit": look.limits.memory_percent}
 
     def _cluster(self, life: Life) -> str:
         pool = self._pools.get(life.pool)
@@ -340,6 +353,11 @@ class LifeActivities:
         elif to is AgentState.TERMINATED:
             drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
             await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
+        if ask.reason == FailureKind.UNSCHEDULABLE:
+            await clusters.note_refusal(session, self._cluster(life), life.pool, now)
+        elif row.ready_at is not None:
+            # It had a machine, so that one has a place now; the end of one that never had any frees nothing.
+            await clusters.forget_refusals(session, self._cluster(life))
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None:
             # The whole life, from the slot on: every attempt has a start of its own.

@@ -77,7 +77,7 @@ class ReapingActivities:
         # Rows first: what they let go of may be an object that the second half then finds. Both may take their time.
         ended = await self._end_ownerless_rows(look)
         removed = await self._remove_ownerless_objects()
-        await self._forget_ended(look.at)
+        await self.forget_ended(look.at)
         async with self._db.transaction() as session:
             await ordering.adopt_ageing(session, self._settings.queue.ageing)
         async with self._db.transaction() as session:
@@ -97,7 +97,7 @@ class ReapingActivities:
             log.warning("reaper.found", objects=removed, rows=ended)
         return found
 
-    async def _forget_ended(self, now: datetime) -> None:
+    async def forget_ended(self, now: datetime) -> None:
         """A bounded part of what is due: what is left over is the next look's."""
         before = now - timedelta(days=self._settings.retention.agent_days)
         for _ in range(_BATCHES):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,11 +10,14 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.cluster_metrics import ClusterMetrics
+from api.gauges import PoolGauges
 from core.db.engine import Db
-from core.db.repositories import census, tallies
+from core.db.repositories import census, clusters, tallies
 from core.db.repositories.tallies import BOUNDS, REST, Measure, Tally
 from core.domain.lifecycle import LIVING
 from core.domain.waits import Came
+from core.settings import Settings
 
 log = structlog.get_logger()
 
@@ -80,17 +84,22 @@ class Metrics:
         self._waits = WaitsCollector()
         self._registry.register(self._waits)
         self._database = Gauge("berth_database_up", "1 when the counts are of now", registry=self._registry)
+        self._clusters = ClusterMetrics(self._registry)
+        self._pools = PoolGauges(self._registry)
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is the path's template, never the path: labels must stay few."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    async def render(self, db: Db) -> bytes:
+    async def render(self, db: Db, settings: Settings) -> bytes:
+        now, most = datetime.now(UTC), settings.queue.max
         try:
             async with asyncio.timeout(_COUNT_SECONDS), db.transaction() as session:
-                counts = await census.living(session)
-                waits = await tallies.all_of(session)
+                counts, measured = await census.living(session), await census.measured(session)
+                waits, longest = await tallies.all_of(session), await census.longest_waits(session, now)
+                pools = settings.all_pools().items()
+                rooms = {name: await clusters.room(session, name, pool, now, most) for name, pool in pools}
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             # The process's own numbers are wanted most of all when the database is away.
             log.warning("metrics.no_counts", kind=type(error).__name__)
@@ -102,4 +111,6 @@ class Metrics:
         for pool in {pool for pool, _ in counts}:
             for state in sorted(LIVING):
                 self._agents.labels(pool, state.value).set(counts.get((pool, state), 0))
+        self._clusters.tell(measured, now)
+        self._pools.show(rooms, longest)
         return generate_latest(self._registry)

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.domain.environment import ModelAccess
 from core.domain.templates import Pool, Template
+from core.domain.thresholds import Thresholds
 from core.domain.tiers import TierLimits
 from core.domain.timings import Timings
 
@@ -73,13 +74,6 @@ class DefaultPool(Group):
     capacity: int | None = Field(None, ge=0)
 
 
-class Thresholds(Group):
-    cpu_percent: float = Field(85, gt=0, le=100)
-    memory_percent: float = Field(90, gt=0, le=100)
-    disk_percent: float = Field(90, gt=0, le=100)
-    cpu_window_seconds: float = Field(120, gt=0)
-
-
 class Queue(Group):
     max: int = Field(1000, ge=0)
     lifespan_minutes: float = Field(45, gt=0, allow_inf_nan=False, description="taken for a life until measured")
@@ -95,13 +89,24 @@ class Queue(Group):
         return None if self.ageing_seconds is None else timedelta(seconds=self.ageing_seconds)
 
 
+class Project(Group):
+    """What a project may have, whoever of its members asks."""
+
+    max_agents: int | None = Field(None, ge=0, description="unset: as many as its members may have")
+
+
 class Memory(Group):
-    """Defaults of simulated agents."""
+    """Defaults of simulated agents, and of the machines they are on."""
 
     start_seconds: float = Field(0.05, ge=0)
     stop_seconds: float = Field(0.05, ge=0)
     capacity: int = Field(10_000, ge=0, description="how many such agents there is room for")
     nodes: int = Field(2, ge=1, le=1000, description="machines they are spread over")
+    cpu_percent: float | None = Field(None, ge=0, le=100, description="use that the machines report; unset: none")
+    memory_percent: float | None = Field(None, ge=0, le=100, description="without agents; each adds its own")
+    agent_memory_percent: float = Field(0, ge=0, le=100)
+    disk_percent: float | None = Field(None, ge=0, le=100)
+    network_mbit: float | None = Field(None, ge=0)
 
 
 class Host(Group):
@@ -116,6 +121,7 @@ class Retention(Group):
     """How long what is over is kept."""
 
     agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
+    profile_days: float = Field(30, gt=0, description="a browser profile that nothing used; goes when disks are full")
 
 
 class ReachBy(StrEnum):
@@ -171,6 +177,7 @@ class Settings(BaseSettings):
     tiers: TierLimits = TierLimits()
     thresholds: Thresholds = Thresholds()
     queue: Queue = Queue()
+    project: Project = Project()
     timings: Timings = Timings()
     memory: Memory = Memory()
     host: Host = Host()

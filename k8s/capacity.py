@@ -43,6 +43,7 @@ def capacity(
         agents=len(living),
         cpu_percent=_percent(usable, use, "cpu"),
         memory_percent=_percent(usable, use, "memory"),
+        memory_bytes=int(sum(node.memory for node in usable)) or None,
         schedulable_nodes=len(usable),
     )
 

@@ -95,6 +95,9 @@ class KubernetesRuntime:
         await remove(self._space, self._installation, agent_id, attempt, grace_seconds)
         return Usage()
 
+    async def check(self, template: Template) -> None:
+        await self._room.check(template)
+
     async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
         doing = f"resizing agent {agent_id} (attempt {attempt})"
         pod = await self._living(agent_id, attempt, doing)

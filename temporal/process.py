@@ -38,7 +38,8 @@ async def when_there(settings: Settings) -> Client:
 
 async def _prepared(settings: Settings) -> Client:
     client = await connect(settings, lazy=False)
-    await schedules.ensure(client, reap_seconds=settings.timings.reap_seconds)
+    timings = settings.timings
+    await schedules.ensure(client, reap_seconds=timings.reap_seconds, pressure_seconds=timings.pressure_seconds)
     return client
 
 

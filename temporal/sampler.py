@@ -12,9 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.db.engine import Db
 from core.db.repositories import clusters, queue
 from core.domain.templates import Pool
-from core.errors import RuntimeFault, Unavailable
+from core.domain.thresholds import Load, Look, Measure, over
+from core.errors import NeverSatisfiable, RuntimeFault, Unavailable
 from core.runtime.base import AgentRuntime, ClusterCapacity
-from core.settings import Settings, Thresholds
+from core.settings import DEFAULT_POOL, Settings
 from temporal.lives import Lives
 
 log = structlog.get_logger()
@@ -48,21 +49,62 @@ class Sampler:
                 log.warning("sample.failed", cluster=pool.cluster, error=type(error).__name__)
 
     async def _measure(self, pool: Pool) -> None:
-        capacity = await self._runtimes[pool.runtime].capacity()
-        window = self._cpu.setdefault(pool.cluster, CpuWindow(self._settings.thresholds.cpu_window_seconds))
-        capacity = capacity.model_copy(update={"cpu_percent": window.mean(time.monotonic(), capacity.cpu_percent)})
+        runtime, limits = self._runtimes[pool.runtime], self._settings.thresholds
+        capacity = await runtime.capacity()
+        too_large = await self._too_large(pool, runtime)
+        window = self._cpu.setdefault(pool.cluster, CpuWindow(limits.cpu_window_seconds))
         async with self._db.transaction() as session:
+            # What shut the door before does so longer, also after this process was begun anew.
+            before = await clusters.last_look(session, pool.cluster)
+            shut = frozenset(each.measure for each in before.over) if before is not None else frozenset[Measure]()
+            cpu = window.mean(time.monotonic(), capacity.cpu_percent, whole=Measure.CPU not in shut)
+            load = load_of(capacity, cpu)
+            look = Look(
+                agents=capacity.agents,
+                load=load,
+                limits=limits,
+                over=over(load, limits, shut),
+                too_large=too_large,
+            )
             grew = await clusters.record_look(
                 session,
                 pool.cluster,
                 datetime.now(UTC),
                 total=None if capacity.fits is None else capacity.fits + capacity.agents,
-                choked=choked(capacity, self._settings.thresholds),
-                detail=capacity.model_dump(exclude={"fits"}),
+                choked=look.choked,
+                detail=look.stored(),
             )
             waiting = await queue.somebody_waits(session, pool.cluster) if grew else []
+        self._tell(pool.cluster, shut, look)
         for name in waiting:
             await self._lives.wake_pool(name)
+
+    async def _too_large(self, pool: Pool, runtime: AgentRuntime) -> dict[str, str]:
+        """Templates that the cluster could never run, each with why; what cannot be asked now is not known to be."""
+        found: dict[str, str] = {}
+        for template in self._templates_of(pool):
+            try:
+                await runtime.check(self._settings.template(template))
+            except NeverSatisfiable as error:
+                found[template] = error.detail
+            except (RuntimeFault, KeyError) as error:
+                log.debug("sample.template_not_checked", template=template, error=type(error).__name__)
+        return found
+
+    def _templates_of(self, pool: Pool) -> set[str]:
+        """What starts in this cluster may ask for: the default pool also takes templates that no pool is made for."""
+        pools = self._settings.all_pools()
+        here = {each.template for each in pools.values() if each.cluster == pool.cluster}
+        if pools[DEFAULT_POOL].cluster == pool.cluster:
+            here |= set(self._settings.templates) - {each.template for each in pools.values()}
+        return here
+
+    def _tell(self, cluster: str, before: frozenset[Measure], look: Look) -> None:
+        """Once a change: the door of a cluster shut, or opened again."""
+        if look.choked and before != {each.measure for each in look.over}:
+            log.warning("cluster.choked", cluster=cluster, over=[str(each) for each in look.over])
+        elif before and not look.choked:
+            log.info("cluster.recovered", cluster=cluster)
 
 
 class CpuWindow:
@@ -73,24 +115,29 @@ class CpuWindow:
         self._began: float | None = None
         self._samples: deque[tuple[float, float]] = deque()
 
-    def mean(self, now: float, percent: float | None) -> float | None:
-        """Take in a sample and return the mean."""
+    def mean(self, now: float, percent: float | None, *, whole: bool = True) -> float | None:
+        """Take in a sample and return the mean; of what there is when it need not be of the `whole` window.
+
+        A door that is shut already opens for what was really seen, not because nobody has looked for long enough.
+        """
         if percent is None:
             return None
         self._began = now if self._began is None else self._began
         self._samples.append((now, percent))
         while self._samples[0][0] < now - self._seconds:
             self._samples.popleft()
-        if now - self._began < self._seconds:
+        if whole and now - self._began < self._seconds:
             return None
         return sum(sample for _, sample in self._samples) / len(self._samples)
 
 
-def choked(capacity: ClusterCapacity, thresholds: Thresholds) -> bool:
-    """Over a threshold, or no node to place anything on. What is not measured does not count."""
-    over = (
-        (capacity.cpu_percent, thresholds.cpu_percent),
-        (capacity.memory_percent, thresholds.memory_percent),
-        (capacity.disk_percent, thresholds.disk_percent),
+def load_of(capacity: ClusterCapacity, cpu_percent: float | None) -> Load:
+    """What is in use, with the CPU's mean instead of its moment."""
+    return Load(
+        cpu_percent=cpu_percent,
+        memory_percent=capacity.memory_percent,
+        disk_percent=capacity.disk_percent,
+        network_mbit=capacity.network_mbit,
+        memory_bytes=capacity.memory_bytes,
+        nodes=capacity.schedulable_nodes,
     )
-    return capacity.schedulable_nodes == 0 or any(is_ is not None and is_ > limit for is_, limit in over)

@@ -1,4 +1,4 @@
-"""What must stand in a Temporal namespace before work begins: search attributes, and the reaper's schedule."""
+"""What must stand in a Temporal namespace before work begins: search attributes, and what happens every so often."""
 
 from datetime import timedelta
 
@@ -18,15 +18,32 @@ from temporalio.client import (
 )
 
 from workflows.options import CONTROL_QUEUE, SEARCH_ATTRIBUTES
+from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 
 REAPER_SCHEDULE = "berth-reaper"
+PRESSURE_SCHEDULE = "berth-pressure"
 
 
-async def ensure(client: Client, *, reap_seconds: float) -> None:
+async def ensure(client: Client, *, reap_seconds: float, pressure_seconds: float) -> None:
     """Idempotent; a changed interval is taken over."""
     await _ensure_search_attributes(client)
-    await _ensure_reaper(client, timedelta(seconds=reap_seconds))
+    reap = ScheduleActionStartWorkflow(
+        Reaper.run,
+        id="reaper",
+        task_queue=CONTROL_QUEUE,
+        execution_timeout=timedelta(minutes=5),
+        static_summary="what exists against what is owned",
+    )
+    await _ensure_schedule(client, REAPER_SCHEDULE, reap, timedelta(seconds=reap_seconds))
+    relieve = ScheduleActionStartWorkflow(
+        PressureWatch.run,
+        id="pressure",
+        task_queue=CONTROL_QUEUE,
+        execution_timeout=timedelta(minutes=5),
+        static_summary="which machines run short, and who makes room",
+    )
+    await _ensure_schedule(client, PRESSURE_SCHEDULE, relieve, timedelta(seconds=pressure_seconds))
 
 
 async def _ensure_search_attributes(client: Client) -> None:
@@ -44,24 +61,18 @@ async def _ensure_search_attributes(client: Client) -> None:
         )
 
 
-async def _ensure_reaper(client: Client, every: timedelta) -> None:
+async def _ensure_schedule(client: Client, name: str, action: ScheduleActionStartWorkflow, every: timedelta) -> None:
     schedule = Schedule(
-        action=ScheduleActionStartWorkflow(
-            Reaper.run,
-            id="reaper",
-            task_queue=CONTROL_QUEUE,
-            execution_timeout=timedelta(minutes=5),
-            static_summary="what exists against what is owned",
-        ),
+        action=action,
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=every)]),
         # A look that takes longer than the interval is enough; missed ones need no catching up.
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=timedelta(seconds=10)),
     )
     try:
-        await client.create_schedule(REAPER_SCHEDULE, schedule)
+        await client.create_schedule(name, schedule)
     except ScheduleAlreadyRunningError:
 
         async def renew(_: ScheduleUpdateInput) -> ScheduleUpdate:
             return ScheduleUpdate(schedule=schedule)
 
-        await client.get_schedule_handle(REAPER_SCHEDULE).update(renew)
+        await client.get_schedule_handle(name).update(renew)

@@ -13,6 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
 from activities.pools import PoolActivities
+from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from activities.scheduling import SchedulingActivities
@@ -28,6 +29,7 @@ from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
 from workflows.options import CONTROL_QUEUE, runtime_queue
 from workflows.pool_queue import PoolQueue
+from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 from workflows.scheduled_start import ScheduledStart
 
@@ -92,11 +94,12 @@ def workers(
     pool = PoolActivities(db, settings, lives)
     scheduling = SchedulingActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
+    pressure = PressureActivities(db, settings, lives, runtimes, reaping)
     at_runtime = RuntimeActivities(db, settings, runtimes)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
-        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper],
+        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch],
         workflow_runner=runner or SandboxedWorkflowRunner(),
         activities=[
             life.register,
@@ -115,6 +118,9 @@ def workers(
             scheduling.start_scheduled,
             scheduling.withdraw_scheduled,
             reaping.reap,
+            pressure.look_for_pressure,
+            pressure.evict_agents,
+            pressure.clear_disks,
         ],
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,

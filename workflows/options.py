@@ -101,6 +101,21 @@ START: dict[str, Any] = {
     ),
 }
 
+# A look is soon followed by the next, which sees things as they are then.
+LOOK_FOR_PRESSURE: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=15),
+    "retry_policy": RetryPolicy(maximum_attempts=3),
+}
+EVICT: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=60),
+    "schedule_to_close_timeout": timedelta(seconds=120),
+    "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
+}
+CLEAR: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=180),
+    "retry_policy": RetryPolicy(maximum_attempts=2),
+}
+
 # What will not go takes half a minute to say so.
 REAP: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=120),

@@ -61,4 +61,4 @@ async def _probe(name: str, probe: Probe) -> str:
 )
 async def metrics(request: Request, deps: DepsOf) -> Response:
     shown: Metrics = request.app.state.metrics
-    return Response(await shown.render(deps.db), media_type=CONTENT_TYPE)
+    return Response(await shown.render(deps.db, deps.settings), media_type=CONTENT_TYPE)

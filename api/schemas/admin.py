@@ -7,7 +7,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment, UserIdText
+from core.domain.admission import Snapshot
 from core.domain.sizes import BYTES, CORES
+from core.domain.thresholds import Measure
 from core.domain.tiers import Tier
 
 MOST_MEMBERS = 1000
@@ -68,6 +70,15 @@ class CapacityFrom(StrEnum):
     UNKNOWN = "unknown"
 
 
+class MeasureBody(Answered):
+    """`value` null: nobody measures it, so it shuts no door. `limit` null: there is none."""
+
+    measure: Measure = Field(examples=[Measure.MEMORY])
+    value: float | None = Field(examples=[72.5], description="percent, of the network Mbit/s")
+    limit: float | None = Field(examples=[90.0])
+    over: bool
+
+
 class PoolBody(Answered):
     """`capacity` null and `clusterFree` null: nobody has measured lately, so nothing counts as free."""
 
@@ -83,6 +94,10 @@ class PoolBody(Answered):
     waiting: int
     paused: bool
     choked: bool = Field(description="the cluster is over its thresholds")
+    refused: bool = Field(description="an agent of the pool found no machine, and nothing has come free since")
+    snapshot: Snapshot = Field(description="how old the last look at the cluster is; only a fresh one lets anybody in")
+    measures: list[MeasureBody] = Field(description="what is in use, and from where on nobody is let in")
+    nodes: int | None = Field(description="machines that take agents now; null: nobody knows")
 
 
 class PoolsBody(Answered):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.schemas.agents import AgentBody, WaitRange
 from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered
-from core.domain.admission import Check
+from core.domain.admission import Check, Numbers
 from core.domain.tiers import Tier
 
 
@@ -16,7 +16,7 @@ class CheckBody(Answered):
 
     check: Check = Field(examples=[Check.ROOM])
     passed: bool
-    numbers: dict[str, int | str | bool | None] = Field(examples=[{"holders": 20, "capacity": 20, "clusterFree": 0}])
+    numbers: Numbers = Field(examples=[{"holders": 20, "capacity": 20, "clusterFree": 0}])
 
 
 class PlaceBody(Answered):
@@ -32,7 +32,13 @@ class HelpBody(Answered):
     """One thing that would change the answer."""
 
     action: Literal[
-        "renew_subscription", "upgrade_subscription", "stop_agent", "wait", "retry_later", "cancel_a_scheduled_start"
+        "renew_subscription",
+        "upgrade_subscription",
+        "stop_agent",
+        "choose_smaller_template",
+        "wait",
+        "retry_later",
+        "cancel_a_scheduled_start",
     ]
     agent_id: str | None = Field(None, examples=[EXAMPLE_AGENT_ID], description="with stop_agent: which one")
     project_id: str | None = Field(None, examples=["shop"], description="with stop_agent: its project")

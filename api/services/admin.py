@@ -5,13 +5,14 @@ from typing import Any
 
 from api.auth import Identity
 from api.deps import Deps
-from api.schemas.admin import CapacityFrom, PoolBody, PoolPut, TerminateBody, UserPut
+from api.schemas.admin import CapacityFrom, MeasureBody, PoolBody, PoolPut, TerminateBody, UserPut
 from api.services.orders import wrong_state
 from core.db.repositories import agents, census, clusters, ordering, projects, queue, users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import EndReason
 from core.domain.orders import StopOrder
+from core.domain.thresholds import Look, Measure
 from core.errors import NotFound
 
 # An administrator may not say that the user asked for it: that would be told to the user, and could be taken back.
@@ -113,7 +114,27 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         waiting=room.waiting,
         paused=room.paused,
         choked=room.choked,
+        refused=room.refused,
+        snapshot=room.snapshot,
+        measures=_measures(room.look),
+        nodes=room.look.load.nodes if room.look is not None else None,
     )
+
+
+def _measures(look: Look | None) -> list[MeasureBody]:
+    if look is None:
+        return []
+    load, limits, over = look.load, look.limits, {each.measure for each in look.over}
+    numbers = {
+        Measure.CPU: (load.cpu_percent, limits.cpu_percent),
+        Measure.MEMORY: (load.memory_percent, limits.memory_percent),
+        Measure.DISK: (load.disk_percent, limits.disk_percent),
+        Measure.NETWORK: (load.network_mbit, limits.network_mbit),
+    }
+    return [
+        MeasureBody(measure=measure, value=value, limit=limit, over=measure in over)
+        for measure, (value, limit) in numbers.items()
+    ]
 
 
 async def put_pool(deps: Deps, who: Identity, name: str, body: PoolPut) -> PoolBody:

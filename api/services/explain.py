@@ -27,15 +27,16 @@ async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -
         max_waiting=settings.queue.max,
         lifespan_minutes=lifespan,
         ageing=settings.queue.ageing,
+        max_project_agents=settings.project.max_agents,
     )
     async with deps.acting(who) as (session, user):
         await projects.require_member(session, project_id, who.user_id)
-        _, pool = placement(settings, body.template)
+        template, pool = placement(settings, body.template)
         later = schedule.later(body.start_at, deps.clock())
         if later is not None:
             return _scheduled(later, await scheduled.pending_of(session, who.user_id))
         found = await explanations.explain(
-            session, who.user_id, project_id, pool, settings.all_pools()[pool], rules, deps.clock()
+            session, who.user_id, project_id, pool, settings.all_pools()[pool], rules, deps.clock(), template
         )
         agent = found.existing and await queue.with_wait(session, found.existing, lifespan)
     checks = [CheckBody(check=each.check, passed=each.passed, numbers=each.numbers) for each in found.examined]
@@ -73,6 +74,8 @@ def _helps(found: Explanation, tier: Tier, limits: TierLimits) -> list[HelpBody]
                 for other in found.others[:_STOPPABLE_SHOWN]
             ]
             return [*stops, *upgrade]
+        case Reject(reason=RejectReason.TOO_LARGE):
+            return [HelpBody(action="choose_smaller_template")]
         case Reject():
             return [HelpBody(action="retry_later")]
         case Queue():

@@ -235,4 +235,6 @@ _SENTENCES = {
     RejectReason.MAX_AGENTS.value: "you have as many agents as your subscription allows",
     RejectReason.SUBSCRIPTION.value: "your subscription is not active",
     RejectReason.UNKNOWN_TEMPLATE.value: "there is no such template",
+    RejectReason.MAX_PROJECT_AGENTS.value: "the project has as many agents as it may have",
+    RejectReason.TOO_LARGE.value: "no machine is large enough for this template, not even an empty one",
 }

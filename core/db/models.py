@@ -83,7 +83,14 @@ class Cluster(Base):
     # How many agents the cluster takes in all: what still fits and what we run there already. None: unknown.
     total: Mapped[int | None]
     choked: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    # A `core.domain.thresholds.Look`.
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    # When a look for pressure first found the memory over its threshold; null: the last one did not.
+    pressure_since: Mapped[datetime | None]
+    # Pools of which an agent was found to have no machine, and when; emptied as soon as there may be room again.
+    refused: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    # How many agents were evicted since ever, by reason.
+    evictions: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
 
 
 class Agent(Base):

@@ -7,11 +7,16 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from core.domain.thresholds import Look, Measure
 from core.domain.tiers import Tier
+
+Numbers = dict[str, int | float | str | bool | None]
 
 
 class RejectReason(StrEnum):
     MAX_AGENTS = "max_agents_exceeded"
+    MAX_PROJECT_AGENTS = "max_project_agents_exceeded"
+    TOO_LARGE = "never_satisfiable"
     SUBSCRIPTION = "subscription_inactive"
     QUEUE_FULL = "queue_full"
     UNKNOWN_TEMPLATE = "unknown_template"
@@ -19,6 +24,7 @@ class RejectReason(StrEnum):
 
 class QueueReason(StrEnum):
     CHOKED = "insufficient_cluster_resources"
+    DISK = "disk_emergency"
     NO_NODE = "no_suitable_node"
     AHEAD = "queue_ahead"
     PAUSED = "pool_paused"
@@ -39,6 +45,17 @@ class Standing(Value):
     subscription_active: bool
     # An agent of the same project is draining: its profile has one writer at a time.
     same_project_ending: bool = False
+    # What the project may have, and has from all its members, those that are draining left out; None: no limit.
+    project_limit: int | None = None
+    project_living: int = 0
+
+
+class Snapshot(StrEnum):
+    """How much is known of the cluster now. Only what is fresh may count as free."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    UNKNOWN = "unknown"
 
 
 class Room(Value):
@@ -50,7 +67,16 @@ class Room(Value):
     cluster_free: int | None
     paused: bool = False
     choked: bool = False
+    # An agent of the pool was found to have no machine, and nothing has come free since.
+    refused: bool = False
+    snapshot: Snapshot = Snapshot.FRESH
+    look: Look | None = None
     max_waiting: int
+    # Why no machine would take the template that is asked for, were it empty; None: one would, or nobody knows.
+    too_large: str | None = None
+
+    def over(self, measure: Measure) -> bool:
+        return self.look is not None and any(each.measure is measure for each in self.look.over)
 
 
 class Create(Value):
@@ -74,6 +100,8 @@ class Check(StrEnum):
 
     SUBSCRIPTION = "subscription_active"
     LIMIT = "below_your_limit"
+    PROJECT = "below_project_limit"
+    TEMPLATE = "template_fits"
     PREVIOUS = "previous_agent_gone"
     POOL = "pool_open"
     CLUSTER = "cluster_not_choked"
@@ -87,7 +115,7 @@ class Examined(Value):
 
     check: Check
     passed: bool
-    numbers: dict[str, int | str | bool | None]
+    numbers: Numbers
     otherwise: Queue | Reject
 
 
@@ -113,6 +141,18 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
             otherwise=Reject(reason=RejectReason.MAX_AGENTS, action="upgrade_subscription"),
         ),
         Examined(
+            check=Check.PROJECT,
+            passed=standing.project_limit is None or standing.project_living < standing.project_limit,
+            numbers={"limit": standing.project_limit, "used": standing.project_living},
+            otherwise=Reject(reason=RejectReason.MAX_PROJECT_AGENTS, action="retry_later"),
+        ),
+        Examined(
+            check=Check.TEMPLATE,
+            passed=room.too_large is None,
+            numbers={} if room.too_large is None else {"detail": room.too_large},
+            otherwise=Reject(reason=RejectReason.TOO_LARGE, action="choose_smaller_template"),
+        ),
+        Examined(
             check=Check.PREVIOUS,
             passed=not standing.same_project_ending and standing.living < standing.limit,
             numbers={"ending": standing.ending},
@@ -127,8 +167,8 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
         Examined(
             check=Check.CLUSTER,
             passed=known and not room.choked,
-            numbers={"known": known, "choked": room.choked},
-            otherwise=Queue(reason=QueueReason.CHOKED),
+            numbers={"known": known, "choked": room.choked, "snapshot": room.snapshot.value, **_use(room.look)},
+            otherwise=Queue(reason=QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED),
         ),
         Examined(
             check=Check.LINE,
@@ -138,8 +178,13 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
         ),
         Examined(
             check=Check.ROOM,
-            passed=known and room.holders < (room.capacity or 0) and (room.cluster_free or 0) > 0,
-            numbers={"holders": room.holders, "capacity": room.capacity, "clusterFree": room.cluster_free},
+            passed=known and room.holders < (room.capacity or 0) and (room.cluster_free or 0) > 0 and not room.refused,
+            numbers={
+                "holders": room.holders,
+                "capacity": room.capacity,
+                "clusterFree": room.cluster_free,
+                **({"refused": True} if room.refused else {}),
+            },
             otherwise=Queue(reason=QueueReason.NO_NODE),
         ),
         Examined(
@@ -151,19 +196,57 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
     )
 
 
+def _use(look: Look | None) -> Numbers:
+    """The look's numbers beside what they are held against. Network is told of only where somebody measures it."""
+    if look is None:
+        return {}
+    load, limits = look.load, look.limits
+    numbers: Numbers = {
+        "cpuPercent": _rounded(load.cpu_percent),
+        "cpuLimit": limits.cpu_percent,
+        "memoryPercent": _rounded(load.memory_percent),
+        "memoryLimit": limits.memory_percent,
+        "diskPercent": _rounded(load.disk_percent),
+        "diskLimit": limits.disk_percent,
+        "nodes": load.nodes,
+    }
+    if load.network_mbit is not None:
+        numbers |= {"networkMbit": _rounded(load.network_mbit), "networkLimit": limits.network_mbit}
+    if look.over:
+        numbers["over"] = ", ".join(str(each) for each in look.over)
+    return numbers
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
 def conclude(examined: tuple[Examined, ...]) -> Decision:
     """What the first check that did not pass leads to. How long the queue is matters only to who has to join it."""
+    found = deciding(examined)
+    return Create() if found is None else found.otherwise
+
+
+def deciding(examined: tuple[Examined, ...]) -> Examined | None:
+    """The check that the decision follows from; None when all that matters passed."""
     failed = [each for each in examined if not each.passed]
     first = next((each for each in failed if each.check is not Check.QUEUE), None)
-    if first is None:
-        return Create()
-    if isinstance(first.otherwise, Reject):
-        return first.otherwise
-    return next((each.otherwise for each in failed if each.check is Check.QUEUE), first.otherwise)
+    if first is None or isinstance(first.otherwise, Reject):
+        return first
+    return next((each for each in failed if each.check is Check.QUEUE), first)
+
+
+def closed_by(room: Room) -> QueueReason | None:
+    """Why nobody is let in, whatever is free; None while the door is open."""
+    if room.paused:
+        return QueueReason.PAUSED
+    if room.choked or room.capacity is None or room.cluster_free is None:
+        return QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED
+    return None
 
 
 def free_slots(room: Room) -> int:
     """How many waiting agents may be granted a slot now."""
-    if room.paused or room.choked or room.capacity is None or room.cluster_free is None:
+    if closed_by(room) or room.refused or room.capacity is None or room.cluster_free is None:
         return 0
     return max(0, min(room.capacity - room.holders, room.cluster_free))

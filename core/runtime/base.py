@@ -5,8 +5,8 @@ Errors are `core.errors.RuntimeRetryable`, `RuntimePermanent` or `NeverSatisfiab
 `tests/contracts/test_runtime_contract.py` is the suite that every runtime passes.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -101,6 +101,9 @@ class ClusterCapacity(Value):
     cpu_percent: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None
+    # Of all machines together, sent and received, a second.
+    network_mbit: float | None = None
+    memory_bytes: int | None = None
     schedulable_nodes: int = 1
 
 
@@ -109,6 +112,19 @@ class Resized(Value):
 
     before: Size
     waits_for: Text = ""
+
+
+class Owner(Value):
+    """Whose a profile is."""
+
+    user_id: str
+    project_id: str
+
+
+class Pruned(Value):
+    """What was cleared away."""
+
+    profiles: int = 0
 
 
 class Usage(Value):
@@ -132,6 +148,9 @@ class AgentRuntime(Protocol):
 
         With a grace the agent is told to go first and killed after it.
         """
+
+    async def check(self, template: Template) -> None:
+        """Raises `NeverSatisfiable` for what no machine here would take, were it empty."""
 
     async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
         """Give a living attempt other limits without a restart; the same once more is success.
@@ -181,3 +200,11 @@ class SharedRuntime(Protocol):
 
     def watch_age(self) -> float | None:
         """Seconds since the runtime was last heard of by the watch; None while this process watches nothing."""
+
+
+@runtime_checkable
+class PrunableRuntime(Protocol):
+    """What a runtime offers beside `AgentRuntime` when it keeps things on disks of its own."""
+
+    async def prune(self, unused_for: timedelta, keep: Sequence[Owner]) -> Pruned:
+        """Remove profiles that no agent has used for so long, and that are not one of `keep`; safe to do twice."""

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.launch import Account
@@ -50,6 +51,15 @@ class Folders:
     def forget_profile(self, owner: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.profiles / owner)
+
+    def unused_profiles(self, before: float) -> Iterator[str]:
+        """Owners whose profiles nothing has touched since `before` (seconds since 1970): a browser that starts or ends
+        makes and removes files in the upper two levels of it."""
+        for profile in self.profiles.iterdir():
+            with contextlib.suppress(OSError):
+                touched = [profile.stat().st_mtime, *(each.lstat().st_mtime for each in profile.iterdir())]
+                if max(touched) < before:
+                    yield profile.name
 
     def work(self, name: str, account: Account | None) -> Path:
         """A fresh scratch folder; in the machine's temporary folder when the usual place has too long a path."""

@@ -34,6 +34,7 @@ class Machine:
         psutil.cpu_percent(interval=None)
         self._looked = time.monotonic()
         self._cpu: float | None = None
+        self._traffic = Traffic()
 
     def check(self, wanted: Resources) -> None:
         """Raises `NeverSatisfiable` when not even the empty machine would do."""
@@ -64,6 +65,8 @@ class Machine:
             cpu_percent=self._cpu_percent(),
             memory_percent=memory.percent,
             disk_percent=psutil.disk_usage(str(self._disk)).percent,
+            network_mbit=self._traffic.mbit(time.monotonic(), _carried()),
+            memory_bytes=self._memory,
         )
 
     def _cpu_percent(self) -> float | None:
@@ -73,6 +76,31 @@ class Machine:
             self._cpu = psutil.cpu_percent(interval=None)
             self._looked = now
         return self._cpu
+
+
+class Traffic:
+    """Bandwidth in use, from a counter of bytes that is read now and then."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int] | None = None
+        self._mbit: float | None = None
+
+    def mbit(self, now: float, carried: int) -> float | None:
+        """The mean since the last look; None at the first, and the same answer to a look that comes too soon."""
+        if self._last is None:
+            self._last = now, carried
+        before, bytes_before = self._last
+        if now - before >= _MIN_LOOK_SECONDS:
+            # A counter that fell back was begun anew.
+            self._mbit = max(0, carried - bytes_before) * 8 / (now - before) / 1e6
+            self._last = now, carried
+        return self._mbit
+
+
+def _carried() -> int:
+    """Bytes that went over this machine's interfaces, either way; what it says to itself is no bandwidth."""
+    interfaces = psutil.net_io_counters(pernic=True)
+    return sum(each.bytes_sent + each.bytes_recv for name, each in interfaces.items() if name != "lo")
 
 
 def fits(wanted: Resources, living: list[Claim], *, cores: int, memory: int, available: int) -> int:

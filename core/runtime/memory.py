@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from core.domain.recovery import FailureKind
@@ -43,6 +43,14 @@ Key = tuple[str, int]
 Owner = tuple[str, str]
 
 
+@dataclass(frozen=True)
+class _Load:
+    cpu_percent: float | None
+    memory_percent: float | None
+    disk_percent: float | None
+    network_mbit: float | None
+
+
 @dataclass(slots=True)
 class _Agent:
     key: Key
@@ -73,6 +81,13 @@ class MemoryRuntime:
 
     def __init__(self, settings: Memory, ledger: Ledger | None = None) -> None:
         self._settings = settings
+        # What its machines report, until somebody pretends otherwise.
+        self._load = _Load(
+            cpu_percent=settings.cpu_percent,
+            memory_percent=settings.memory_percent,
+            disk_percent=settings.disk_percent,
+            network_mbit=settings.network_mbit,
+        )
         self._ledger = ledger
         self._agents: dict[Key, _Agent] = {}
         self._writers: dict[Owner, _Agent] = {}
@@ -171,6 +186,14 @@ class MemoryRuntime:
         gone = Observation(agent_id=agent_id, attempt=attempt, phase=Phase.GONE, user_id=user_id, project_id=project_id)
         self._changes.publish(gone)
 
+    async def check(self, template: Template) -> None:
+        wanted = template.resources
+        if wanted.cpu > _MACHINE.cpu or wanted.memory_mib > _MACHINE.memory_mib:
+            raise NeverSatisfiable(
+                f"a template asks for {wanted.cpu:g} cores and {wanted.memory_mib} MiB of memory, "
+                f"a simulated machine has {_MACHINE}"
+            )
+
     async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
         agent = self._living(agent_id, attempt)
         if size.cpu > _MACHINE.cpu or size.memory_mib > _MACHINE.memory_mib:
@@ -204,7 +227,22 @@ class MemoryRuntime:
 
     async def capacity(self) -> ClusterCapacity:
         agents = len(self._agents)
-        return ClusterCapacity(fits=max(0, self._settings.capacity - agents), agents=agents)
+        load, each = self._load, self._settings.agent_memory_percent
+        memory = load.memory_percent
+        if each:
+            memory = min(100.0, (memory or 0) + each * agents)
+        return ClusterCapacity(
+            fits=max(0, self._settings.capacity - agents),
+            agents=agents,
+            cpu_percent=load.cpu_percent,
+            memory_percent=memory,
+            disk_percent=load.disk_percent,
+            network_mbit=load.network_mbit,
+        )
+
+    def pretend(self, **load: float | None) -> None:
+        """Have the machines report another use: `cpu_percent`, `memory_percent` (without agents) and so on."""
+        self._load = replace(self._load, **load)
 
     def watch(self) -> AsyncIterator[Observation]:
         return self._changes.subscribe()

@@ -9,10 +9,9 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -25,7 +24,18 @@ from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.accounts import Accounts
 from core.runtime.attempt import NAME, Attempt, Key
 from core.runtime.attempts import Record, Records
-from core.runtime.base import AgentSpec, ClusterCapacity, Created, Observation, Phase, Reach, Resized, Usage
+from core.runtime.base import (
+    AgentSpec,
+    ClusterCapacity,
+    Created,
+    Observation,
+    Owner,
+    Phase,
+    Pruned,
+    Reach,
+    Resized,
+    Usage,
+)
 from core.runtime.cgroup import Cgroups
 from core.runtime.changes import Changes
 from core.runtime.crew import StillThere
@@ -34,7 +44,9 @@ from core.runtime.folders import Folders
 from core.runtime.host.address import host_folder
 from core.runtime.journals import Journals
 from core.runtime.machine import Machine
+from core.runtime.ports import free_ports
 from core.runtime.program import Program, find
+from core.runtime.pruning import prune
 from core.settings import Settings
 from core.tokens import hash_token
 
@@ -163,7 +175,7 @@ class ProcessRuntime:
         attempt.group = self._cgroups.make(
             record.group, memory_bytes=spec.template.resources.memory_limit_mib * MIB, processes=_PROCESSES
         )
-        api_port, novnc_port = _free_ports(2)
+        api_port, novnc_port = free_ports(2)
         environment = program.environment(
             spec, profile=profile, work=record.work, api_port=api_port, novnc_port=novnc_port
         )
@@ -270,6 +282,9 @@ class ProcessRuntime:
                 await self._remove(found)
         return found.usage()
 
+    async def check(self, template: Template) -> None:
+        self._machine.check(template.resources)
+
     async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
         """Memory alone: agents of one machine share its processors, and only memory can bring it down."""
         found = self._living(agent_id, attempt)
@@ -354,6 +369,10 @@ class ProcessRuntime:
             raise RuntimeRetryable(f"the profile cannot be removed: {error}") from error
         self._accounts.forget(owner)
 
+    async def prune(self, unused_for: timedelta, keep: Sequence[Owner]) -> Pruned:
+        used = [owner for owner, writer in self._writers.items() if not writer.over.is_set()]
+        return prune(self._folders, self._accounts, unused_for, keep, used)
+
     async def close(self) -> None:
         """Stop all agents in order, at most 6 s and then by force. They stay known as lost with their host."""
         living = [attempt for attempt in self._attempts.values() if not attempt.over.is_set()]
@@ -376,15 +395,3 @@ class ProcessRuntime:
     def mains(self) -> set[int]:
         """The pids of agents' main processes that this runtime waits for."""
         return {a.record.pid for a in self._attempts.values() if a.pidfd is not None and a.record.pid is not None}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has now. An agent whose port is taken in between ends, and is begun again."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

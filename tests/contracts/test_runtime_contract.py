@@ -261,6 +261,16 @@ async def test_agent_gets_another_limit_while_it_goes_on(rig: Rig) -> None:
     await rig.runtime.delete(spec.agent_id, 1)
 
 
+async def test_template_beyond_every_machine_is_known_without_making_it(rig: Rig) -> None:
+    spec = rig.spec()
+    await rig.runtime.check(spec.template)
+    for beyond in ({"cpu": 100_000.0, "cpu_limit": 100_000.0}, {"memory_mib": 1 << 40, "memory_limit_mib": 1 << 40}):
+        resources = spec.template.resources.model_copy(update=beyond)
+        with pytest.raises(NeverSatisfiable):
+            await rig.runtime.check(spec.template.model_copy(update={"resources": resources}))
+    assert await listed(rig, spec.agent_id) == []
+
+
 async def test_limit_beyond_every_machine_is_refused_and_changes_nothing(rig: Rig) -> None:
     spec = rig.spec()
     await made(rig, spec)

@@ -21,6 +21,7 @@ from core.domain.orders import (
     Verdict,
 )
 from core.domain.sizes import Size
+from core.domain.thresholds import Load, Look, over
 from core.errors import Unavailable
 from core.ids import agent_workflow_id
 from core.settings import Settings
@@ -67,10 +68,12 @@ class SimulatedLives:
         self._at_once = 0
         self._turns: dict[str, asyncio.Lock] = {}
 
-    async def look(self, total: int) -> None:
-        """Measure the cluster: room for `total` agents."""
+    async def look(self, total: int, too_large: dict[str, str] | None = None, **load: float) -> None:
+        """Measure the cluster: room for `total` agents, and what is in use."""
+        seen, limits = Load.model_validate(load), self.settings.thresholds
+        look = Look(agents=0, load=seen, limits=limits, over=over(seen, limits), too_large=too_large or {})
         async with self.db.transaction() as session:
-            await clusters.record_look(session, "local", _now(), total=total, choked=False, detail={})
+            await clusters.record_look(session, "local", _now(), total=total, choked=look.choked, detail=look.stored())
 
     async def start(self, request: StartRequest) -> StartAnswer:
         self._count("start")
@@ -92,6 +95,7 @@ class SimulatedLives:
             max_waiting=self.settings.queue.max,
             lifespan_minutes=self.settings.queue.lifespan_minutes,
             ageing=self.settings.queue.ageing,
+            max_project_agents=self.settings.project.max_agents,
         )
         pool = self.settings.all_pools()[request.pool]
         async with self.db.transaction() as session:

@@ -174,6 +174,20 @@ async def test_pool_that_makes_no_sense_is_refused(api: Api, body: dict[str, Any
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
+async def test_pool_tells_what_is_in_use_what_shuts_its_door_and_how_old_that_is(api: Api) -> None:
+    await api.lives.look(9, memory_percent=93.4, cpu_percent=12, nodes=3)
+    pool = (await _as_admin(api, "GET", "/pools/default")).json()
+    assert (pool["choked"], pool["refused"], pool["snapshot"], pool["nodes"]) == (True, False, "fresh", 3)
+    assert pool["measures"] == [
+        {"measure": "cpu", "value": 12, "limit": 85, "over": False},
+        {"measure": "memory", "value": 93.4, "limit": 90, "over": True},
+        {"measure": "disk", "value": None, "limit": 90, "over": False},
+        {"measure": "network", "value": None, "limit": None, "over": False},
+    ]
+    await api.sql("UPDATE clusters SET measured_at = now() - interval '5 minutes' RETURNING cluster")
+    assert (await _as_admin(api, "GET", "/pools/default")).json()["snapshot"] == "stale"
+
+
 async def test_pool_is_changed_and_its_queue_told(api: Api) -> None:
     changed = (await _as_admin(api, "PUT", "/pools/default", {"capacity": 3})).json()
     assert (changed["capacity"], changed["capacityFrom"], changed["paused"]) == (3, "operator", False)

@@ -9,6 +9,7 @@ import pytest
 from core.db.repositories import credits
 from core.domain.lifecycle import AgentState
 from core.domain.tiers import Tier
+from core.settings import Project as ProjectLimit
 from core.settings import Queue
 from tests.fixtures.api import Api, replica
 from tests.fixtures.terminal import Desk
@@ -145,8 +146,39 @@ async def test_cluster_that_nobody_has_looked_at_is_unknown_and_never_free(api: 
     await api.sql("DELETE FROM clusters RETURNING cluster")
     found = await explained(api)
     assert (found["status"], found["reason"]) == ("queued", "insufficient_cluster_resources")
-    assert failed(found)["cluster_not_choked"] == {"known": False, "choked": False}
+    assert failed(found)["cluster_not_choked"] == {"known": False, "choked": False, "snapshot": "unknown"}
     assert failed(found)["room_in_pool"]["clusterFree"] is None
+
+
+async def test_shut_door_is_explained_with_each_use_beside_its_limit(api: Api) -> None:
+    await api.lives.look(9, memory_percent=93.44, disk_percent=50)
+    found = await explained(api)
+    assert (found["status"], found["reason"]) == ("queued", "insufficient_cluster_resources")
+    numbers = failed(found)["cluster_not_choked"]
+    assert numbers["over"] == "memory 93 % (limit 90 %)"
+    assert (numbers["memoryPercent"], numbers["memoryLimit"], numbers["cpuPercent"]) == (93.4, 90, None)
+    await api.lives.look(9, disk_percent=91)
+    assert (await explained(api))["reason"] == "disk_emergency"
+
+
+async def test_template_that_no_machine_could_run_is_refused_and_never_queued(api: Api) -> None:
+    why = "a template asks for 900 cores, this machine has 2"
+    await api.lives.look(9, too_large={"default": why})
+    found = await explained(api)
+    assert (found["status"], found["reason"]) == ("rejected", "never_satisfiable")
+    assert failed(found)["template_fits"] == {"detail": why}
+    assert [each["action"] for each in found["helps"]] == ["choose_smaller_template"]
+    refused = await api.start()
+    assert (refused.status_code, refused.json()["reason"]) == (403, "never_satisfiable")
+    assert refused.json()["action"] == "choose_smaller_template"
+
+
+async def test_full_project_is_explained_with_its_limit(api: Api) -> None:
+    settings = api.settings.model_copy(update={"project": ProjectLimit(max_agents=0)})
+    async with replica(api.db, settings, api.lives) as strict:
+        found = await explained(strict)
+        assert (found["status"], found["reason"]) == ("rejected", "max_project_agents_exceeded")
+        assert failed(found)["below_project_limit"] == {"limit": 0, "used": 0}
 
 
 @pytest.mark.parametrize(("project_id", "body", "status"), [("other", {}, 404), ("shop", {"template": "no"}, 422)])

@@ -79,6 +79,43 @@ async def test_metrics_hold_real_waits_against_what_was_told(api: Api) -> None:
         assert line in shown.splitlines()
 
 
+async def test_metrics_tell_what_each_pool_would_need_and_what_shuts_it(api: Api) -> None:
+    await api.running()
+    await api.sql("INSERT INTO pool_overrides (pool, capacity, paused) VALUES ('default', 1, true) RETURNING pool")
+    await api.member("late", ["new"])
+    await api.start("late", "new")
+    await api.sql("UPDATE agents SET created_at = now() - interval '50 s' WHERE user_id = 'late' RETURNING agent_id")
+    shown = (await api.http.get("/metrics")).text.splitlines()
+    assert 'berth_pool_agents_wanted{pool="default"} 2.0' in shown
+    assert 'berth_pool_capacity{pool="default"} 1.0' in shown
+    assert 'berth_pool_closed{pool="default",reason="pool_paused"} 1.0' in shown
+    assert 'berth_pool_closed{pool="default",reason="insufficient_cluster_resources"} 0.0' in shown
+    (longest,) = [line for line in shown if line.startswith('berth_queue_oldest_seconds{pool="default"}')]
+    assert 50 <= float(longest.split()[1]) < 3600
+    await api.sql("UPDATE clusters SET measured_at = now() - interval '1 hour' RETURNING cluster")
+    await api.sql("UPDATE pool_overrides SET capacity = NULL, paused = false RETURNING pool")
+    shown = (await api.http.get("/metrics")).text.splitlines()
+    assert 'berth_pool_closed{pool="default",reason="insufficient_cluster_resources"} 1.0' in shown
+    assert not any(line.startswith("berth_pool_capacity{") for line in shown)
+
+
+async def test_metrics_tell_each_clusters_use_age_and_evictions(api: Api) -> None:
+    await api.lives.look(9, memory_percent=93.5, network_mbit=120)
+    await api.sql(
+        """UPDATE clusters SET evictions = '{"user_away": 3}', measured_at = now() - interval '40 s' RETURNING 1"""
+    )
+    for _ in range(2):  # all of it is told anew each time
+        shown = (await api.http.get("/metrics")).text
+        assert 'berth_cluster_memory_percent{cluster="local"} 93.5' in shown
+        assert 'berth_cluster_network_mbit{cluster="local"} 120.0' in shown
+        assert "berth_cluster_cpu_percent{" not in shown
+        assert 'berth_cluster_choked{cluster="local"} 1.0' in shown
+        assert 'berth_evictions_total{cluster="local",reason="user_away"} 3.0' in shown
+        assert 'berth_evictions_total{cluster="local",reason="oldest_of_lowest_tier"} 0.0' in shown
+    age = next(line for line in shown.splitlines() if line.startswith('berth_snapshot_age_seconds{cluster="local"}'))
+    assert float(age.split()[1]) >= 40
+
+
 async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
     nowhere = await api.http.get("/api/nowhere")
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")

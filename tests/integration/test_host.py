@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pytest
 from core.domain.recovery import FailureKind
 from core.domain.templates import Resources, Template
 from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
-from core.runtime.base import AgentRuntime, Phase
+from core.runtime.base import AgentRuntime, Owner, Phase, PrunableRuntime
+from core.runtime.folders import Folders
 from core.runtime.host.address import socket_path
 from core.runtime.registry import open_runtime, runtime_names
 from core.settings import Settings
@@ -211,8 +213,26 @@ async def test_template_larger_than_the_machine_can_never_be_had(
     for resources in (Resources(memory_mib=1 << 30), Resources(cpu=10_000)):
         with pytest.raises(NeverSatisfiable):
             await process.create(new_spec(template=Template(resources=resources)))
+        with pytest.raises(NeverSatisfiable, match="this machine has"):
+            await process.check(Template(resources=resources))
+    await process.check(Template())
     assert await process.list() == []
     await process.close()
+
+
+async def test_host_clears_away_unused_profiles_of_a_runtime_that_keeps_any(
+    host: HostProcess, process: AgentRuntime, memory: AgentRuntime, folder: Path
+) -> None:
+    for name in ("unused", "kept"):
+        profile = folder / "host" / "profiles" / Folders.owner(name, "shop")
+        profile.mkdir()
+        os.utime(profile, (0, 0))
+    assert isinstance(process, PrunableRuntime)
+    assert isinstance(memory, PrunableRuntime)
+    keep = [Owner(user_id="kept", project_id="shop")]
+    assert (await memory.prune(timedelta(days=30), keep)).profiles == 0
+    assert (await process.prune(timedelta(days=30), keep)).profiles == 1
+    assert [path.name for path in (folder / "host" / "profiles").iterdir()] == [Folders.owner("kept", "shop")]
 
 
 @pytest.mark.needs("root")
@@ -241,6 +261,8 @@ BAD_REQUESTS = {
     "huge body": ("PUT", "/memory/agents/ag-1/1", b"x" * (2 << 20), 413),
     "grace that is no number": ("DELETE", "/memory/agents/ag-1/1?grace=nan", b"", 422),
     "grace below nothing": ("DELETE", "/memory/agents/ag-1/1?grace=-1", b"", 422),
+    "template that is none": ("POST", "/process/check", b"{}", 422),
+    "less than no time": ("POST", "/process/prune", b'{"unused_seconds": -1, "keep": []}', 422),
     "profile of nobody": ("POST", "/process/profiles/delete", b"[]", 422),
 }
 

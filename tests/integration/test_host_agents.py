@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from core.domain.environment import ModelAccess
 from core.domain.recovery import FailureKind
 from core.domain.templates import Resources, Template
 from core.errors import RuntimePermanent
-from core.runtime.base import AgentSpec, Observation, Phase
+from core.runtime.base import AgentSpec, Observation, Owner, Phase
 from core.runtime.folders import Folders
 from core.runtime.journals import MAX_FILE_BYTES
 from core.runtime.process import ProcessRuntime
@@ -233,6 +235,27 @@ async def test_scratch_folder_goes_with_the_processes_and_the_profile_stays(
     assert (profile / "kept").exists()
     await runtime.delete_profile(spec.user_id, spec.project_id)
     assert not profile.exists()
+
+
+async def test_profiles_unused_for_long_are_cleared_away_and_no_other(
+    runtime: ProcessRuntime, settings: Settings
+) -> None:
+    profiles = settings.data_dir / "host" / "profiles"
+    living, stale, kept, recent, deep = (doing("sleep 300") for _ in range(5))
+    await runtime.create(living)
+    for spec in (living, stale, kept, recent, deep):
+        profile = profiles / Folders.owner(spec.user_id, spec.project_id)
+        (profile / "Default").mkdir(parents=True, exist_ok=True)
+        long_ago = time.time() - 40 * 86400
+        if spec is not deep:
+            os.utime(profile / "Default", (long_ago, long_ago))
+        if spec is not recent:
+            os.utime(profile, (long_ago, long_ago))
+    keep = [Owner(user_id=kept.user_id, project_id=kept.project_id)]
+    assert (await runtime.prune(timedelta(days=30), keep)).profiles == 1
+    left = {Folders.owner(spec.user_id, spec.project_id) for spec in (living, kept, recent, deep)}
+    assert {path.name for path in profiles.iterdir()} == left
+    assert (await runtime.prune(timedelta(days=30), keep)).profiles == 0
 
 
 @pytest.mark.needs("root")

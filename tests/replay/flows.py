@@ -14,7 +14,10 @@ from tests.fakes.stubborn import Stubborn
 from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
+from tests.workflows.test_pressure import measured
 from tests.workflows.test_succession import forgotten
+from workflows.options import CONTROL_QUEUE
+from workflows.pressure import PressureWatch
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}
 _WORKER = re.compile(r"\d+@")
@@ -228,3 +231,16 @@ async def test_scheduled_before_a_full_queue(set_stage: SetStage) -> None:
     await begin(stage, start, again=timedelta(milliseconds=200), patience=timedelta(seconds=1))
     await closed(stage, start)
     await keep(stage, "scheduled_before_a_full_queue", workflow_id=run_of(stage, start).id)
+
+
+async def test_relieved_of_pressure(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await stage.started()
+    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at - interval '1 hour'")
+    stage.runtime.pretend(memory_percent=95.0, disk_percent=95.0)
+    await measured(stage)
+    watch = await stage.client.start_workflow(PressureWatch.run, id="pressure", task_queue=CONTROL_QUEUE)
+    seen = await watch.result()
+    assert [each.eviction.agent_id for each in seen.leaving] == [agent_id]
+    assert seen.emergencies
+    await keep(stage, "relieved_of_pressure", workflow_id="pressure")

@@ -15,6 +15,7 @@ from tests.replay.histories import HISTORIES
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
 from workflows.pool_queue import PoolQueue
+from workflows.pressure import PressureWatch
 from workflows.scheduled_start import ScheduledStart
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
@@ -37,7 +38,8 @@ class Hesitant(AgentWorkflow):
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_recorded_run_takes_the_same_way_today(path: Path) -> None:
-    replayer = Replayer(workflows=[AgentWorkflow, PoolQueue, ScheduledStart], data_converter=pydantic_data_converter)
+    known = [AgentWorkflow, PoolQueue, PressureWatch, ScheduledStart]
+    replayer = Replayer(workflows=known, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(history(path))
 
 

@@ -1,12 +1,11 @@
 """The decision: every combination of quota, hardware and place gives the one answer of the specification's matrix."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.domain.admission import (
+    Check,
     Create,
     Decision,
     Queue,
@@ -14,10 +13,13 @@ from core.domain.admission import (
     Reject,
     RejectReason,
     Room,
+    Snapshot,
     Standing,
     decide,
+    examine,
     free_slots,
 )
+from core.domain.thresholds import Load, Look, Thresholds, over
 from core.domain.tiers import Tier
 
 WELL = Standing(tier=Tier.FREE, limit=1, living=0, ending=0, subscription_active=True)
@@ -46,6 +48,7 @@ rooms = st.builds(
     cluster_free=st.none() | st.integers(-2, 6),
     paused=st.booleans(),
     choked=st.booleans(),
+    refused=st.booleans(),
     max_waiting=st.integers(0, 3),
 )
 
@@ -58,22 +61,84 @@ OVER_QUOTA = reject(RejectReason.MAX_AGENTS, "upgrade_subscription")
 UNPAID = reject(RejectReason.SUBSCRIPTION, "renew_subscription")
 
 
-@pytest.mark.parametrize(
-    ("over_quota", "choked", "full"),
-    list(itertools.product([False, True], repeat=3)),
-    ids=lambda on: "x" if on else "-",
-)
-def test_rule_goes_before_hardware_and_hardware_before_place(over_quota: bool, choked: bool, full: bool) -> None:
-    standing = WELL.model_copy(update={"living": 1 if over_quota else 0})
-    room = ROOM.model_copy(update={"choked": choked, "holders": 5 if full else 0})
-    expected: Decision = Create()
-    if full:
-        expected = Queue(reason=QueueReason.NO_NODE)
-    if choked:
-        expected = Queue(reason=QueueReason.CHOKED)
-    if over_quota:
-        expected = OVER_QUOTA
-    assert decide(standing, room) == expected
+CALM = Load(cpu_percent=40, memory_percent=50, disk_percent=60, nodes=3)
+# Rule, then hardware, then node: the specification's matrix, a line for each way through it.
+RULES: dict[str, tuple[dict[str, object], Decision | None]] = {
+    "below quota": ({}, None),
+    "over quota": ({"living": 1}, OVER_QUOTA),
+    "unpaid": ({"subscription_active": False}, UNPAID),
+    "project full": (
+        {"project_limit": 5, "project_living": 5},
+        reject(RejectReason.MAX_PROJECT_AGENTS, "retry_later"),
+    ),
+}
+CHOKED, NO_NODE = Queue(reason=QueueReason.CHOKED), Queue(reason=QueueReason.NO_NODE)
+HARDWARE: dict[str, tuple[dict[str, object], Decision | None]] = {
+    "calm": ({}, None),
+    "cpu at 85": ({"cpu_percent": 85}, None),
+    "cpu over 85": ({"cpu_percent": 85.1}, CHOKED),
+    "memory over 90": ({"memory_percent": 90.1}, CHOKED),
+    "disk over 90": ({"disk_percent": 90.1}, Queue(reason=QueueReason.DISK)),
+    "no machine": ({"nodes": 0}, CHOKED),
+    "not measured": ({"cpu_percent": None, "memory_percent": None, "disk_percent": None}, None),
+}
+NODES: dict[str, tuple[dict[str, object], Decision | None]] = {
+    "fits": ({}, None),
+    "no node has room": ({"cluster_free": 0}, NO_NODE),
+    "pool full": ({"holders": 5}, NO_NODE),
+    "scheduler refused": ({"refused": True}, NO_NODE),
+}
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("hardware", HARDWARE)
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_goes_before_hardware_and_hardware_before_node(rule: str, hardware: str, node: str) -> None:
+    by_rule, by_hardware, by_node = RULES[rule][1], HARDWARE[hardware][1], NODES[node][1]
+    load, limits = CALM.model_copy(update=HARDWARE[hardware][0]), Thresholds()
+    look = Look(agents=0, load=load, limits=limits, over=over(load, limits))
+    room = ROOM.model_copy(update={"look": look, "choked": look.choked, **NODES[node][0]})
+    standing = WELL.model_copy(update=RULES[rule][0])
+    assert decide(standing, room) == (by_rule or by_hardware or by_node or Create())
+
+
+def test_template_that_no_machine_could_ever_run_is_refused_at_once_and_not_queued() -> None:
+    room = ROOM.model_copy(update={"too_large": "it asks for 900 cores", "choked": True, "paused": True})
+    assert decide(WELL, room) == reject(RejectReason.TOO_LARGE, "choose_smaller_template")
+    assert decide(WELL.model_copy(update={"living": 1}), room) == OVER_QUOTA
+    numbers = {each.check: each.numbers for each in examine(WELL, room)}
+    assert numbers[Check.TEMPLATE] == {"detail": "it asks for 900 cores"}
+
+
+def test_check_of_the_cluster_tells_each_use_beside_its_limit_and_what_is_over() -> None:
+    load = CALM.model_copy(update={"memory_percent": 93.42, "network_mbit": 120.0})
+    look = Look(agents=0, load=load, limits=Thresholds(), over=over(load, Thresholds()))
+    found = {each.check: each for each in examine(WELL, ROOM.model_copy(update={"look": look, "choked": True}))}
+    assert not found[Check.CLUSTER].passed
+    assert found[Check.CLUSTER].numbers == {
+        "known": True,
+        "choked": True,
+        "snapshot": "fresh",
+        "cpuPercent": 40,
+        "cpuLimit": 85,
+        "memoryPercent": 93.4,
+        "memoryLimit": 90,
+        "diskPercent": 60,
+        "diskLimit": 90,
+        "nodes": 3,
+        "networkMbit": 120,
+        "networkLimit": None,
+        "over": "memory 93 % (limit 90 %)",
+    }
+
+
+@pytest.mark.parametrize("snapshot", [Snapshot.STALE, Snapshot.UNKNOWN])
+def test_look_that_is_old_or_missing_queues_and_says_so(snapshot: Snapshot) -> None:
+    room = ROOM.model_copy(update={"snapshot": snapshot, "cluster_free": None, "capacity": 5})
+    assert decide(WELL, room) == CHOKED
+    found = {each.check: each for each in examine(WELL, room)}
+    assert found[Check.CLUSTER].numbers == {"known": False, "choked": False, "snapshot": snapshot.value}
+    assert free_slots(room) == 0
 
 
 @pytest.mark.parametrize(
@@ -137,3 +202,4 @@ def test_free_slots_never_exceed_what_pool_or_cluster_has(room: Room) -> None:
         assert free <= room.cluster_free
         assert not room.paused
         assert not room.choked
+        assert not room.refused

@@ -3,7 +3,7 @@
 import pytest
 
 from core.domain.templates import MIB, Resources
-from core.runtime.machine import Claim, fits
+from core.runtime.machine import Claim, Traffic, fits
 
 GIB = 1024 * MIB
 SMALL = Resources(cpu=0.5, memory_mib=512)
@@ -28,3 +28,14 @@ def test_room_is_what_cores_and_memory_leave(
     living: list[Claim], cores: int, memory: int, available: int, expected: int
 ) -> None:
     assert fits(SMALL, living, cores=cores, memory=memory, available=available) == expected
+
+
+def test_bandwidth_is_the_mean_between_two_looks_and_known_from_the_second_on() -> None:
+    traffic = Traffic()
+    assert traffic.mbit(100.0, 5_000_000) is None
+    assert traffic.mbit(102.0, 30_000_000) == 100
+    # Too soon to say anything new.
+    assert traffic.mbit(102.5, 90_000_000) == 100
+    assert traffic.mbit(104.0, 30_000_000) == 0
+    # An interface came back and counts from nothing.
+    assert traffic.mbit(106.0, 1_000) == 0

@@ -1,16 +1,15 @@
-"""When a cluster counts as choked."""
+"""Which CPU use counts: the mean over a while, none before that."""
 
+from core.domain.thresholds import Measure, Thresholds, over
 from core.runtime.base import ClusterCapacity
-from core.settings import Thresholds
-from temporal.sampler import CpuWindow, choked
+from temporal.sampler import CpuWindow, load_of
 
 
 def test_a_burst_of_cpu_does_not_shut_the_door_and_lasting_use_does() -> None:
     window, capacity = CpuWindow(120), ClusterCapacity(fits=4, agents=0)
 
     def shut_after(now: float, percent: float) -> bool:
-        seen = capacity.model_copy(update={"cpu_percent": window.mean(now, percent)})
-        return choked(seen, Thresholds())
+        return bool(over(load_of(capacity, window.mean(now, percent)), Thresholds()))
 
     assert not any(shut_after(now, 100) for now in range(0, 60, 5))
     assert not any(shut_after(now, 10) for now in range(60, 125, 5))
@@ -18,7 +17,12 @@ def test_a_burst_of_cpu_does_not_shut_the_door_and_lasting_use_does() -> None:
     assert not shut_after(400, 10)
 
 
-def test_what_is_not_measured_does_not_shut_the_door() -> None:
-    assert not choked(ClusterCapacity(fits=4, agents=0), Thresholds())
-    assert choked(ClusterCapacity(fits=4, agents=0, schedulable_nodes=0), Thresholds())
-    assert choked(ClusterCapacity(fits=4, agents=0, memory_percent=91), Thresholds())
+def test_door_that_cpu_has_shut_does_not_open_because_a_worker_has_just_begun_to_look() -> None:
+    window, capacity, before = CpuWindow(120), ClusterCapacity(fits=4, agents=0), frozenset({Measure.CPU})
+
+    def shut_after(now: float, percent: float) -> bool:
+        return bool(over(load_of(capacity, window.mean(now, percent, whole=False)), Thresholds(), before))
+
+    assert all(shut_after(now, 95) for now in range(0, 60, 5))
+    assert not shut_after(300, 20)
+    assert CpuWindow(120).mean(0, None, whole=False) is None

@@ -65,7 +65,7 @@ async def test_terminate_by_hand_leaves_nothing_after_two_looks_of_the_reaper(
         await stage.stop(agent_id, "maintenance")
     await stage.until(agent_id, state)
     await stage.temporal("workflow", "terminate", "--workflow-id", stage.workflow().id, "--reason", "stuck")
-    await schedules.ensure(stage.client, reap_seconds=1)
+    await schedules.ensure(stage.client, reap_seconds=1, pressure_seconds=60)
     await stage.until(agent_id, AgentState.TERMINATED, AgentState.CANCELLED)
     await stage.nothing_left()
     assert (await stage.agent(agent_id)).reason == "workflow_gone"

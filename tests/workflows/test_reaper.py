@@ -272,8 +272,8 @@ async def test_waiting_pool_without_a_workflow_is_woken(set_stage: SetStage) -> 
 async def test_reaper_of_the_schedule_looks_every_interval(stage: Stage) -> None:
     from temporal import schedules
 
-    await schedules.ensure(stage.client, reap_seconds=60)
-    await schedules.ensure(stage.client, reap_seconds=1)
+    await schedules.ensure(stage.client, reap_seconds=60, pressure_seconds=60)
+    await schedules.ensure(stage.client, reap_seconds=1, pressure_seconds=60)
     handle = stage.client.get_schedule_handle(schedules.REAPER_SCHEDULE)
 
     async def looked() -> bool:

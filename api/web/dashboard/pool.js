@@ -20,9 +20,10 @@ export class PoolCard {
     this.meter = el("meter", { min: "0", "aria-label": "Places taken" });
     this.state = el("p", { class: "what" });
     this.source = el("p", { class: "faint" });
+    this.uses = el("p", { class: "faint" });
     this.pause = button("Pause", () => busy(this.pause, () => this.#change({ paused: !this.pool.paused })));
     this.size = button("Change capacity …", () => this.#resize());
-    this.node = el("li", { class: "pool panel" }, this.name, this.numbers, this.meter, this.state, this.source,
+    this.node = el("li", { class: "pool panel" }, this.name, this.numbers, this.meter, this.state, this.source, this.uses,
       el("div", { class: "actions" }, this.size, this.pause));
   }
 
@@ -34,6 +35,9 @@ export class PoolCard {
     this.meter.value = pool.holders;
     say(this.state, standing(pool));
     say(this.source, `Runtime ${pool.runtime}, capacity ${FROM[pool.capacityFrom] ?? pool.capacityFrom}`);
+    const uses = pool.measures.filter((each) => each.value !== null);
+    say(this.uses, uses.length ? `In use, and at most: ${uses.map(measured).join(", ")}` : "");
+    show(this.uses, uses.length > 0);
     say(this.pause, pool.paused ? "Open again" : "Pause");
     show(this.state, true);
   }
@@ -61,9 +65,21 @@ export class PoolCard {
   }
 }
 
+const NAMES = { cpu: "CPU", memory: "memory", disk: "disk", network: "network" };
+
+/** "memory 93 of 90 %": what is in use, and how much of it shuts the door. */
+function measured({ measure, value, limit }) {
+  const unit = measure === "network" ? " Mbit/s" : " %";
+  return `${NAMES[measure] ?? measure} ${Math.round(value)}${limit === null ? "" : ` of ${limit}`}${unit}`;
+}
+
 function standing(pool) {
   if (pool.paused) return "Paused: nobody is let in. Agents that run go on.";
-  if (pool.choked) return "The machines are over their limits: nobody is let in until they recover.";
+  if (pool.choked) {
+    const over = pool.measures.filter((each) => each.over).map(measured).join(", ");
+    return `The machines are over their limits${over && ` (${over})`}: nobody is let in until they recover.`;
+  }
+  if (pool.refused) return "The last agent found no machine with room: the next is let in when something comes free.";
   if (pool.capacity === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
   if (pool.overCapacity > 0) return `${pool.overCapacity} over the capacity: they go on, and nobody is let in before they end.`;
   if (pool.holders >= pool.capacity) return pool.waiting ? "Full: the next is let in when one ends." : "Full.";

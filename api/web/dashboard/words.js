@@ -15,6 +15,7 @@ const BY_ITSELF = "It starts by itself when its turn comes; you can close this p
 
 const QUEUED = {
   insufficient_cluster_resources: ["The machines are busy right now.", "It starts by itself as soon as there is room."],
+  disk_emergency: ["The machines' disks are nearly full.", "It starts by itself as soon as they are cleared."],
   no_suitable_node: ["Every place is taken.", BY_ITSELF],
   queue_ahead: ["Others asked before you.", BY_ITSELF],
   pool_paused: ["An administrator has paused this pool.", "It starts when the pool is opened again. Your administrator knows when."],
@@ -136,6 +137,7 @@ const HELP = {
   upgrade_subscription: "Stop one of your agents first, or ask for a larger subscription.",
   renew_subscription: "Renew the subscription to start agents again.",
   retry_later: "Try again in a minute.",
+  choose_smaller_template: "Choose a smaller template, or ask your administrator for a larger machine.",
   log_in: "Sign in again.",
   log_in_again: "Sign in again.",
 };

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
@@ -12,7 +12,17 @@ from core.db.repositories.agents import fact
 from core.db.repositories.idempotency import KeyedBy
 from core.db.repositories.ordering import Turn
 from core.domain import admission
-from core.domain.admission import Create, Decision, Queue, QueueReason, Reject, RejectReason, Room, Standing
+from core.domain.admission import (
+    Create,
+    Decision,
+    Numbers,
+    Queue,
+    QueueReason,
+    Reject,
+    RejectReason,
+    Room,
+    Standing,
+)
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
@@ -21,6 +31,7 @@ from core.domain.tiers import Tier, TierLimits
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
+_CURRENT = [state.value for state in CURRENT]
 
 
 class Rules(BaseModel):
@@ -32,6 +43,7 @@ class Rules(BaseModel):
     lifespan_minutes: float = 45
     # What one tier is worth in waiting; None: whoever is of a higher tier goes first, however long others wait.
     ageing: timedelta | None = None
+    max_project_agents: int | None = None
 
 
 class Leftover(BaseModel):
@@ -93,12 +105,20 @@ async def register(
     leftovers = tuple(_leftover(row) for row in left)
     if leftovers:
         return Registered(answer=None, leftovers=leftovers)
+    if rules.max_project_agents is not None:
+        await clusters.lock_project(session, request.project_id)
+    project_living = await living_of_project(session, request.project_id, rules)
     await clusters.lock_cluster(session, pool.cluster)
-    room = await clusters.room(session, request.pool, pool, now, rules.max_waiting)
-    standing = standing_of(user, rows, bool(mine), rules.limits, now)
-    decision = admission.decide(standing, room)
+    room = await clusters.room(session, request.pool, pool, now, rules.max_waiting, request.template)
+    standing = standing_of(user, rows, bool(mine), rules, now, project_living)
+    examined = admission.examine(standing, room)
+    decision = admission.conclude(examined)
+    found = admission.deciding(examined)
+    numbers = found.numbers if found is not None else {}
     turn = await ordering.turn_of(session, request.user_id, request.project_id, rows, rules.ageing, now)
-    registered = await _carry_out(session, decision, request, workflow_id, pool, turn, standing, room, deadline, now)
+    registered = await _carry_out(
+        session, decision, request, workflow_id, pool, turn, standing, room, deadline, now, numbers
+    )
     if registered.state is not None:
         await flows.came(session, request.pool, standing.tier, now)
         if turn.owed:
@@ -136,16 +156,28 @@ def _leftover(row: Agent) -> Leftover:
     )
 
 
-def standing_of(user: User, rows: list[Agent], same_project: bool, limits: TierLimits, now: datetime) -> Standing:
+async def living_of_project(session: AsyncSession, project_id: str, rules: Rules) -> int:
+    """Agents of all members that are not draining; not counted while there is no limit to them."""
+    if rules.max_project_agents is None:
+        return 0
+    query = select(func.count()).where(Agent.project_id == project_id, Agent.state.in_(_CURRENT))
+    return await session.scalar(query) or 0
+
+
+def standing_of(
+    user: User, rows: list[Agent], same_project: bool, rules: Rules, now: datetime, project_living: int
+) -> Standing:
     tier = Tier(user.tier)
     until = user.subscription_active_until
     return Standing(
         tier=tier,
-        limit=limits.of(tier),
+        limit=rules.limits.of(tier),
         living=len(rows),
         ending=sum(row.state not in CURRENT for row in rows),
         subscription_active=until is None or until > now,
         same_project_ending=same_project,
+        project_limit=rules.max_project_agents,
+        project_living=project_living,
     )
 
 
@@ -168,17 +200,18 @@ async def _carry_out(
     room: Room,
     deadline: timedelta,
     now: datetime,
+    numbers: Numbers,
 ) -> Registered:
     match decision:
         case Reject(reason=reason, action=action):
-            numbers = {"limit": standing.limit, "living": standing.living, "waiting": room.waiting}
-            await events.record_rejection(session, request.user_id, request.project_id, now, reason.value, numbers)
+            told = {"limit": standing.limit, "living": standing.living, "waiting": room.waiting, **numbers}
+            await events.record_rejection(session, request.user_id, request.project_id, now, reason.value, told)
             answer = StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value, action=action)
             return Registered(answer=answer)
         case Queue(reason=waits):
             row = _row(request, workflow_id, pool, turn, standing.tier, now, AgentState.QUEUED, waits)
             session.add(row)
-            await events.append(session, row, now, *_arrival(waits))
+            await events.append(session, row, now, *_arrival(waits, numbers))
             await queue.announce(session, request.pool)
             answer = StartAnswer(outcome=StartOutcome.QUEUED, agent_id=request.agent_id, reason=waits.value)
             return Registered(answer=answer, state=AgentState.QUEUED)
@@ -188,15 +221,15 @@ async def _carry_out(
             session.add(row)
             admitted = fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=0, attempt=1)
             starting = fact(EventKind.STARTING, AgentState.STARTING, attempt=1)
-            await events.append(session, row, now, *_arrival(None), admitted, starting)
+            await events.append(session, row, now, *_arrival(None, {}), admitted, starting)
             answer = StartAnswer(outcome=StartOutcome.CREATED, agent_id=request.agent_id)
             return Registered(answer=answer, state=AgentState.STARTING, begun=True)
 
 
-def _arrival(waits: QueueReason | None) -> list[events.Fact]:
+def _arrival(waits: QueueReason | None, numbers: Numbers) -> list[events.Fact]:
     return [
         fact(EventKind.REQUESTED, AgentState.REQUESTED),
-        fact(EventKind.QUEUED, AgentState.QUEUED, waits.value if waits else None),
+        fact(EventKind.QUEUED, AgentState.QUEUED, waits.value if waits else None, **numbers),
     ]
 
 

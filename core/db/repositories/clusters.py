@@ -8,12 +8,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Cluster, PoolOverride
-from core.domain.admission import Room
+from core.domain.admission import Room, Snapshot
 from core.domain.lifecycle import HOLDING, WAITING
 from core.domain.templates import Pool
+from core.domain.thresholds import Look, look_of
 
 # An older look says nothing about now; unknown is never free.
 STALE_AFTER = timedelta(seconds=60)
+# A verdict of the scheduler closes a pool no longer than this, though nothing is seen to come free: one agent may have
+# asked for what the others do not.
+REFUSAL_LASTS = timedelta(minutes=5)
 _HOLDING = [state.value for state in HOLDING]
 _WAITING = [state.value for state in WAITING]
 
@@ -28,22 +32,61 @@ async def lock_user(session: AsyncSession, user_id: str) -> None:
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))"), {"name": user_id})
 
 
+async def lock_project(session: AsyncSession, project_id: str) -> None:
+    """Let one transaction at a time count and add a project's agents; taken after the user's, before the cluster's."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 3))"), {"name": project_id})
+
+
+async def last_look(session: AsyncSession, cluster: str) -> Look | None:
+    """What the last look saw, however old it is."""
+    row = await session.get(Cluster, cluster)
+    return look_of(row.detail) if row is not None else None
+
+
 async def record_look(
     session: AsyncSession, cluster: str, at: datetime, *, total: int | None, choked: bool, detail: dict[str, Any]
 ) -> bool:
     """Store a look; True when there may be more room than the one before said."""
     before = await session.get(Cluster, cluster)
-    grew = before is None or (total or 0) > (before.total or 0) or (before.choked and not choked)
+    roomier = before is None or (total or 0) > (before.total or 0)
+    grew = before is None or roomier or (before.choked and not choked)
     values = {"measured_at": at, "total": total, "choked": choked, "detail": detail}
+    if roomier or _nodes(detail) > _nodes(before.detail if before is not None else {}):
+        # Whom no machine would take may find one now.
+        grew, values["refused"] = True, {}
     await session.execute(
         insert(Cluster).values(cluster=cluster, **values).on_conflict_do_update(index_elements=["cluster"], set_=values)
     )
     return grew
 
 
+def _nodes(detail: dict[str, Any]) -> int:
+    look = look_of(detail)
+    return look.load.nodes if look is not None else 0
+
+
+async def note_refusal(session: AsyncSession, cluster: str, pool: str, at: datetime) -> None:
+    """An agent of the pool has no machine that would take it: nobody else of the pool is sent the same way for now."""
+    await session.execute(
+        text(
+            "UPDATE clusters SET refused = refused || jsonb_build_object(CAST(:pool AS text), CAST(:at AS text))"
+            " WHERE cluster = :cluster"
+        ),
+        {"cluster": cluster, "pool": pool, "at": at.isoformat()},
+    )
+
+
+async def forget_refusals(session: AsyncSession, cluster: str) -> None:
+    """A slot came free, so there may be a place again."""
+    await session.execute(
+        text("UPDATE clusters SET refused = '{}' WHERE cluster = :cluster AND refused <> '{}'"), {"cluster": cluster}
+    )
+
+
 _ROOM = text(
     """
-    SELECT n.held, n.waits, n.taken, look.total, look.choked, look.measured_at, given.capacity, given.paused
+    SELECT n.held, n.waits, n.taken, look.total, look.choked, look.measured_at, look.detail,
+           look.refused ->> CAST(:pool AS text) AS refused_at, given.capacity, given.paused
     FROM (
         SELECT count(*) FILTER (WHERE pool = :pool AND state = ANY(:holding)) AS held,
                count(*) FILTER (WHERE pool = :pool AND state = ANY(:waiting)) AS waits,
@@ -57,12 +100,18 @@ _ROOM = text(
 ).bindparams(bindparam("holding", type_=ARRAY(Text)), bindparam("waiting", type_=ARRAY(Text)))
 
 
-async def room(session: AsyncSession, name: str, pool: Pool, at: datetime, max_waiting: int) -> Room:
-    """What pool `name` has now. The caller holds the cluster's lock when it decides by the answer."""
+async def room(
+    session: AsyncSession, name: str, pool: Pool, at: datetime, max_waiting: int, template: str | None = None
+) -> Room:
+    """What pool `name` has now, for an agent of `template` where one is asked for.
+
+    The caller holds the cluster's lock when it decides by the answer.
+    """
     named = {"pool": name, "cluster": pool.cluster, "holding": _HOLDING, "waiting": _WAITING}
     now = (await session.execute(_ROOM, named)).one()
-    known = now.total is not None and at - now.measured_at <= STALE_AFTER
-    free = now.total - now.taken if known else None
+    snapshot, look = _snapshot(now.measured_at, now.total, at), look_of(now.detail)
+    fresh = snapshot is Snapshot.FRESH
+    free = now.total - now.taken if fresh else None
     capacity = now.capacity if now.capacity is not None else pool.capacity
     return Room(
         holders=now.held,
@@ -72,8 +121,18 @@ async def room(session: AsyncSession, name: str, pool: Pool, at: datetime, max_w
         cluster_free=free,
         paused=bool(now.paused),
         choked=bool(now.choked),
+        refused=now.refused_at is not None and at - datetime.fromisoformat(now.refused_at) <= REFUSAL_LASTS,
+        snapshot=snapshot,
+        look=look,
         max_waiting=max_waiting,
+        too_large=look.too_large.get(template) if fresh and look is not None and template is not None else None,
     )
+
+
+def _snapshot(measured_at: datetime | None, total: int | None, at: datetime) -> Snapshot:
+    if measured_at is None or total is None:
+        return Snapshot.UNKNOWN
+    return Snapshot.FRESH if at - measured_at <= STALE_AFTER else Snapshot.STALE
 
 
 async def override_pool(session: AsyncSession, pool: str, *, capacity: int | None, paused: bool | None) -> None:

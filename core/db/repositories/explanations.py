@@ -52,7 +52,14 @@ class Explanation(BaseModel):
 
 
 async def explain(
-    session: AsyncSession, user_id: str, project_id: str, pool_name: str, pool: Pool, rules: Rules, now: datetime
+    session: AsyncSession,
+    user_id: str,
+    project_id: str,
+    pool_name: str,
+    pool: Pool,
+    rules: Rules,
+    now: datetime,
+    template: str | None = None,
 ) -> Explanation:
     """Takes no lock, so what happens next may differ from it. Raises `NotFound` (`unknown_user`)."""
     user = await session.get(User, user_id)
@@ -61,8 +68,9 @@ async def explain(
     living = select(Agent).where(Agent.user_id == user_id, Agent.state.in_(_LIVING)).order_by(Agent.last_activity_at)
     rows = list((await session.scalars(living)).all())
     mine = [row for row in rows if row.project_id == project_id]
-    room = await clusters.room(session, pool_name, pool, now, rules.max_waiting)
-    standing = admission.standing_of(user, rows, bool(mine), rules.limits, now)
+    room = await clusters.room(session, pool_name, pool, now, rules.max_waiting, template)
+    project_living = await admission.living_of_project(session, project_id, rules)
+    standing = admission.standing_of(user, rows, bool(mine), rules, now, project_living)
     examined = examine(standing, room)
     decision = conclude(examined)
     # One that is draining is kept by a start while it can be.

@@ -1,6 +1,7 @@
 """A runtime of this machine's host supervisor, as the worker and the API see it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,13 +12,25 @@ from pydantic import TypeAdapter
 from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import RuntimeRetryable
-from core.runtime.base import AgentRuntime, AgentSpec, ClusterCapacity, Created, Observation, Reach, Resized, Usage
+from core.runtime.base import (
+    AgentRuntime,
+    AgentSpec,
+    ClusterCapacity,
+    Created,
+    Observation,
+    Owner,
+    Pruned,
+    Reach,
+    Resized,
+    Usage,
+)
 from core.runtime.host.address import socket_path
-from core.runtime.host.wire import KEEP_ALIVE_SECONDS, Elsewhere, Profile, Resize, dump_spec, error_of
+from core.runtime.host.wire import KEEP_ALIVE_SECONDS, Checked, Elsewhere, Profile, Prune, Resize, dump_spec, error_of
 from core.settings import Settings
 
 _CALL_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
+_PRUNE_SECONDS = 120.0
 # Beyond the grace: the host's own bound for killing and cleaning up.
 _DELETE_SECONDS = 30.0
 _MAX_CONNECTIONS = 500
@@ -55,6 +68,9 @@ class HostRuntime:
         )
         return Usage.model_validate_json(answer)
 
+    async def check(self, template: Template) -> None:
+        await self._call("POST", "check", content=Checked(template=template).model_dump_json().encode())
+
     async def resize(self, agent_id: str, attempt: int, size: Size) -> Resized:
         body = Resize(size=size).model_dump_json().encode()
         path = f"{self._agent(agent_id, attempt)}/resize"
@@ -89,6 +105,10 @@ class HostRuntime:
     async def delete_profile(self, user_id: str, project_id: str) -> None:
         body = Profile(user_id=user_id, project_id=project_id).model_dump_json().encode()
         await self._call("POST", "profiles/delete", content=body)
+
+    async def prune(self, unused_for: timedelta, keep: Sequence[Owner]) -> Pruned:
+        body = Prune(unused_seconds=unused_for.total_seconds(), keep=tuple(keep)).model_dump_json().encode()
+        return Pruned.model_validate_json(await self._call("POST", "prune", content=body, timeout=_PRUNE_SECONDS))
 
     async def close(self) -> None:
         if self._client is not None:

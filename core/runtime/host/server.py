@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -14,13 +15,15 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from core.errors import RuntimeFault
-from core.runtime.base import AgentRuntime, AgentSpec, Observation
+from core.runtime.base import AgentRuntime, AgentSpec, Observation, PrunableRuntime, Pruned
 from core.runtime.host.wire import (
     KEEP_ALIVE_SECONDS,
     MAX_BODY_BYTES,
+    Checked,
     Elsewhere,
     Fault,
     Profile,
+    Prune,
     Resize,
     dump_reach,
     fault_of,
@@ -42,6 +45,8 @@ def build_app(runtimes: Mapping[str, AgentRuntime]) -> Starlette:
             Route("/{runtime}/capacity", doors.capacity),
             Route("/{runtime}/watch", doors.watch),
             Route("/{runtime}/profiles/delete", doors.delete_profile, methods=["POST"]),
+            Route("/{runtime}/check", doors.check, methods=["POST"]),
+            Route("/{runtime}/prune", doors.prune, methods=["POST"]),
             Route("/{runtime}/agents/{agent_id}/logs", doors.logs),
             Route(f"{agent}/reach", doors.reach),
             Route(f"{agent}/resize", doors.resize, methods=["POST"]),
@@ -108,6 +113,17 @@ class _Doors:
         profile = await _body(request, Profile)
         await self._runtime(request).delete_profile(profile.user_id, profile.project_id)
         return Response(status_code=204)
+
+    async def check(self, request: Request) -> Response:
+        await self._runtime(request).check((await _body(request, Checked)).template)
+        return Response(status_code=204)
+
+    async def prune(self, request: Request) -> Response:
+        """A runtime that keeps nothing has nothing to clear away."""
+        runtime, wanted = self._runtime(request), await _body(request, Prune)
+        if not isinstance(runtime, PrunableRuntime):
+            return _json(Pruned())
+        return _json(await runtime.prune(timedelta(seconds=wanted.unused_seconds), wanted.keep))
 
     async def watch(self, request: Request) -> Response:
         changes = self._runtime(request).watch()

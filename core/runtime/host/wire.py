@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import NeverSatisfiable, RuntimeFault, RuntimePermanent, RuntimeRetryable
-from core.runtime.base import AgentSpec, Reach
+from core.runtime.base import AgentSpec, Owner, Reach
 
 MAX_BODY_BYTES = 1 << 20
 # An idle watch carries an empty line this often, so that its reader can tell silence from death.
@@ -38,6 +38,19 @@ class Profile(BaseModel):
 class Resize(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: Size
+
+
+class Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    template: Template
+
+
+class Prune(BaseModel):
+    """What to clear away: profiles unused for so long, but for those to keep."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    unused_seconds: float = Field(ge=0)
+    keep: tuple[Owner, ...]
 
 
 class Elsewhere(BaseModel):

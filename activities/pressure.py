@@ -1,0 +1,116 @@
+"""A look for pressure: which machines run short, who is asked to leave, what is cleared away."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+from temporalio import activity
+
+from activities.contracts import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
+from activities.ports import Signals
+from activities.reaping import ReapingActivities
+from core.db.engine import Db
+from core.db.repositories import agents, credits, pressure
+from core.domain.lifecycle import AgentState, EndReason
+from core.domain.orders import StopOrder
+from core.domain.pressure import respond
+from core.domain.templates import MIB, Resources
+from core.errors import RuntimeFault
+from core.runtime.base import AgentRuntime, Owner, PrunableRuntime
+from core.settings import Settings
+
+log = structlog.get_logger()
+
+
+class PressureActivities:
+    """Looking changes nothing but since when memory is short; the orders that follow are each safe to give twice."""
+
+    def __init__(
+        self,
+        db: Db,
+        settings: Settings,
+        signals: Signals,
+        runtimes: Mapping[str, AgentRuntime],
+        reaping: ReapingActivities,
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._signals = signals
+        self._runtimes = runtimes
+        self._reaping = reaping
+
+    @activity.defn(name="look_for_pressure")
+    async def look_for_pressure(self, ask: PressureLook) -> PressureSeen:
+        """Decide for each cluster. Asked again with the same moment, it is the same look and not a later one."""
+        leaving: list[Leaving] = []
+        emergencies: list[str] = []
+        for cluster in sorted({pool.cluster for pool in self._settings.all_pools().values()}):
+            async with self._db.transaction() as session:
+                seen = await pressure.strain(session, cluster, ask.at)
+                if seen is None:
+                    log.warning("pressure.unknown", cluster=cluster)
+                    continue
+                residents = await pressure.residents(session, cluster, ask.at, self._assumed(), _asked(Resources()))
+                found = respond(
+                    seen.look,
+                    residents,
+                    lasts=seen.since is not None and seen.since < ask.at,
+                    away=timedelta(seconds=self._settings.timings.away_seconds),
+                    at=ask.at,
+                )
+                await pressure.note(session, cluster, (seen.since or ask.at) if found.pressing else None)
+            if found.queue_new:
+                over = [str(each) for each in found.queue_new]
+                log.warning("pressure.seen", cluster=cluster, over=over, evict=len(found.evict))
+            leaving += [Leaving(cluster=cluster, eviction=each) for each in found.evict]
+            if found.clean_up:
+                emergencies.append(cluster)
+        return PressureSeen(leaving=tuple(leaving), emergencies=tuple(emergencies))
+
+    @activity.defn(name="evict_agents")
+    async def evict_agents(self, ask: Evictions) -> Nothing:
+        """Order each to drain, with warning and grace like any other. One that is going already is left alone."""
+        for leaving in ask.leaving:
+            async with self._db.transaction() as session:
+                agent = await agents.get(session, leaving.eviction.agent_id)
+                if agent is None or agent.state is not AgentState.RUNNING:
+                    continue
+                await pressure.note_eviction(session, leaving.cluster, leaving.eviction.reason)
+                await credits.give(session, agent.user_id, agent.project_id, ask.at)
+            order = StopOrder(
+                agent_id=agent.agent_id, reason=EndReason.RESOURCE_PRESSURE, detail=leaving.eviction.detail
+            )
+            await self._signals.order_stop(agent.workflow_id, order)
+            log.warning("agent.evicted", agent_id=agent.agent_id, reason=leaving.eviction.reason.value)
+        return Nothing()
+
+    @activity.defn(name="clear_disks")
+    async def clear_disks(self, ask: Emergency) -> Cleaned:
+        """What nobody needs any more: rows and artefacts past their retention, profiles unused for long."""
+        await self._reaping.forget_ended(ask.at)
+        async with self._db.transaction() as session:
+            owners = await pressure.owners_of_living(session)
+        keep = [Owner(user_id=user_id, project_id=project_id) for user_id, project_id in owners]
+        unused = timedelta(days=self._settings.retention.profile_days)
+        profiles = 0
+        for name in self._runtimes_of(ask.clusters):
+            runtime = self._runtimes[name]
+            if isinstance(runtime, PrunableRuntime):
+                try:
+                    profiles += (await runtime.prune(unused, keep)).profiles
+                except RuntimeFault as error:
+                    # The next look tries again.
+                    log.warning("pressure.not_cleared", runtime=name, code=error.error_code)
+        log.warning("pressure.cleared", clusters=list(ask.clusters), profiles=profiles)
+        return Cleaned(profiles=profiles)
+
+    def _runtimes_of(self, clusters: tuple[str, ...]) -> list[str]:
+        pools = self._settings.all_pools().values()
+        return sorted({pool.runtime for pool in pools if pool.cluster in clusters and pool.runtime in self._runtimes})
+
+    def _assumed(self) -> dict[str, int]:
+        return {name: _asked(template.resources) for name, template in self._settings.templates.items()}
+
+
+def _asked(resources: Resources) -> int:
+    return resources.memory_mib * MIB

@@ -1,0 +1,96 @@
+"""What a look for pressure reads and notes: a cluster's last look, who lives there, who was evicted."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.models import Agent, Channel, Cluster, Command
+from core.db.repositories.clusters import STALE_AFTER
+from core.domain.lifecycle import LIVING, AgentState
+from core.domain.pressure import EvictReason, Resident
+from core.domain.thresholds import Look, look_of
+from core.domain.tiers import Tier
+
+_LIVING = [state.value for state in LIVING]
+# Two missed reports: what the last one said is not of now.
+_REPORT_HOLDS = timedelta(seconds=90)
+
+
+class Strained(BaseModel):
+    """A cluster's last look, and since when looks for pressure have found its memory short."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    look: Look
+    since: datetime | None
+
+
+async def strain(session: AsyncSession, cluster: str, at: datetime) -> Strained | None:
+    """None when the last look is too old to act upon: nobody is evicted on a guess."""
+    row = await session.get(Cluster, cluster)
+    look = look_of(row.detail) if row is not None else None
+    if row is None or look is None or at - row.measured_at > STALE_AFTER:
+        return None
+    return Strained(look=look, since=row.pressure_since)
+
+
+async def note(session: AsyncSession, cluster: str, since: datetime | None) -> None:
+    """Keep since when memory has been short; None: it is not."""
+    await session.execute(update(Cluster).where(Cluster.cluster == cluster).values(pressure_since=since))
+
+
+async def residents(
+    session: AsyncSession, cluster: str, at: datetime, assumed: Mapping[str, int], otherwise: int
+) -> list[Resident]:
+    """Who holds memory of a cluster. Of an agent that does not report it, what its template asks for is `assumed`."""
+    runs_task = (
+        select(Command.command_id)
+        .where(
+            Command.agent_id == Agent.agent_id,
+            Command.attempt == Agent.attempt,
+            Command.kind == "execute",
+            Command.state.in_(["pending", "sent"]),
+        )
+        .exists()
+    )
+    query = (
+        select(Agent, Channel.health, Channel.last_seen_at, runs_task)
+        .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
+        .where(Agent.cluster == cluster, Agent.state.in_([AgentState.RUNNING.value, AgentState.DRAINING.value]))
+    )
+    found: list[Resident] = []
+    for row, health, seen_at, commanded in (await session.execute(query)).all():
+        reported = health if health and seen_at is not None and at - seen_at <= _REPORT_HOLDS else {}
+        found.append(
+            Resident(
+                agent_id=row.agent_id,
+                tier=Tier(row.tier),
+                started_at=row.admitted_at or row.created_at,
+                last_activity_at=row.last_activity_at,
+                memory_bytes=reported.get("memory") or assumed.get(row.template, otherwise),
+                busy=bool(commanded or reported.get("taskRunning")),
+                watched=bool(reported.get("viewers")),
+                leaving=row.state == AgentState.DRAINING.value,
+            )
+        )
+    return found
+
+
+async def note_eviction(session: AsyncSession, cluster: str, reason: EvictReason) -> None:
+    """Count it, for ever; the number is told as a metric."""
+    await session.execute(
+        text(
+            "UPDATE clusters SET evictions = evictions || jsonb_build_object("
+            "CAST(:reason AS text), coalesce((evictions ->> CAST(:reason AS text))::bigint, 0) + 1"
+            ") WHERE cluster = :cluster"
+        ),
+        {"cluster": cluster, "reason": reason.value},
+    )
+
+
+async def owners_of_living(session: AsyncSession) -> list[tuple[str, str]]:
+    """User and project of every agent that is not over; their profiles are in use, or will be in a moment."""
+    query = select(Agent.user_id, Agent.project_id).where(Agent.state.in_(_LIVING)).distinct()
+    return [(user_id, project_id) for user_id, project_id in (await session.execute(query)).all()]

@@ -1,0 +1,28 @@
+"""One look for pressure, started by a schedule: who must leave is asked to, and full disks are cleared."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from activities import contracts
+    from workflows.options import CLEAR, EVICT, LOOK_FOR_PRESSURE
+
+
+@workflow.defn(name="PressureWatch")
+class PressureWatch:
+    """Looking and acting are two activities: what was decided is in the history, and a try that failed half-way goes
+    on with the same agents instead of choosing others.
+    """
+
+    @workflow.run
+    async def run(self) -> contracts.PressureSeen:
+        at = workflow.now()
+        seen: contracts.PressureSeen = await workflow.execute_activity(
+            contracts.look_for_pressure, contracts.PressureLook(at=at), **LOOK_FOR_PRESSURE
+        )
+        if seen.leaving:
+            ask = contracts.Evictions(at=at, leaving=seen.leaving)
+            await workflow.execute_activity(contracts.evict_agents, ask, **EVICT)
+        if seen.emergencies:
+            emergency = contracts.Emergency(at=at, clusters=seen.emergencies)
+            await workflow.execute_activity(contracts.clear_disks, emergency, **CLEAR)
+        return seen

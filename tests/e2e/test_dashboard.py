@@ -180,6 +180,10 @@ async def test_administrator_sees_everyone_and_the_pools(dashboard: Dashboard) -
     await page.get_by_role("button", name="Set", exact=True).click()
     await expect(pool).to_contain_text("1 of 7 taken")
     assert await api.sql("SELECT capacity, paused FROM pool_overrides") == [{"capacity": 7, "paused": True}]
+    await api.lives.look(9, cpu_percent=12, memory_percent=93)
+    await pool.get_by_role("button", name="Open again").click()
+    await expect(pool).to_contain_text("over their limits (memory 93 of 90 %): nobody is let in")
+    await expect(pool).to_contain_text("In use, and at most: CPU 12 of 85 %, memory 93 of 90 %")
     await page.get_by_label("User").fill("stranger")
     await page.get_by_role("button", name="Show", exact=True).click()
     await expect(rows).to_have_count(2)

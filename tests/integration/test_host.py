@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,8 @@ import pytest
 from core.domain.recovery import FailureKind
 from core.domain.templates import Resources, Template
 from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
-from core.runtime.base import AgentRuntime, Phase
+from core.runtime.base import AgentRuntime, Owner, Phase, PrunableRuntime
+from core.runtime.folders import Folders
 from core.runtime.host.address import socket_path
 from core.runtime.registry import open_runtime, runtime_names
 from core.settings import Settings
@@ -216,6 +218,21 @@ async def test_template_larger_than_the_machine_can_never_be_had(
     await process.check(Template())
     assert await process.list() == []
     await process.close()
+
+
+async def test_host_clears_away_unused_profiles_of_a_runtime_that_keeps_any(
+    host: HostProcess, process: AgentRuntime, memory: AgentRuntime, folder: Path
+) -> None:
+    for name in ("unused", "kept"):
+        profile = folder / "host" / "profiles" / Folders.owner(name, "shop")
+        profile.mkdir()
+        os.utime(profile, (0, 0))
+    assert isinstance(process, PrunableRuntime)
+    assert isinstance(memory, PrunableRuntime)
+    keep = [Owner(user_id="kept", project_id="shop")]
+    assert (await memory.prune(timedelta(days=30), keep)).profiles == 0
+    assert (await process.prune(timedelta(days=30), keep)).profiles == 1
+    assert [path.name for path in (folder / "host" / "profiles").iterdir()] == [Folders.owner("kept", "shop")]
 
 
 @pytest.mark.needs("root")

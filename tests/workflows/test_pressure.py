@@ -1,11 +1,12 @@
 """Machines that run short: who is away leaves first, then the oldest of the lowest tier, and the others live on."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
 
-from activities.contracts import PressureLook, PressureSeen
+from activities.contracts import Emergency, Evictions, PressureLook, PressureSeen
 from activities.lives import LifeActivities
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
@@ -15,6 +16,8 @@ from core.domain.pressure import EvictReason
 from core.domain.recovery import FailureKind
 from core.domain.templates import Resources, Template
 from core.domain.thresholds import Thresholds
+from core.runtime.base import AgentRuntime, Owner, Pruned
+from core.runtime.memory import MemoryRuntime
 from core.settings import Memory
 from temporal import schedules
 from tests.fixtures.stage import SetStage, Stage, until
@@ -170,12 +173,50 @@ async def test_look_that_is_tried_once_more_is_the_same_look_and_not_a_later_one
     assert await states(short, agent_id) == [AgentState.RUNNING]
 
 
+async def test_eviction_that_is_ordered_twice_is_counted_once_and_the_grace_stays(short: Stage) -> None:
+    agent_id = await short.started()
+    await absent(short, agent_id)
+    short.runtime.pretend(memory_percent=85.0)
+    found = await looked(short)
+    before = await short.until(agent_id, AgentState.DRAINING)
+    await acting(short).evict_agents(Evictions(at=datetime.now(UTC), leaving=found.leaving))
+    assert await short.agent(agent_id) == before
+    assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 1}
+
+
+async def test_emergency_keeps_the_profile_of_whoever_lives_or_waits(short: Stage) -> None:
+    await short.started("ann")
+    await short.sql("INSERT INTO pool_overrides (pool, paused) VALUES ('default', true)")
+    await short.queued("bob")
+    disk = _Disk()
+    cleared = await acting(short, disk).clear_disks(Emergency(at=datetime.now(UTC), clusters=("local",)))
+    assert cleared.profiles == 7
+    assert disk.asked == [(timedelta(days=30), {("ann", "shop"), ("bob", "shop")})]
+
+
+class _Disk(MemoryRuntime):
+    """Keeps things that can be cleared away."""
+
+    def __init__(self) -> None:
+        super().__init__(Memory())
+        self.asked: list[tuple[timedelta, set[tuple[str, str]]]] = []
+
+    async def prune(self, unused_for: timedelta, keep: Sequence[Owner]) -> Pruned:
+        self.asked.append((unused_for, {(each.user_id, each.project_id) for each in keep}))
+        return Pruned(profiles=7)
+
+
 async def blind(stage: Stage, at: datetime | None = None) -> PressureSeen:
     """A look, by a worker that cannot measure the machines itself."""
+    return await acting(stage).look_for_pressure(PressureLook(at=at or datetime.now(UTC)))
+
+
+def acting(stage: Stage, runtime: AgentRuntime | None = None) -> PressureActivities:
+    """The activities themselves, called by hand."""
+    runtimes = {} if runtime is None else {"memory": runtime}
     lives = LifeActivities(stage.db, stage.settings, stage.lives)
-    reaping = ReapingActivities(stage.db, stage.settings, stage.lives, {}, lives)
-    pressure = PressureActivities(stage.db, stage.settings, stage.lives, {}, reaping)
-    return await pressure.look_for_pressure(PressureLook(at=at or datetime.now(UTC)))
+    reaping = ReapingActivities(stage.db, stage.settings, stage.lives, runtimes, lives)
+    return PressureActivities(stage.db, stage.settings, stage.lives, runtimes, reaping)
 
 
 async def test_full_disk_queues_everybody_as_an_emergency_and_is_cleared(short: Stage) -> None:

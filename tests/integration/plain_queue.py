@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from core.db.repositories import clusters
+from core.db.repositories.admission import Rules
 from core.domain.admission import Room, Standing
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartRequest
@@ -127,3 +128,6 @@ class Plain:
             choked=self.choked,
             max_waiting=MAX_WAITING,
         )
+
+    def rules(self) -> Rules:
+        return Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=self.ageing)

@@ -32,7 +32,6 @@ from core.db.repositories import (
     queue,
     users,
 )
-from core.db.repositories.admission import Rules
 from core.db.repositories.agents import fact
 from core.domain.admission import Create, Queue, decide
 from core.domain.events import EventKind
@@ -116,7 +115,7 @@ class QueueMachine(RuleBasedStateMachine):
         plain = self.plain
         theirs = [each for each in plain.living if each.user == user]
         expected = decide(plain.standing(user, same_project_ending=predecessor is not None), plain.room(pool))
-        rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=plain.ageing)
+        rules = self.plain.rules()
         plain.came += 1
         # Not a random one: the same steps must lead to the same order.
         request = StartRequest(agent_id=f"ag-{plain.came:05}", user_id=user, project_id=project, pool=pool)
@@ -128,11 +127,12 @@ class QueueMachine(RuleBasedStateMachine):
                 session, request, workflow_id, predecessor, POOL, rules, DEADLINE, plain.now
             )
             assert made.answer is not None
-            place = await queue.positions(session, pool)
+            place, left = await queue.positions(session, pool), await credits.owed(session, user, project, plain.now)
         assert said.decision == expected
         if not isinstance(expected, Queue | Create):
             assert made.answer.outcome is StartOutcome.REJECTED
             return
+        assert left is None, "what was owed is used up"
         created = isinstance(expected, Create)
         assert made.answer.outcome is (StartOutcome.CREATED if created else StartOutcome.QUEUED)
         evicted_at = plain.owed.pop((user, project), None)
@@ -163,7 +163,7 @@ class QueueMachine(RuleBasedStateMachine):
         known = self.plain.living[which % len(self.plain.living)]
 
         async def again() -> None:
-            rules = Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=self.plain.ageing)
+            rules = self.plain.rules()
             workflow_id = agent_workflow_id(known.user, known.project)
             async with self._db.transaction() as session:
                 made = await admission.register(

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, bindparam, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Cluster, PoolOverride
 from core.domain.admission import Room, Snapshot
-from core.domain.lifecycle import HOLDING, WAITING
+from core.domain.lifecycle import HOLDING, WAITING, AgentState
 from core.domain.templates import Pool
 from core.domain.thresholds import Look, look_of
 
@@ -18,8 +18,10 @@ STALE_AFTER = timedelta(seconds=60)
 # A verdict of the scheduler closes a pool no longer than this, though nothing is seen to come free: one agent may have
 # asked for what the others do not.
 REFUSAL_LASTS = timedelta(minutes=5)
-_HOLDING = [state.value for state in HOLDING]
-_WAITING = [state.value for state in WAITING]
+
+
+def _spelt(states: frozenset[AgentState]) -> str:
+    return ", ".join(f"'{state.value}'" for state in sorted(states))
 
 
 async def lock_cluster(session: AsyncSession, cluster: str) -> None:
@@ -83,21 +85,20 @@ async def forget_refusals(session: AsyncSession, cluster: str) -> None:
     )
 
 
+# States are spelt out and the two kinds counted apart: each count is then answered from its own index alone.
 _ROOM = text(
-    """
-    SELECT n.held, n.waits, n.taken, look.total, look.choked, look.measured_at, look.detail,
+    f"""
+    SELECT holders.held, line.waits, holders.taken, look.total, look.choked, look.measured_at, look.detail,
            look.refused ->> CAST(:pool AS text) AS refused_at, given.capacity, given.paused
     FROM (
-        SELECT count(*) FILTER (WHERE pool = :pool AND state = ANY(:holding)) AS held,
-               count(*) FILTER (WHERE pool = :pool AND state = ANY(:waiting)) AS waits,
-               count(*) FILTER (WHERE cluster = :cluster AND state = ANY(:holding)) AS taken
-        FROM agents
-        WHERE (pool = :pool OR cluster = :cluster) AND state = ANY(:holding || :waiting)
-    ) AS n
+        SELECT count(*) FILTER (WHERE pool = :pool) AS held, count(*) FILTER (WHERE cluster = :cluster) AS taken
+        FROM agents WHERE (pool = :pool OR cluster = :cluster) AND state IN ({_spelt(HOLDING)})
+    ) AS holders
+    CROSS JOIN (SELECT count(*) AS waits FROM agents WHERE pool = :pool AND state IN ({_spelt(WAITING)})) AS line
     LEFT JOIN clusters AS look ON look.cluster = :cluster
     LEFT JOIN pool_overrides AS given ON given.pool = :pool
-    """
-).bindparams(bindparam("holding", type_=ARRAY(Text)), bindparam("waiting", type_=ARRAY(Text)))
+    """  # noqa: S608  the states' own names
+)
 
 
 async def room(
@@ -107,8 +108,7 @@ async def room(
 
     The caller holds the cluster's lock when it decides by the answer.
     """
-    named = {"pool": name, "cluster": pool.cluster, "holding": _HOLDING, "waiting": _WAITING}
-    now = (await session.execute(_ROOM, named)).one()
+    now = (await session.execute(_ROOM, {"pool": name, "cluster": pool.cluster})).one()
     snapshot, look = _snapshot(now.measured_at, now.total, at), look_of(now.detail)
     fresh = snapshot is Snapshot.FRESH
     free = now.total - now.taken if fresh else None

@@ -59,7 +59,7 @@ def overtaken(lines: list[Any]) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_three_hundred_people_at_twenty_places_are_all_served_and_those_who_pay_more_first(
     tmp_path: Path, database_url: str
 ) -> None:

@@ -60,13 +60,7 @@ class LifeActivities:
         self._settings = settings
         self._signals = signals
         self._pools = settings.all_pools()
-        self._rules = admission.Rules(
-            limits=settings.tiers,
-            max_waiting=settings.queue.max,
-            lifespan_minutes=settings.queue.lifespan_minutes,
-            ageing=settings.queue.ageing,
-            max_project_agents=settings.project.max_agents,
-        )
+        self._rules = settings.rules()
 
     @activity.defn(name="register")
     async def register(self, ask: contracts.Registration) -> contracts.Registered:

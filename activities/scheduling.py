@@ -13,10 +13,9 @@ from activities.contracts import DueStart, Nothing, ScheduledRef, Tried
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.repositories import agents, events, explanations, projects, scheduled
-from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
-from core.domain.admission import Reject, RejectReason
+from core.domain.admission import Reject, RejectReason, deciding
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import PENDING, ScheduledState, ScheduleReason
 from core.errors import NotFound
@@ -40,9 +39,7 @@ class SchedulingActivities:
         self._db = db
         self._settings = settings
         self._signals = signals
-        self._rules = Rules(
-            limits=settings.tiers, max_waiting=settings.queue.max, lifespan_minutes=settings.queue.lifespan_minutes
-        )
+        self._rules = settings.rules()
 
     @activity.defn(name="start_scheduled")
     async def start_scheduled(self, ask: DueStart) -> Tried:
@@ -93,17 +90,19 @@ class SchedulingActivities:
         except NotFound:
             return await self._refuse(session, found, ScheduleReason.NOT_A_MEMBER)
         try:
-            _, name = self._settings.place_of(found.template)
+            template, name = self._settings.place_of(found.template)
         except KeyError:
             return await self._refuse(session, found, RejectReason.UNKNOWN_TEMPLATE)
         pool = self._settings.all_pools()[name]
-        expected = await explanations.explain(session, found.user_id, found.project_id, name, pool, self._rules, _now())
+        expected = await explanations.explain(
+            session, found.user_id, found.project_id, name, pool, self._rules, _now(), template
+        )
         if expected.existing is None and isinstance(expected.decision, Reject):
             reason = expected.decision.reason
             if reason is RejectReason.QUEUE_FULL and not last:
                 return await self._move(session, found, ScheduledState.SCHEDULED, reason=reason.value)
-            failed = next(each for each in expected.examined if each.otherwise == expected.decision)
-            return await self._refuse(session, found, reason, **failed.numbers)
+            failed = deciding(expected.examined)
+            return await self._refuse(session, found, reason, **(failed.numbers if failed is not None else {}))
         return await self._move(session, found, ScheduledState.STARTING)
 
     async def _refuse(

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from core.domain.admission import Rules
 from core.domain.environment import ModelAccess
 from core.domain.templates import Pool, Template
 from core.domain.thresholds import Thresholds
@@ -225,6 +226,16 @@ class Settings(BaseSettings):
         if name == "default" and name not in self.templates:
             return Template()
         return self.templates[name]
+
+    def rules(self) -> Rules:
+        """What starts are decided by, the same for whoever decides, explains or looks ahead."""
+        return Rules(
+            limits=self.tiers,
+            max_waiting=self.queue.max,
+            lifespan_minutes=self.queue.lifespan_minutes,
+            ageing=self.queue.ageing,
+            max_project_agents=self.project.max_agents,
+        )
 
     def place_of(self, template: str | None) -> tuple[str, str]:
         """Template and pool of a request: the first pool that is made for the template, else the default one.

@@ -9,7 +9,6 @@ from api.schemas.explain import CheckBody, ExplainBody, HelpBody, PlaceBody
 from api.services import schedule
 from api.services.start import placement
 from core.db.repositories import explanations, projects, queue, scheduled
-from core.db.repositories.admission import Rules
 from core.db.repositories.explanations import Explanation, Place
 from core.domain.admission import Create, Queue, Reject, RejectReason
 from core.domain.schedule import MOST_PENDING, ScheduleReason
@@ -22,13 +21,7 @@ async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -
     """Raises `NotFound`, `InvalidRequest` (`unknown_template`, `start_at_too_far`)."""
     settings = deps.settings
     lifespan = settings.queue.lifespan_minutes
-    rules = Rules(
-        limits=settings.tiers,
-        max_waiting=settings.queue.max,
-        lifespan_minutes=lifespan,
-        ageing=settings.queue.ageing,
-        max_project_agents=settings.project.max_agents,
-    )
+    rules = settings.rules()
     async with deps.acting(who) as (session, user):
         await projects.require_member(session, project_id, who.user_id)
         template, pool = placement(settings, body.template)

@@ -3,12 +3,13 @@
 Order of the checks is the specification's matrix: business rule, then hardware, then place.
 """
 
+from datetime import timedelta
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
 from core.domain.thresholds import Look, Measure
-from core.domain.tiers import Tier
+from core.domain.tiers import Tier, TierLimits
 
 Numbers = dict[str, int | float | str | bool | None]
 
@@ -33,6 +34,17 @@ class QueueReason(StrEnum):
 
 class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rules(Value):
+    """What a registration is decided by, from the settings."""
+
+    limits: TierLimits
+    max_waiting: int
+    lifespan_minutes: float = 45
+    # What one tier is worth in waiting; None: whoever is of a higher tier goes first, however long others wait.
+    ageing: timedelta | None = None
+    max_project_agents: int | None = None
 
 
 class Standing(Value):
@@ -168,7 +180,7 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
             check=Check.CLUSTER,
             passed=known and not room.choked,
             numbers={"known": known, "choked": room.choked, "snapshot": room.snapshot.value, **_use(room.look)},
-            otherwise=Queue(reason=QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED),
+            otherwise=Queue(reason=_pressed(room)),
         ),
         Examined(
             check=Check.LINE,
@@ -241,8 +253,13 @@ def closed_by(room: Room) -> QueueReason | None:
     if room.paused:
         return QueueReason.PAUSED
     if room.choked or room.capacity is None or room.cluster_free is None:
-        return QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED
+        return _pressed(room)
     return None
+
+
+def _pressed(room: Room) -> QueueReason:
+    """What a cluster that takes nobody is short of."""
+    return QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED
 
 
 def free_slots(room: Room) -> int:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters
-from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.events import EventKind
@@ -90,13 +89,7 @@ class SimulatedLives:
             self._at_once -= 1
 
     async def _register(self, request: StartRequest, workflow_id: str) -> StartAnswer:
-        rules = Rules(
-            limits=self.settings.tiers,
-            max_waiting=self.settings.queue.max,
-            lifespan_minutes=self.settings.queue.lifespan_minutes,
-            ageing=self.settings.queue.ageing,
-            max_project_agents=self.settings.project.max_agents,
-        )
+        rules = self.settings.rules()
         pool = self.settings.all_pools()[request.pool]
         async with self.db.transaction() as session:
             found = await agents.current(session, request.user_id, request.project_id)

@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from core.db.repositories import clusters
-from core.db.repositories.admission import Rules
-from core.domain.admission import Room, Standing
+from core.domain.admission import Room, Rules, Standing
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartRequest
 from core.domain.tiers import Tier, TierLimits

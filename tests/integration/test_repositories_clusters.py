@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from core.db.engine import Db
 from core.db.repositories import admission, clusters, events, projects, queue, users
-from core.db.repositories.admission import Rules
-from core.domain.admission import Room, Snapshot
+from core.domain.admission import Room, Rules, Snapshot
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.templates import Pool
 from core.domain.thresholds import Load, Look, Measure, Thresholds, over

@@ -21,9 +21,9 @@ from core.db.repositories import (
     upkeep,
     users,
 )
-from core.db.repositories.admission import Rules
 from core.db.repositories.agents import fact
 from core.db.repositories.tallies import Measure
+from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartRequest

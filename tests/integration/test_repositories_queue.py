@@ -12,8 +12,9 @@ from sqlalchemy.exc import IntegrityError
 
 from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters, events, idempotency, projects, queue, users
-from core.db.repositories.admission import Registered, Rules
+from core.db.repositories.admission import Registered
 from core.db.repositories.agents import fact
+from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, AgentState, legal
 from core.domain.orders import StartOutcome, StartRequest

@@ -16,6 +16,7 @@ from core.domain.orders import StartAnswer, StartRequest
 from core.domain.schedule import ScheduledState, ScheduleReason
 from core.errors import Unavailable
 from core.ids import agent_of_scheduled, scheduled_workflow_id
+from core.settings import Project
 from tests.fixtures.bookings import (
     HOUR,
     activities,
@@ -184,6 +185,13 @@ async def test_quota_counts_at_its_time_and_not_before(stage: Stage) -> None:
     reason, detail = await refused(stage, start)
     assert (reason, detail["limit"], detail["used"]) == ("max_agents_exceeded", 1, 1)
     assert (await stage.agent(other)).state is AgentState.RUNNING
+
+
+async def test_project_that_has_all_its_agents_by_then_is_a_refusal(set_stage: SetStage) -> None:
+    stage = await set_stage(project=Project(max_agents=1))
+    await stage.started("bob", "shop")
+    start = await booked(stage, after=timedelta(0))
+    assert (await refused(stage, start))[0] == "max_project_agents_exceeded"
 
 
 async def test_subscription_that_has_ended_by_then_is_a_refusal(stage: Stage) -> None:

@@ -21,29 +21,18 @@ from core.domain.admission import (
     Reject,
     RejectReason,
     Room,
+    Rules,
     Standing,
 )
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.templates import Pool
-from core.domain.tiers import Tier, TierLimits
+from core.domain.tiers import Tier
 from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
 _CURRENT = [state.value for state in CURRENT]
-
-
-class Rules(BaseModel):
-    """What a registration is decided by, from the settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    limits: TierLimits
-    max_waiting: int
-    lifespan_minutes: float = 45
-    # What one tier is worth in waiting; None: whoever is of a higher tier goes first, however long others wait.
-    ageing: timedelta | None = None
-    max_project_agents: int | None = None
 
 
 class Leftover(BaseModel):

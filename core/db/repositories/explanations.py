@@ -9,10 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
 from core.db.repositories import admission, clusters, flows, ordering
-from core.db.repositories.admission import Rules
 from core.db.repositories.agents import AgentView, view
 from core.db.repositories.ordering import Turn
-from core.domain.admission import Decision, Examined, Queue, QueueReason, conclude, examine
+from core.domain.admission import Decision, Examined, Queue, QueueReason, Rules, conclude, examine
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
 from core.domain.templates import Pool
 from core.domain.tiers import Tier

@@ -1,7 +1,7 @@
 """An agent's row, written for its workflow: each write is a state, its events and a NOTIFY in one transaction."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -125,9 +125,11 @@ class LifeActivities:
     async def mark_running(self, life: Life) -> Moved:
         now = _now()
         ready = fact(EventKind.READY, AgentState.RUNNING, attempt=life.attempt)
-        return await self._move(
+        moved = await self._move(
             life, AgentState.RUNNING, now, ready, ready_at=now, deadline_at=None, last_activity_at=now, reason=None
         )
+        await self._start_over(life)
+        return moved
 
     @activity.defn(name="mark_restarting")
     async def mark_restarting(self, ask: contracts.Restarting) -> Moved:
@@ -160,6 +162,7 @@ class LifeActivities:
             if moved.applied:
                 # What was asked of the attempt that is gone cannot be answered by the next one.
                 await agents.expire_commands(session, ask.life.agent_id, now)
+        await self._start_over(ask.life)
         return _moved(moved)
 
     @activity.defn(name="mark_draining")
@@ -171,7 +174,7 @@ class LifeActivities:
         if ask.reason == EndReason.RESOURCE_PRESSURE:
             numbers = await self._strain(ask.life)
             facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason, detail=ask.detail, **numbers))
-        return await self._move(
+        moved = await self._move(
             ask.life,
             AgentState.DRAINING,
             _now(),
@@ -180,6 +183,8 @@ class LifeActivities:
             deadline_at=ask.deadline_at,
             keepable=ask.keepable,
         )
+        await self._start_over(ask.life)
+        return moved
 
     @activity.defn(name="mark_hastened")
     async def mark_hastened(self, ask: contracts.Draining) -> Moved:
@@ -244,8 +249,7 @@ class LifeActivities:
             held = moved.state is AgentState.TERMINATED
             waiting = await queue.somebody_waits(session, self._cluster(ask.life)) if held else []
             successor = await self._successor_of(session, ask.life)
-        for pool in waiting:
-            await self._signals.wake_pool(pool)
+        await self._wake(waiting)
         return Ended(**dict(moved), successor=successor)
 
     @activity.defn(name="finish")
@@ -255,8 +259,7 @@ class LifeActivities:
             moved = await self._conclude(session, ask, _now())
             waiting = await queue.somebody_waits(session, self._cluster(ask.life))
             successor = await self._successor_of(session, ask.life)
-        for pool in waiting:
-            await self._signals.wake_pool(pool)
+        await self._wake(waiting)
         return Ended(**dict(moved), successor=successor)
 
     @activity.defn(name="look")
@@ -282,6 +285,19 @@ class LifeActivities:
             trouble=seen.detail[:1000] if seen else "",
             failure=seen.failure if seen and seen.phase is Phase.EXITED else None,
         )
+
+    async def _start_over(self, life: Life) -> None:
+        """An agent starts no more, so that another may where only so many do at once. Asked again it wakes again."""
+        cluster = self._cluster(life)
+        if not any(pool.limits_starts for pool in self._pools.values() if pool.cluster == cluster):
+            return
+        async with self._db.single() as session:
+            waiting = await queue.somebody_waits(session, cluster)
+        await self._wake(waiting)
+
+    async def _wake(self, pools: Iterable[str]) -> None:
+        for pool in pools:
+            await self._signals.wake_pool(pool)
 
     async def _observe(self, life: Life) -> Observation | None:
         """What the runtime knows of an attempt; None when it cannot be asked in a moment, as it only adds words."""

@@ -235,6 +235,7 @@ class Settings(BaseSettings):
             lifespan_minutes=self.queue.lifespan_minutes,
             ageing=self.queue.ageing,
             max_project_agents=self.project.max_agents,
+            pools=self.all_pools(),
         )
 
     def place_of(self, template: str | None) -> tuple[str, str]:

@@ -79,11 +79,12 @@ class Positions:
 
     async def _renew(self, pools: list[str]) -> None:
         users: dict[str, dict[str, Place]] = {}
+        rules = self._settings.rules()
         async with self._db.transaction() as session:
             watching = {watcher.user_id for watcher in self._watchers.values()}
             if await waiting.anyone(session, watching):
                 for pool in pools:
-                    for place in await waiting.places(session, pool, watching, self._settings.queue.lifespan_minutes):
+                    for place in await waiting.places(session, pool, watching, rules):
                         users.setdefault(place.user_id, {})[place.agent_id] = place
         for watcher in self._watchers.values():
             places = users.get(watcher.user_id, {})

@@ -38,7 +38,7 @@ async def me(deps: DepsOf, who: Caller) -> MeBody:
 async def own_queue(deps: DepsOf, who: Caller) -> QueueBody:
     async with deps.acting(who) as (session, user):
         waiting = await queue.waiting_of_user(session, user.user_id)
-        shown = await queue.all_with_wait(session, waiting, deps.settings.queue.lifespan_minutes)
+        shown = await queue.all_with_wait(session, waiting, deps.settings.rules())
     return QueueBody(items=[agent_body(view) for view in shown])
 
 

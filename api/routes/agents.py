@@ -51,7 +51,7 @@ async def list_agents(
         found, onward = await agents.page(
             session, who.user_id, state=state, project_id=project_id, limit=limit, cursor=place
         )
-        shown = await queue.all_with_wait(session, found, deps.settings.queue.lifespan_minutes)
+        shown = await queue.all_with_wait(session, found, deps.settings.rules())
     return Page(items=[agent_body(view) for view in shown], next_cursor=seal("agents", onward) if onward else None)
 
 
@@ -59,7 +59,7 @@ async def list_agents(
 async def get_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentBody:
     async with deps.acting(who) as (session, _):
         view = await readable_agent(session, who, agent_id)
-        return agent_body(await queue.with_wait(session, view, deps.settings.queue.lifespan_minutes))
+        return agent_body(await queue.with_wait(session, view, deps.settings.rules()))
 
 
 @router.get("/{agentId}/events", operation_id="listAgentEvents", summary="The life, oldest first", responses=_ONE)

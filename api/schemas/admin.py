@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment, UserIdText
-from core.domain.admission import Snapshot
+from core.domain.room import Snapshot
 from core.domain.sizes import BYTES, CORES
 from core.domain.thresholds import Measure
 from core.domain.tiers import Tier
@@ -92,6 +92,10 @@ class PoolBody(Answered):
     holders: int
     over_capacity: int = Field(description="holders that the capacity has no place for: they go on, nobody is let in")
     waiting: int
+    starting: int = Field(description="holders that are not usable yet")
+    max_starting: int | None = Field(
+        description="how many may start at once, by machines and settings; null: any number"
+    )
     paused: bool
     choked: bool = Field(description="the cluster is over its thresholds")
     refused: bool = Field(description="an agent of the pool found no machine, and nothing has come free since")

@@ -80,7 +80,7 @@ async def anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
         view = await agents.get(session, agent_id)
         if view is None:
             raise NotFound("there is no such agent")
-        return await queue.with_wait(session, view, deps.settings.queue.lifespan_minutes)
+        return await queue.with_wait(session, view, deps.settings.rules())
 
 
 async def pools(deps: Deps, who: Identity) -> list[PoolBody]:
@@ -112,6 +112,8 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         holders=room.holders,
         over_capacity=max(room.holders - room.capacity, 0) if room.capacity is not None else 0,
         waiting=room.waiting,
+        starting=room.starts.now,
+        max_starting=room.starts_at_once,
         paused=room.paused,
         choked=room.choked,
         refused=room.refused,

@@ -20,7 +20,6 @@ _STOPPABLE_SHOWN = 5
 async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -> ExplainBody:
     """Raises `NotFound`, `InvalidRequest` (`unknown_template`, `start_at_too_far`)."""
     settings = deps.settings
-    lifespan = settings.queue.lifespan_minutes
     rules = settings.rules()
     async with deps.acting(who) as (session, user):
         await projects.require_member(session, project_id, who.user_id)
@@ -31,7 +30,7 @@ async def explain(deps: Deps, who: Identity, project_id: str, body: StartBody) -
         found = await explanations.explain(
             session, who.user_id, project_id, pool, settings.all_pools()[pool], rules, deps.clock(), template
         )
-        agent = found.existing and await queue.with_wait(session, found.existing, lifespan)
+        agent = found.existing and await queue.with_wait(session, found.existing, rules)
     checks = [CheckBody(check=each.check, passed=each.passed, numbers=each.numbers) for each in found.examined]
     if agent is not None:
         return ExplainBody(status="existing", reason=agent.reason, checks=checks, helps=[], agent=agent_body(agent))

@@ -69,4 +69,4 @@ async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 async def _own(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     async with deps.acting(who) as (session, _):
         view = await own_agent(session, who, agent_id)
-        return await queue.with_wait(session, view, deps.settings.queue.lifespan_minutes)
+        return await queue.with_wait(session, view, deps.settings.rules())

@@ -163,8 +163,8 @@ class Starter:
     async def _full(self, who: Identity, pool: str, outcome: StartAnswer) -> Busy:
         """The line has a place again when its first is let in: the estimate says when to come back."""
         async with self._deps.acting(who) as (session, _):
-            now = await flows.turnover(session, pool)
-        minutes = now.next_grant(self._deps.settings.queue.lifespan_minutes).minutes
+            now = await flows.turnover(session, pool, self._deps.settings.rules())
+        minutes = now.next_grant().minutes
         again = min(60 * minutes, _QUEUE_FULL_MOST_SECONDS)
         return Busy("the queue is full", code=RejectReason.QUEUE_FULL.value, action=outcome.action, retry_after=again)
 
@@ -172,7 +172,7 @@ class Starter:
         view = found or await agents.get(session, outcome.agent_id or "")
         if view is None:
             raise Unavailable("the agent's row is not there yet")
-        return await queue.with_wait(session, view, self._deps.settings.queue.lifespan_minutes)
+        return await queue.with_wait(session, view, self._deps.settings.rules())
 
     def _agent_answer(self, outcome: StartAnswer, view: AgentView) -> tuple[int, dict[str, Any]]:
         if view.waiting and view.position is not None:

@@ -3,11 +3,12 @@
 Order of the checks is the specification's matrix: business rule, then hardware, then place.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
+from core.domain.room import Room, Value
+from core.domain.templates import Pool
 from core.domain.thresholds import Look, Measure
 from core.domain.tiers import Tier, TierLimits
 
@@ -30,10 +31,7 @@ class QueueReason(StrEnum):
     AHEAD = "queue_ahead"
     PAUSED = "pool_paused"
     PREVIOUS_ENDING = "previous_ending"
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    STARTING = "too_many_starting"
 
 
 class Rules(Value):
@@ -45,6 +43,7 @@ class Rules(Value):
     # What one tier is worth in waiting; None: whoever is of a higher tier goes first, however long others wait.
     ageing: timedelta | None = None
     max_project_agents: int | None = None
+    pools: Mapping[str, Pool] = {}
 
 
 class Standing(Value):
@@ -60,35 +59,6 @@ class Standing(Value):
     # What the project may have, and has from all its members, those that are draining left out; None: no limit.
     project_limit: int | None = None
     project_living: int = 0
-
-
-class Snapshot(StrEnum):
-    """How much is known of the cluster now. Only what is fresh may count as free."""
-
-    FRESH = "fresh"
-    STALE = "stale"
-    UNKNOWN = "unknown"
-
-
-class Room(Value):
-    """What the pool and its cluster have. `None` stands for unknown, which never counts as free."""
-
-    holders: int
-    waiting: int
-    capacity: int | None
-    cluster_free: int | None
-    paused: bool = False
-    choked: bool = False
-    # An agent of the pool was found to have no machine, and nothing has come free since.
-    refused: bool = False
-    snapshot: Snapshot = Snapshot.FRESH
-    look: Look | None = None
-    max_waiting: int
-    # Why no machine would take the template that is asked for, were it empty; None: one would, or nobody knows.
-    too_large: str | None = None
-
-    def over(self, measure: Measure) -> bool:
-        return self.look is not None and any(each.measure is measure for each in self.look.over)
 
 
 class Create(Value):
@@ -119,6 +89,7 @@ class Check(StrEnum):
     CLUSTER = "cluster_not_choked"
     LINE = "nobody_ahead"
     ROOM = "room_in_pool"
+    STARTS = "starts_below_limit"
     QUEUE = "queue_not_full"
 
 
@@ -200,6 +171,12 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
             otherwise=Queue(reason=QueueReason.NO_NODE),
         ),
         Examined(
+            check=Check.STARTS,
+            passed=room.starts_left is None or room.starts_left > 0,
+            numbers=_starting(room),
+            otherwise=Queue(reason=QueueReason.STARTING),
+        ),
+        Examined(
             check=Check.QUEUE,
             passed=room.waiting < room.max_waiting,
             numbers={"waiting": room.waiting, "max": room.max_waiting},
@@ -229,6 +206,17 @@ def _use(look: Look | None) -> Numbers:
     return numbers
 
 
+def _starting(room: Room) -> Numbers:
+    """The limits that are set, with what counts against each."""
+    pool, cluster = room.starts, room.starts_in_cluster
+    numbers: Numbers = {}
+    if pool.most is not None:
+        numbers |= {"starting": pool.now, "maxStarting": pool.most}
+    if cluster.most is not None:
+        numbers |= {"startingInCluster": cluster.now, "maxStartingInCluster": cluster.most}
+    return numbers
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 1)
 
@@ -252,18 +240,9 @@ def closed_by(room: Room) -> QueueReason | None:
     """Why nobody is let in, whatever is free; None while the door is open."""
     if room.paused:
         return QueueReason.PAUSED
-    if room.choked or room.capacity is None or room.cluster_free is None:
-        return _pressed(room)
-    return None
+    return None if room.open else _pressed(room)
 
 
 def _pressed(room: Room) -> QueueReason:
     """What a cluster that takes nobody is short of."""
     return QueueReason.DISK if room.over(Measure.DISK) else QueueReason.CHOKED
-
-
-def free_slots(room: Room) -> int:
-    """How many waiting agents may be granted a slot now."""
-    if closed_by(room) or room.refused or room.capacity is None or room.cluster_free is None:
-        return 0
-    return max(0, min(room.capacity - room.holders, room.cluster_free))

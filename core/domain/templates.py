@@ -57,4 +57,12 @@ class Pool(BaseModel):
     cluster: str = Field("local", description="pools of one cluster share its room")
     template: str = "default"
     capacity: int | None = Field(None, ge=0, description="None: as many as fit")
+    max_starting: int | None = Field(None, ge=1, description="of this pool at once; more wait; None: no limit")
+    max_starting_per_node: int | None = Field(
+        None, ge=1, description="of all pools of the cluster, a machine; the same"
+    )
     options: dict[str, str] = {}
+
+    @property
+    def limits_starts(self) -> bool:
+        return self.max_starting is not None or self.max_starting_per_node is not None

@@ -90,6 +90,13 @@ class Flow(Value):
         return max((at - self.counted_at).total_seconds(), 0) / 60 if self.counted_at else 0
 
 
+class Pace(Value):
+    """How fast free places fill: so many agents start at once (None: any number), each in so many minutes."""
+
+    at_once: int | None
+    minutes: float
+
+
 class Overtakers(Value):
     """Requests yet to come that will go first: so many a minute, for so many minutes (None: for ever)."""
 
@@ -131,6 +138,15 @@ def estimate_wait(position: int, active: int, mean_life_minutes: float) -> Wait:
         low=math.floor(max(position - spread, 0) / turnover),
         high=math.ceil((position + spread) / turnover),
     )
+
+
+def until_place(position: int, pace: Pace) -> Wait:
+    """The wait of one for whom a place is free already, `position` of those who may start before it included.
+
+    The range is from half of the time to twice of it: starts that are done together take longer each.
+    """
+    mean = pace.minutes * position / pace.at_once if pace.at_once else 0
+    return Wait(minutes=max(math.ceil(mean), 1), low=math.floor(mean / 2), high=max(math.ceil(mean * 2), 1))
 
 
 def foretell(position: int, active: int, flow: Flow, later: Sequence[Overtakers], lifespan_minutes: float) -> Wait:

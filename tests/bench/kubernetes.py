@@ -36,10 +36,10 @@ _USERS = 64
 # What Berth gives an agent that it cannot tell over a channel to go.
 _GRACE_SECONDS = 10
 _SMALL = Resources(cpu=0.01, memory_mib=16, cpu_limit=1, memory_limit_mib=64)
-_TEMPLATES = {
-    "default": Template(image=TINY, resources=_SMALL, kubernetes=KubernetesTemplate(ready_by=ReadyBy.PROBE)),
-    "browser": Template(image=AGENT),
-}
+_TINY = Template(image=TINY, resources=_SMALL, kubernetes=KubernetesTemplate(ready_by=ReadyBy.PROBE))
+# The same in a pool of its own, which lets so many start at once.
+_GENTLE, _MOST_STARTING = "gentle", 20
+_TEMPLATES = {"default": _TINY, _GENTLE: _TINY, "browser": Template(image=AGENT)}
 
 
 @dataclass
@@ -84,7 +84,7 @@ class KubernetesBench:
         await self._lives(crowd, "tiny image", "default", 3 if self._quick else 9, allowed=0.3)
         await self._lives(crowd, "agent image", "browser", 2 if self._quick else 5, allowed=2.0)
         for count, most in ((20, 1.3), (60, 1.2)):
-            await self._at_once(crowd, count, most, turns=1 if self._quick else 3)
+            await self._at_once(crowd, count, most, turns=1 if self._quick else 3, gently=count > _MOST_STARTING)
         await watcher_memory(self.note, connection, cluster, agents, self._sight, stack, 500 if self._quick else 2_000)
         self.note("load of the machine at the end", f"{os.getloadavg()[0]:.1f}")
 
@@ -128,26 +128,20 @@ class KubernetesBench:
         times.gone.append(await self._sight.when(pod, "gone") - stopped)
         await crowd.reaches(number, agent_id, "terminated")
 
-    async def _at_once(self, crowd: Crowd, count: int, most: float, turns: int) -> None:
-        crowd.template = "default"
+    async def _at_once(self, crowd: Crowd, count: int, most: float, turns: int, *, gently: bool) -> None:
+        """In turns with the floor; `gently`: in turns with a pool that lets only some start at once, too."""
         bare: list[float] = []
         ours: list[float] = []
+        gentle: list[float] = []
         used: dict[str, float] = {}
         for _ in range(turns):
-            names, up = await self._floor.up(_TEMPLATES["default"], count)
+            names, up = await self._floor.up(_TINY, count)
             bare.append(up)
             await self._floor.down(names, _GRACE_SECONDS)
-            board = Board(crowd)
-            pids = crowd.stack.about["pids"]
-            before = {name: cpu_seconds(int(pid)) for name, pid in pids.items()}
-            began = time.time()
-            agents = await asyncio.gather(*(crowd.start(number) for number in range(count)))
-            await asyncio.gather(*(board.until(agent_id, "running") for agent_id in agents))
-            ours.append(time.time() - began)
-            used = {name: cpu_seconds(int(pid)) - before[name] for name, pid in pids.items()}
-            await asyncio.gather(*(crowd.stop(number, agent_id) for number, agent_id in enumerate(agents)))
-            await asyncio.gather(*(board.until(agent_id, "terminated") for agent_id in agents))
-            await board.close()
+            seconds, used = await self._crowd(crowd, count, "default")
+            ours.append(seconds)
+            if gently:
+                gentle.append((await self._crowd(crowd, count, _GENTLE))[0])
         floor, all_usable = statistics.median(bare), statistics.median(ours)
         self.note(f"{count} bare pods at once, all Ready", f"{floor:.2f} s")
         ratio = all_usable / floor
@@ -155,6 +149,26 @@ class KubernetesBench:
         self.note(f"{count} tiny agents at once, CPU of ours", f"{sum(used.values()):.1f} s ({parts})")
         value = f"{all_usable:.2f} s, {ratio:.2f} x the floor"
         self.note(f"{count} tiny agents at once, all usable", value, f"<= {most:.1f} x", ratio <= most)
+        if gently:
+            ratio = statistics.median(gentle) / all_usable
+            value = f"{statistics.median(gentle):.2f} s, {ratio:.2f} x without the limit"
+            what = f"the same with at most {_MOST_STARTING} starting at once, all usable"
+            self.note(what, value, "<= 1.15 x", ratio <= 1.15)
+
+    async def _crowd(self, crowd: Crowd, count: int, template: str) -> tuple[float, dict[str, float]]:
+        """Start so many at once and stop them again; the seconds until all were usable, and of CPU by part."""
+        crowd.template, board = template, Board(crowd)
+        pids = crowd.stack.about["pids"]
+        before = {name: cpu_seconds(int(pid)) for name, pid in pids.items()}
+        began = time.time()
+        agents = await asyncio.gather(*(crowd.start(number) for number in range(count)))
+        await asyncio.gather(*(board.until(agent_id, "running") for agent_id in agents))
+        seconds = time.time() - began
+        used = {name: cpu_seconds(int(pid)) - before[name] for name, pid in pids.items()}
+        await asyncio.gather(*(crowd.stop(number, agent_id) for number, agent_id in enumerate(agents)))
+        await asyncio.gather(*(board.until(agent_id, "terminated") for agent_id in agents))
+        await board.close()
+        return seconds, used
 
     def _beside(self, what: str, ours: float, floor: float, allowed: float) -> None:
         value = f"{ours:.2f} s, floor + {ours - floor:.2f} s, {ours / floor:.2f} x"
@@ -168,7 +182,8 @@ def _middle(values: list[float]) -> float:
 def _stack(cluster: Cluster, scratch: Path) -> Any:
     config = scratch / "berth.yaml"
     templates = {name: template.model_dump(mode="json", exclude_unset=True) for name, template in _TEMPLATES.items()}
-    config.write_text(json.dumps({"templates": templates}))
+    gentle = {"runtime": "kubernetes", "template": _GENTLE, "capacity": 200, "max_starting": _MOST_STARTING}
+    config.write_text(json.dumps({"templates": templates, "pools": {_GENTLE: gentle}}))
     return local_stack(
         scratch / "data",
         "kubernetes",

@@ -93,7 +93,7 @@ class QueueBench:
             watching = {f"u{number}" for number in range(1, _WATCHING + 1)}
             with stopwatch() as took:
                 async with db.transaction() as session:
-                    places = await waiting.places(session, "default", watching, 45)
+                    places = await waiting.places(session, "default", watching, settings.rules())
             if len(places) != _WATCHING:
                 raise RuntimeError(f"{len(places)} places")
             self.note(f"places of {_WATCHING} of them", f"{took[0] * 1000:.0f} ms")

@@ -18,17 +18,47 @@ from tests.fixtures.stack import LocalStack, Person, eventually
 pytestmark = [pytest.mark.needs("cluster"), pytest.mark.chaos, pytest.mark.timeout(2400)]
 KINDS = ("pod", "secret", "service")
 AT_ONCE = 16
+CROWD = 100
+PLAYED = "played"
 PATIENCE = 900
 
 
 @pytest.fixture(scope="module")
 def played(cluster: Cluster) -> Iterator[None]:
-    """Four nodes with much room, on which pods are ready as soon as they are placed."""
+    """Four nodes with much room, on which pods are ready as soon as they are placed, and volumes for a hundred."""
     cluster.start_kwok()
-    kubectl, names = Kubectl(cluster), [f"played-{number}" for number in range(4)]
-    kubectl.apply(*(played_node(name) for name in names))
+    kubectl, nodes = Kubectl(cluster), [f"played-{number}" for number in range(4)]
+    # Those of the cluster's own class lie on a real node, and no pod of a played one could have them.
+    volumes = [f"played-{number}" for number in range(CROWD)]
+    kubectl.apply(*(played_node(name) for name in nodes), played_class(), *(played_volume(name) for name in volumes))
     yield
-    kubectl("delete", "node", *names)
+    kubectl("delete", "node", *nodes)
+    kubectl("delete", "persistentvolume", "--wait=false", *volumes)
+    kubectl("delete", "storageclass", PLAYED)
+
+
+def played_class() -> dict[str, Any]:
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": PLAYED},
+        "provisioner": "kubernetes.io/no-provisioner",
+    }
+
+
+def played_volume(name: str) -> dict[str, Any]:
+    """A volume that every node could have."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Mi"},
+            "accessModes": ["ReadWriteOncePod"],
+            "storageClassName": PLAYED,
+            "hostPath": {"path": f"/nonexistent/{name}"},
+        },
+    }
 
 
 async def crowd(stack: LocalStack, users: int, each: int, tier: str) -> dict[str, tuple[Person, str]]:
@@ -82,7 +112,7 @@ async def test_hundred_starts_under_kills_are_a_hundred_agents_and_nothing_else(
     land: Land, played: None, tmp_path: Path
 ) -> None:
     async with land.stack(
-        tmp_path, played_template(land, profile={"size": "1Mi"}), READY_DEADLINE_SECONDS=300
+        tmp_path, played_template(land, profile={"size": "1Mi", "storage_class": PLAYED}), READY_DEADLINE_SECONDS=300
     ) as stack:
         starting = asyncio.create_task(crowd(stack, users=10, each=10, tier="premium"))
 

@@ -7,9 +7,11 @@ from enum import StrEnum
 from typing import Any
 
 from core.db.repositories import clusters
-from core.domain.admission import Room, Rules, Standing
+from core.domain.admission import Rules, Standing
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartRequest
+from core.domain.room import Room, Starts
+from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
 
 USERS, PROJECTS, POOLS = ("ann", "bob", "cat", "dan", "eve", "fay"), ("p", "q", "r", "s"), ("default", "side")
@@ -54,6 +56,7 @@ class Plain:
     total: int
     choked: bool
     measured_at: datetime
+    pools: dict[str, Pool]
     capacity: dict[str, int] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
     unpaid: set[str] = field(default_factory=set)
@@ -69,7 +72,7 @@ class Plain:
         ]
 
     def holders(self, pool: str | None = None, user: str | None = None) -> list[Known]:
-        return self.of(AgentState.STARTING, AgentState.DRAINING, pool=pool, user=user)
+        return self.of(AgentState.STARTING, AgentState.RUNNING, AgentState.DRAINING, pool=pool, user=user)
 
     def line(self, pool: str) -> list[Known]:
         """In the declared order."""
@@ -85,7 +88,9 @@ class Plain:
         stale = self.now - self.measured_at > clusters.STALE_AFTER
         if pool in self.paused or self.choked or stale:
             return 0
-        return max(0, min(self.capacity[pool] - len(self.holders(pool)), self.total - len(self.holders())))
+        most = self.pools[pool].max_starting
+        starts = 99 if most is None else most - len(self.of(AgentState.STARTING, pool=pool))
+        return max(0, min(self.capacity[pool] - len(self.holders(pool)), self.total - len(self.holders()), starts))
 
     def winners(self, pool: str) -> list[Known]:
         """Slot by slot, the first in line who may have one."""
@@ -126,7 +131,8 @@ class Plain:
             paused=pool in self.paused,
             choked=self.choked,
             max_waiting=MAX_WAITING,
+            starts=Starts(now=len(self.of(AgentState.STARTING, pool=pool)), most=self.pools[pool].max_starting),
         )
 
     def rules(self) -> Rules:
-        return Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=self.ageing)
+        return Rules(limits=LIMITS, max_waiting=MAX_WAITING, ageing=self.ageing, pools=self.pools)

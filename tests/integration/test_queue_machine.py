@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from core.db.engine import Db
 from core.db.models import Agent
@@ -28,27 +28,22 @@ from core.db.repositories import (
     explanations,
     flows,
     ordering,
-    projects,
     queue,
     users,
 )
 from core.db.repositories.agents import fact
 from core.domain.admission import Create, Queue, decide
 from core.domain.events import EventKind
-from core.domain.lifecycle import AgentState
+from core.domain.lifecycle import FINAL, AgentState
 from core.domain.orders import StartOutcome, StartRequest
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.ids import agent_workflow_id
-from tests.integration.plain_queue import LIMITS, MAX_WAITING, POOLS, PROJECTS, USERS, Known, Leaving, Plain
+from tests.integration.plain_queue import LIMITS, POOLS, PROJECTS, USERS, Known, Leaving, Plain
+from tests.integration.queue_rows import begin, passes
 
 Answer = TypeVar("Answer")
-POOL = Pool(runtime="memory")
 DEADLINE = timedelta(seconds=90)
-_EMPTY = text(
-    "TRUNCATE users, projects, clusters, pool_overrides, life_statistics, wait_tallies, eviction_credits, events"
-    " CASCADE"
-)
 _PLACES = st.tuples(st.sampled_from(USERS), st.sampled_from(PROJECTS), st.sampled_from(POOLS))
 _SELDOM = st.sampled_from([False, False, False, True])
 
@@ -66,9 +61,12 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(
         tiers=st.lists(st.sampled_from(Tier), min_size=6, max_size=6),
         ageing=st.sampled_from([None, 60, 600]),
+        starting=st.sampled_from([None, 1, 2]),
         crowd=st.lists(_PLACES, min_size=5, max_size=10),
     )
-    def begin(self, tiers: list[Tier], ageing: int | None, crowd: list[tuple[str, str, str]]) -> None:
+    def begin(
+        self, tiers: list[Tier], ageing: int | None, starting: int | None, crowd: list[tuple[str, str, str]]
+    ) -> None:
         start = datetime(2026, 1, 1, tzinfo=UTC)
         self.plain = Plain(
             now=start,
@@ -77,22 +75,12 @@ class QueueMachine(RuleBasedStateMachine):
             total=4,
             choked=False,
             measured_at=start,
+            pools=dict.fromkeys(POOLS, Pool(runtime="memory", max_starting=starting)),
             capacity=dict.fromkeys(POOLS, 1),
         )
-        self._do(self._begin())
+        self._do(begin(self._db, self.plain))
         for place in crowd:
             self._arrive(*place)
-
-    async def _begin(self) -> None:
-        async with self._db.transaction() as session:
-            await session.execute(_EMPTY)
-            for user, tier in self.plain.tiers.items():
-                await users.put(session, user, tier=tier.value)
-            for project in PROJECTS:
-                await projects.add(session, project, list(USERS))
-            for pool, capacity in self.plain.capacity.items():
-                await clusters.override_pool(session, pool, capacity=capacity, paused=False)
-            await clusters.record_look(session, "local", self.plain.now, total=4, choked=False, detail={})
 
     # ---- what users do ----------------------------------------------------------------------------------------------
 
@@ -120,11 +108,11 @@ class QueueMachine(RuleBasedStateMachine):
         # Not a random one: the same steps must lead to the same order.
         request = StartRequest(agent_id=f"ag-{plain.came:05}", user_id=user, project_id=project, pool=pool)
         async with self._db.transaction() as session:
-            said = await explanations.explain(session, user, project, pool, POOL, rules, plain.now)
+            said = await explanations.explain(session, user, project, pool, plain.pools[pool], rules, plain.now)
         async with self._db.transaction() as session:
             workflow_id = agent_workflow_id(user, project)
             made = await admission.register(
-                session, request, workflow_id, predecessor, POOL, rules, DEADLINE, plain.now
+                session, request, workflow_id, predecessor, plain.pools[pool], rules, DEADLINE, plain.now
             )
             assert made.answer is not None
             place, left = await queue.positions(session, pool), await credits.owed(session, user, project, plain.now)
@@ -166,8 +154,9 @@ class QueueMachine(RuleBasedStateMachine):
             rules = self.plain.rules()
             workflow_id = agent_workflow_id(known.user, known.project)
             async with self._db.transaction() as session:
+                pool = self.plain.pools[known.pool]
                 made = await admission.register(
-                    session, known.request, workflow_id, None, POOL, rules, DEADLINE, self.plain.now
+                    session, known.request, workflow_id, None, pool, rules, DEADLINE, self.plain.now
                 )
             assert made.answer is not None
             assert made.answer.agent_id == known.agent_id
@@ -200,7 +189,19 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(put())
 
-    # ---- who leaves -------------------------------------------------------------------------------------------------
+    # ---- who comes to be usable, and who leaves ----------------------------------------------------------------------
+
+    @precondition(lambda self: self.plain.of(AgentState.STARTING))
+    @rule(which=st.integers(0, 30), lost=_SELDOM)
+    def be_usable(self, which: int, lost: bool) -> None:
+        """Where only so many start at once, the next may."""
+        starting = self.plain.of(AgentState.STARTING)
+        known = starting[which % len(starting)]
+        if not known.seen:
+            self._hear(known)
+        self._move(known, AgentState.RUNNING)
+        if not lost:
+            self._wake()
 
     @precondition(lambda self: self.plain.living)
     @rule(goes=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(Leaving)), min_size=1, max_size=5), lost=_SELDOM)
@@ -238,7 +239,11 @@ class QueueMachine(RuleBasedStateMachine):
             plain.owed[place] = plain.now
 
     def _move(self, known: Known, to: AgentState) -> None:
-        kind = {AgentState.CANCELLED: EventKind.CANCELLED, AgentState.TERMINATED: EventKind.TERMINATED}
+        kind = {
+            AgentState.RUNNING: EventKind.READY,
+            AgentState.CANCELLED: EventKind.CANCELLED,
+            AgentState.TERMINATED: EventKind.TERMINATED,
+        }
 
         async def move() -> None:
             async with self._db.transaction() as session:
@@ -249,7 +254,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(move())
         known.state = to
-        if to is not AgentState.DRAINING:
+        if to in FINAL:
             self.plain.living.remove(known)
 
     # ---- what operators and machines do -----------------------------------------------------------------------------
@@ -310,7 +315,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _grant_in(self, pool: str, heard: bool) -> None:
         expected, before = self.plain.winners(pool), len(self.plain.holders(pool))
-        given, unseen = self._do(self._passes(pool))
+        given, unseen = self._do(passes(self._db, self.plain, pool))
         assert given == [each.agent_id for each in expected], "not the first who may, or not as many as there is room"
         for each in expected:
             each.state = AgentState.STARTING
@@ -321,19 +326,6 @@ class QueueMachine(RuleBasedStateMachine):
         if heard:
             for each in deaf:
                 self._hear(each)
-
-    async def _passes(self, pool: str) -> tuple[list[str], set[str]]:
-        given: list[str] = []
-        while True:
-            async with self._db.transaction() as session:
-                line = await queue.positions(session, pool)
-                done = await queue.grant(session, pool, POOL, LIMITS, self.plain.now, MAX_WAITING)
-                left = await queue.positions(session, pool)
-            assert done.granted == len(line) - len(left)
-            assert done.waiting == len(left)
-            given += sorted(set(line) - set(left), key=lambda agent_id: line[agent_id])
-            if not done.granted:
-                return given, {winner.agent_id for winner in done.unseen}
 
     @precondition(lambda self: self.plain.of(AgentState.STARTING))
     @rule(which=st.integers(0, 30))
@@ -363,9 +355,10 @@ class QueueMachine(RuleBasedStateMachine):
         async with self._db.transaction() as session:
             rows = (await session.scalars(living)).all()
             work = await queue.pools_with_work(session)
-            shown = await queue.all_with_wait(session, [agents.view(row) for row in rows], 45)
+            rules = plain.rules()
+            shown = await queue.all_with_wait(session, [agents.view(row) for row in rows], rules)
             waiting = [each for each in shown if each.waiting]
-            last = await queue.with_wait(session, agents.view(rows[-1]), 45) if rows else None
+            last = await queue.with_wait(session, agents.view(rows[-1]), rules) if rows else None
         assert sorted((row.agent_id, row.state) for row in rows) == sorted(
             (each.agent_id, each.state.value) for each in plain.living
         ), "somebody is lost, doubled, or where nobody put them"

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import text
+
 from core.db.engine import Db
 from core.db.repositories import admission, clusters, events, projects, queue, users
-from core.domain.admission import Room, Rules, Snapshot
+from core.domain.admission import Rules
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
+from core.domain.room import Room, Snapshot, Starts
 from core.domain.templates import Pool
 from core.domain.thresholds import Load, Look, Measure, Thresholds, over
 from core.domain.tiers import Tier, TierLimits
@@ -37,9 +40,11 @@ async def look(
         )
 
 
-async def room(db: Db, *, pool: str = "default", at: datetime | None = None, template: str | None = None) -> Room:
+async def room(
+    db: Db, *, pool: str = "default", at: datetime | None = None, template: str | None = None, **settings: int
+) -> Room:
     async with db.transaction() as session:
-        return await clusters.room(session, pool, POOL, at or now(), 1000, template)
+        return await clusters.room(session, pool, POOL.model_copy(update=settings), at or now(), 1000, template)
 
 
 async def refuse(db: Db, pool: str = "default", at: datetime | None = None) -> None:
@@ -72,6 +77,22 @@ async def test_look_that_is_missing_old_or_cannot_count_is_told_apart(db: Db) ->
     fresh, old = await room(db), await room(db, at=now() + timedelta(seconds=61))
     assert (fresh.snapshot, fresh.cluster_free) == (Snapshot.FRESH, 10)
     assert (old.snapshot, old.cluster_free) == (Snapshot.STALE, None)
+
+
+async def test_starts_are_counted_by_pool_and_by_cluster_and_their_limit_grows_with_the_machines(db: Db) -> None:
+    await look(db, nodes=3)
+    for user in ("ann", "bob"):
+        await register(db, user)
+    here, there = await room(db, max_starting=5), await room(db, pool="side", max_starting=5)
+    assert (here.starts, there.starts) == (Starts(now=2, most=5), Starts(now=0, most=5))
+    there = await room(db, pool="side", max_starting=5, max_starting_per_node=1)
+    assert there.starts_in_cluster == Starts(now=2, most=3)
+    assert (there.starts_left, there.starts_at_once) == (1, 3)
+    await look(db, nodes=1)
+    assert (await room(db, max_starting_per_node=1)).starts_left == 0
+    async with db.transaction() as session:
+        await session.execute(text("UPDATE agents SET state = 'running' WHERE user_id = 'ann'"))
+    assert (await room(db, max_starting=5)).starts.now == 1
 
 
 async def test_room_tells_what_shuts_the_door(db: Db) -> None:

@@ -297,10 +297,13 @@ async def test_wait_follows_what_was_measured_and_the_capacity_that_an_operator_
         " RETURNING 1"
     )
 
+    pools = {"default": in_line.pool.model_copy(update={"capacity": 2})}
+    rules = Rules(limits=TierLimits(), max_waiting=1000, pools=pools)
+
     async def told() -> int | None:
         async with in_line.db.transaction() as session:
             view = next(each for each in (await agents.page(session, "eve"))[0])
-            return (await queue.with_wait(session, view, 45)).estimated_wait_minutes
+            return (await queue.with_wait(session, view, rules)).estimated_wait_minutes
 
     assert await told() == 5, "two slots of eight minutes: one departure in four, rounded up as time goes on"
     async with in_line.db.transaction() as session:

@@ -12,13 +12,11 @@ from core.domain.admission import (
     QueueReason,
     Reject,
     RejectReason,
-    Room,
-    Snapshot,
     Standing,
     decide,
     examine,
-    free_slots,
 )
+from core.domain.room import Room, Snapshot, Starts, free_slots, grantable_slots
 from core.domain.thresholds import Load, Look, Thresholds, over
 from core.domain.tiers import Tier
 
@@ -50,6 +48,8 @@ rooms = st.builds(
     choked=st.booleans(),
     refused=st.booleans(),
     max_waiting=st.integers(0, 3),
+    starts=st.builds(Starts, now=st.integers(0, 4), most=st.none() | st.integers(1, 3)),
+    starts_in_cluster=st.builds(Starts, now=st.integers(0, 4), most=st.none() | st.integers(1, 3)),
 )
 
 
@@ -162,6 +162,11 @@ def test_look_that_is_old_or_missing_queues_and_says_so(snapshot: Snapshot) -> N
         ({}, {"cluster_free": 0}, Queue(reason=QueueReason.NO_NODE)),
         ({}, {"cluster_free": -3}, Queue(reason=QueueReason.NO_NODE)),
         ({}, {"waiting": 1}, Queue(reason=QueueReason.AHEAD)),
+        ({}, {"starts": Starts(now=2, most=2)}, Queue(reason=QueueReason.STARTING)),
+        ({}, {"starts": Starts(now=3, most=2), "holders": 5}, Queue(reason=QueueReason.NO_NODE)),
+        ({}, {"starts": Starts(now=1, most=2)}, Create()),
+        ({}, {"starts": Starts(now=99), "starts_in_cluster": Starts(now=99)}, Create()),
+        ({}, {"starts_in_cluster": Starts(now=4, most=4)}, Queue(reason=QueueReason.STARTING)),
         ({}, {"choked": True, "waiting": 10}, reject(RejectReason.QUEUE_FULL, "retry_later")),
     ],
 )
@@ -178,7 +183,7 @@ def test_nobody_gets_more_than_their_tier_allows_and_nothing_gets_more_than_fits
             assert standing.subscription_active
             assert standing.living < standing.limit
             assert not standing.same_project_ending
-            assert free_slots(room) > 0
+            assert grantable_slots(room) > 0
             assert room.waiting == 0
         case Queue():
             assert standing.subscription_active
@@ -189,6 +194,38 @@ def test_nobody_gets_more_than_their_tier_allows_and_nothing_gets_more_than_fits
                 assert room.waiting >= room.max_waiting
             else:
                 assert not standing.subscription_active or standing.living - standing.ending >= standing.limit
+
+
+@pytest.mark.parametrize(
+    ("room", "free", "grantable"),
+    [
+        ({}, 5, 5),
+        ({"starts": Starts(now=1, most=3)}, 5, 2),
+        ({"starts": Starts(now=4, most=3)}, 5, 0),
+        ({"starts": Starts(now=1, most=9), "starts_in_cluster": Starts(now=7, most=8)}, 5, 1),
+        ({"starts": Starts(now=0, most=9), "holders": 3}, 2, 2),
+        ({"starts": Starts(now=0, most=9), "paused": True}, 0, 0),
+    ],
+)
+def test_no_more_are_granted_than_may_start_though_more_have_a_place(
+    room: dict[str, object], free: int, grantable: int
+) -> None:
+    found = ROOM.model_copy(update=room)
+    assert (free_slots(found), grantable_slots(found)) == (free, grantable)
+
+
+def test_check_of_starts_tells_only_of_limits_that_are_set() -> None:
+    def told(**room: object) -> dict[str, object]:
+        found = {each.check: each for each in examine(WELL, ROOM.model_copy(update=room))}
+        return dict(found[Check.STARTS].numbers)
+
+    assert told(starts=Starts(now=3), starts_in_cluster=Starts(now=4)) == {}
+    assert told(starts=Starts(now=3, most=2), starts_in_cluster=Starts(now=4, most=8)) == {
+        "starting": 3,
+        "maxStarting": 2,
+        "startingInCluster": 4,
+        "maxStartingInCluster": 8,
+    }
 
 
 @given(rooms)

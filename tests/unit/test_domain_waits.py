@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from core.domain.queueing import order_key
 from core.domain.tiers import Tier
-from core.domain.waits import Came, Flow, Overtakers, Wait, estimate_wait, foretell, held, overtakers
+from core.domain.waits import Came, Flow, Overtakers, Pace, Wait, estimate_wait, foretell, held, overtakers, until_place
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 positions = st.integers(1, 1000)
@@ -53,6 +53,13 @@ def test_measured_lives_replace_the_assumed_ones() -> None:
     assert foretell(4, 20, measured(mean=100), (), 45).minutes == 20
     # A slow pool is not made quicker by a floor: one slot, four lives of 100 minutes.
     assert foretell(4, 1, measured(mean=100), (), 45).minutes == 400
+
+
+def test_wait_for_a_place_that_is_free_is_how_long_those_before_it_take_to_start() -> None:
+    slow = Pace(at_once=2, minutes=3)
+    assert until_place(1, slow) == Wait(minutes=2, low=0, high=3)
+    assert until_place(20, slow) == Wait(minutes=30, low=15, high=60)
+    assert until_place(20, Pace(at_once=None, minutes=3)) == Wait(minutes=1, low=0, high=1)
 
 
 def test_range_is_narrower_the_more_was_counted() -> None:

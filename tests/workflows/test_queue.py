@@ -16,7 +16,7 @@ NEVER = {"grant_tick_seconds": 3600}
 
 async def position(stage: Stage, agent_id: str) -> int | None:
     async with stage.db.transaction() as session:
-        return (await queue.with_wait(session, await stage.agent(agent_id), 45)).position
+        return (await queue.with_wait(session, await stage.agent(agent_id), stage.settings.rules())).position
 
 
 async def override(stage: Stage, *, capacity: int | None = None, paused: bool | None = None) -> None:

@@ -19,6 +19,7 @@ const QUEUED = {
   no_suitable_node: ["Every place is taken.", BY_ITSELF],
   queue_ahead: ["Others asked before you.", BY_ITSELF],
   pool_paused: ["An administrator has paused this pool.", "It starts when the pool is opened again. Your administrator knows when."],
+  too_many_starting: ["Many agents are starting right now.", "Yours starts by itself in a moment; you can close this page."],
   previous_ending: ["Your previous agent is still saving and closing.", "It starts as soon as that one is gone."],
 };
 

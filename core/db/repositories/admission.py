@@ -12,21 +12,11 @@ from core.db.repositories.agents import fact
 from core.db.repositories.idempotency import KeyedBy
 from core.db.repositories.ordering import Turn
 from core.domain import admission
-from core.domain.admission import (
-    Create,
-    Decision,
-    Numbers,
-    Queue,
-    QueueReason,
-    Reject,
-    RejectReason,
-    Room,
-    Rules,
-    Standing,
-)
+from core.domain.admission import Create, Decision, Numbers, Queue, QueueReason, Reject, RejectReason, Rules, Standing
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
+from core.domain.room import Room
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.errors import NotFound
@@ -113,7 +103,7 @@ async def register(
         if turn.owed:
             await credits.take(session, request.user_id, request.project_id)
     if registered.state is AgentState.QUEUED:
-        await queue.note_estimate(session, request.agent_id, rules.lifespan_minutes)
+        await queue.note_estimate(session, request.agent_id, rules)
     answer = registered.answer
     # A full queue is no decision about this request: the same key is decided anew.
     if by and answer is not None and answer.reason != RejectReason.QUEUE_FULL:

@@ -8,8 +8,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Cluster, PoolOverride
-from core.domain.admission import Room, Snapshot
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
+from core.domain.room import Room, Snapshot, Starts
 from core.domain.templates import Pool
 from core.domain.thresholds import Look, look_of
 
@@ -88,10 +88,13 @@ async def forget_refusals(session: AsyncSession, cluster: str) -> None:
 # States are spelt out and the two kinds counted apart: each count is then answered from its own index alone.
 _ROOM = text(
     f"""
-    SELECT holders.held, line.waits, holders.taken, look.total, look.choked, look.measured_at, look.detail,
-           look.refused ->> CAST(:pool AS text) AS refused_at, given.capacity, given.paused
+    SELECT holders.held, holders.taken, holders.starting, holders.starting_in_cluster, line.waits,
+           look.total, look.choked, look.measured_at, look.detail, look.refused ->> CAST(:pool AS text) AS refused_at,
+           given.capacity, given.paused
     FROM (
-        SELECT count(*) FILTER (WHERE pool = :pool) AS held, count(*) FILTER (WHERE cluster = :cluster) AS taken
+        SELECT count(*) FILTER (WHERE pool = :pool) AS held, count(*) FILTER (WHERE cluster = :cluster) AS taken,
+               count(*) FILTER (WHERE pool = :pool AND state = '{AgentState.STARTING}') AS starting,
+               count(*) FILTER (WHERE cluster = :cluster AND state = '{AgentState.STARTING}') AS starting_in_cluster
         FROM agents WHERE (pool = :pool OR cluster = :cluster) AND state IN ({_spelt(HOLDING)})
     ) AS holders
     CROSS JOIN (SELECT count(*) AS waits FROM agents WHERE pool = :pool AND state IN ({_spelt(WAITING)})) AS line
@@ -125,8 +128,17 @@ async def room(
         snapshot=snapshot,
         look=look,
         max_waiting=max_waiting,
+        starts=Starts(now=now.starting, most=pool.max_starting),
+        starts_in_cluster=Starts(now=now.starting_in_cluster, most=_in_cluster(pool, look)),
         too_large=look.too_large.get(template) if fresh and look is not None and template is not None else None,
     )
+
+
+def _in_cluster(pool: Pool, look: Look | None) -> int | None:
+    """How many of the cluster may start at once; where nobody has seen a machine, that of the pool alone holds."""
+    if pool.max_starting_per_node is None or look is None or not look.load.nodes:
+        return None
+    return pool.max_starting_per_node * look.load.nodes
 
 
 def _snapshot(measured_at: datetime | None, total: int | None, at: datetime) -> Snapshot:

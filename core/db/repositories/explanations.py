@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.db.models import Agent, User
 from core.db.repositories import admission, clusters, flows, ordering
 from core.db.repositories.agents import AgentView, view
+from core.db.repositories.flows import Turnover
 from core.db.repositories.ordering import Turn
 from core.domain.admission import Decision, Examined, Queue, QueueReason, Rules, conclude, examine
 from core.domain.lifecycle import CURRENT, LIVING, WAITING
@@ -21,7 +22,7 @@ from core.errors import NotFound
 _LIVING = [state.value for state in LIVING]
 _WAITING = [state.value for state in WAITING]
 # Whoever waits for something else waits for it in every tier.
-_BY_TURN = frozenset({QueueReason.AHEAD, QueueReason.NO_NODE})
+_BY_TURN = frozenset({QueueReason.AHEAD, QueueReason.NO_NODE, QueueReason.STARTING})
 
 
 class Place(BaseModel):
@@ -78,7 +79,8 @@ async def explain(
     if isinstance(decision, Queue):
         turn = await ordering.turn_of(session, user_id, project_id, rows, rules.ageing, now)
         higher = _next_tier(standing.tier) if decision.reason in _BY_TURN else None
-        place, *others = await _places(session, pool_name, turn, [standing.tier, higher], rules.lifespan_minutes)
+        turnover = await flows.turnover(session, pool_name, rules, room)
+        place, *others = await _places(session, pool_name, turn, [standing.tier, higher], turnover)
         if higher is not None and others[0].position < place.position:
             better = (higher, others[0])
     return Explanation(
@@ -92,7 +94,7 @@ async def explain(
 
 
 async def _places(
-    session: AsyncSession, pool: str, turn: Turn, tiers: Sequence[Tier | None], lifespan_minutes: float
+    session: AsyncSession, pool: str, turn: Turn, tiers: Sequence[Tier | None], turnover: Turnover
 ) -> list[Place]:
     """Where the request would stand with each of these tiers, from one look at the line."""
     asked = [tier for tier in tiers if tier is not None]
@@ -102,12 +104,11 @@ async def _places(
     before = [func.count().filter(order <= key.place()) for key in keys]
     query = select(Agent.tier, *before).where(Agent.pool == pool, Agent.state.in_(_WAITING)).group_by(Agent.tier)
     counts = {Tier(row[0]): row[1:] for row in (await session.execute(query)).all()}
-    turnover = await flows.turnover(session, pool)
     found = []
     for n, (tier, key) in enumerate(zip(asked, keys, strict=True)):
         ahead = {each: int(counts[each][n]) if each in counts else 0 for each in Tier}
         position = sum(ahead.values()) + 1
-        wait = turnover.wait(position, key, tier, turn.others, turn.since, lifespan_minutes)
+        wait = turnover.wait(position, key, tier, turn.others, turn.since)
         found.append(Place(position=position, ahead=ahead, wait=wait))
     return found
 

@@ -15,10 +15,11 @@ from core.db.repositories import clusters, events, flows, tallies
 from core.db.repositories.agents import AgentView, fact, view
 from core.db.repositories.flows import Turnover
 from core.db.repositories.tallies import Waited
-from core.domain.admission import free_slots
+from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
 from core.domain.queueing import OrderKey
+from core.domain.room import grantable_slots
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
 from core.domain.waits import Wait
@@ -56,7 +57,7 @@ async def grant(
     await clusters.lock_cluster(session, pool.cluster)
     room = await clusters.room(session, name, pool, at, max_waiting)
     granted = 0
-    free = min(free_slots(room), GRANTS_A_PASS)
+    free = min(grantable_slots(room), GRANTS_A_PASS)
     if free and room.waiting:
         chosen = await _next_in_order(session, name, limits, at, free)
         known: list[Waited] = []
@@ -162,8 +163,8 @@ class InLine(BaseModel):
     others: int
     since: datetime
 
-    def wait(self, turnover: Turnover, lifespan_minutes: float) -> Wait:
-        return turnover.wait(self.position, self.key, self.tier, self.others, self.since, lifespan_minutes)
+    def wait(self, turnover: Turnover) -> Wait:
+        return turnover.wait(self.position, self.key, self.tier, self.others, self.since)
 
 
 _MADE_OF = (Agent.tier, Agent.order_others, Agent.order_since)
@@ -215,31 +216,31 @@ async def _place_of(session: AsyncSession, agent_id: str) -> InLine | None:
     return _in_line(row, (await session.scalar(query) or 0) + 1)
 
 
-async def with_wait(session: AsyncSession, agent: AgentView, lifespan_minutes: float) -> AgentView:
+async def with_wait(session: AsyncSession, agent: AgentView, rules: Rules) -> AgentView:
     """`agent` with position and wait filled in when it waits."""
     if not agent.waiting:
         return agent
     place = await _place_of(session, agent.agent_id)
     if place is None:
         return agent
-    return _waited(agent, place.position, place.wait(await flows.turnover(session, agent.pool), lifespan_minutes))
+    return _waited(agent, place.position, place.wait(await flows.turnover(session, agent.pool, rules)))
 
 
-async def note_estimate(session: AsyncSession, agent_id: str, lifespan_minutes: float) -> None:
+async def note_estimate(session: AsyncSession, agent_id: str, rules: Rules) -> None:
     """Keep what a waiting agent is told when it comes, to be held against the wait that it then has."""
     row = await session.get_one(Agent, agent_id)
-    told = await with_wait(session, view(row), lifespan_minutes)
+    told = await with_wait(session, view(row), rules)
     row.wait_estimate_minutes = told.estimated_wait_minutes
     row.wait_low_minutes, row.wait_high_minutes = told.estimated_wait or (None, None)
 
 
-async def all_with_wait(session: AsyncSession, agents: Sequence[AgentView], lifespan_minutes: float) -> list[AgentView]:
+async def all_with_wait(session: AsyncSession, agents: Sequence[AgentView], rules: Rules) -> list[AgentView]:
     """Several at once: two queries a pool, however many wait."""
     waits: dict[str, tuple[int, Wait]] = {}
     for pool in {agent.pool for agent in agents if agent.waiting}:
-        turnover = await flows.turnover(session, pool)
+        turnover = await flows.turnover(session, pool, rules)
         for each in await line(session, pool, agents=[agent.agent_id for agent in agents if agent.waiting]):
-            waits[each.agent_id] = each.position, each.wait(turnover, lifespan_minutes)
+            waits[each.agent_id] = each.position, each.wait(turnover)
     return [_waited(agent, *waits[agent.agent_id]) if agent.agent_id in waits else agent for agent in agents]
 
 

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
 from core.db.repositories import flows, queue
+from core.domain.admission import Rules
 from core.domain.lifecycle import WAITING
 from core.domain.waits import Wait
 
@@ -25,19 +26,19 @@ async def anyone(session: AsyncSession, user_ids: set[str]) -> bool:
     return bool(await session.scalar(query))
 
 
-async def places(session: AsyncSession, pool: str, users: set[str], lifespan_minutes: float) -> list[Place]:
+async def places(session: AsyncSession, pool: str, users: set[str], rules: Rules) -> list[Place]:
     """Of everybody who waits in a pool, the places of these users."""
     found = await queue.line(session, pool, users=users)
     if not found:
         return []
-    turnover = await flows.turnover(session, pool)
+    turnover = await flows.turnover(session, pool, rules)
     return [
         Place(
             agent_id=each.agent_id,
             user_id=each.user_id,
             project_id=each.project_id,
             position=each.position,
-            wait=each.wait(turnover, lifespan_minutes),
+            wait=each.wait(turnover),
         )
         for each in found
     ]

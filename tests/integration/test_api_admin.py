@@ -9,9 +9,10 @@ import pytest
 from api.auth import Role
 from core.db.notify import Listener, Wake
 from core.domain.lifecycle import EndReason
+from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.errors import Unavailable
-from tests.fixtures.api import Api
+from tests.fixtures.api import Api, replica
 
 
 async def _as_admin(api: Api, method: str, path: str, body: Any = None) -> httpx2.Response:
@@ -149,6 +150,16 @@ async def test_pool_tells_its_room_and_where_its_capacity_comes_from(api: Api) -
     assert pool["capacityFrom"] == "settings"
     assert [each["pool"] for each in (await _as_admin(api, "GET", "/pools")).json()["items"]] == ["default"]
     assert (await _as_admin(api, "GET", "/pools/none")).status_code == 404
+
+
+async def test_pool_tells_how_many_start_and_how_many_may_at_once(api: Api) -> None:
+    pools = {"default": Pool(runtime="memory", max_starting=3)}
+    async with replica(api.db, api.settings.model_copy(update={"pools": pools}), api.lives) as limited:
+        await limited.start()
+        await limited.running("stranger", "other")
+        pool = (await _as_admin(limited, "GET", "/pools/default")).json()
+        assert (pool["holders"], pool["starting"], pool["maxStarting"]) == (2, 1, 3)
+    assert (await _as_admin(api, "GET", "/pools/default")).json()["maxStarting"] is None
 
 
 async def test_capacity_below_the_holders_drains_nothing_admits_nothing_and_says_so(api: Api) -> None:

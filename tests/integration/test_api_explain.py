@@ -8,9 +8,11 @@ import pytest
 
 from core.db.repositories import credits
 from core.domain.lifecycle import AgentState
+from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.settings import Project as ProjectLimit
 from core.settings import Queue
+from tests.fakes.lives import SimulatedLives
 from tests.fixtures.api import Api, replica
 from tests.fixtures.terminal import Desk
 
@@ -148,6 +150,22 @@ async def test_cluster_that_nobody_has_looked_at_is_unknown_and_never_free(api: 
     assert (found["status"], found["reason"]) == ("queued", "insufficient_cluster_resources")
     assert failed(found)["cluster_not_choked"] == {"known": False, "choked": False, "snapshot": "unknown"}
     assert failed(found)["room_in_pool"]["clusterFree"] is None
+
+
+async def test_start_that_waits_for_others_to_be_usable_is_foretold_minutes_and_not_a_life(api: Api) -> None:
+    pools = {"default": Pool(runtime="memory", capacity=100, max_starting=1)}
+    limited = api.settings.model_copy(update={"pools": pools})
+    async with replica(api.db, limited, SimulatedLives(api.db, limited)) as slow:
+        started = (await slow.start("stranger", "other")).json()["agent"]["agentId"]
+        found = await explained(slow)
+        assert (found["status"], found["reason"]) == ("queued", "too_many_starting")
+        assert failed(found) == {"starts_below_limit": {"starting": 1, "maxStarting": 1}}
+        assert (found["place"]["estimatedWaitMinutes"], found["place"]["estimatedWait"]) == (1, {"low": 0, "high": 1})
+        asked = (await slow.start()).json()
+        assert (asked["reason"], asked["estimatedWaitMinutes"]) == ("too_many_starting", 1)
+        await slow.lives.run(started)
+        await slow.ask("POST", f"/api/agents/{asked['agentId']}/stop")
+        assert (await explained(slow))["status"] == "created"
 
 
 async def test_shut_door_is_explained_with_each_use_beside_its_limit(api: Api) -> None:

@@ -253,6 +253,7 @@ def _environment(spec: AgentSpec) -> list[Manifest]:
         env.AGENT_WORK: _WORK_FOLDER,
         env.AGENT_BROWSER: spec.template.browser.model_dump_json(),
         env.AGENT_HEARTBEAT_SECONDS: str(spec.heartbeat_seconds),
+        env.AGENT_OWN_NETWORK: "1",
         "HOME": "/tmp",  # noqa: S108  a user without a name has no home; the root is read-only
     }
     secret_ = {env.AGENT_TOKEN: TOKEN_KEY} | ({env.LLM_API_KEY: _MODEL_KEY} if spec.model is not None else {})

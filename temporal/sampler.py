@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.db.engine import Db
-from core.db.repositories import clusters, queue
+from core.db.repositories import channels, clusters, queue
 from core.domain.templates import Pool
 from core.domain.thresholds import Load, Look, Measure, over
 from core.errors import NeverSatisfiable, RuntimeFault, Unavailable
@@ -59,6 +59,10 @@ class Sampler:
             shut = frozenset(each.measure for each in before.over) if before is not None else frozenset[Measure]()
             cpu = window.mean(time.monotonic(), capacity.cpu_percent, whole=Measure.CPU not in shut)
             load = load_of(capacity, cpu)
+            if load.network_mbit is None:
+                # Where the runtime cannot see it, the agents tell what went over their own networks.
+                used = await channels.bandwidth_of(session, pool.cluster, datetime.now(UTC))
+                load = load.model_copy(update={"network_mbit": used})
             look = Look(
                 agents=capacity.agents,
                 load=load,

@@ -38,6 +38,7 @@ class Config:
     browser: BrowserSettings
     novnc_web: Path
     heartbeat_seconds: float
+    own_network: bool
     model: ModelAccess | None
 
     def socket_folder(self) -> Path:
@@ -67,6 +68,7 @@ def read(environ: MutableMapping[str, str]) -> Config:
         browser=_browser(environ.get(env.AGENT_BROWSER) or "{}"),
         novnc_web=Path(environ.get(env.AGENT_NOVNC_WEB) or CHECKOUT / "node_modules" / "@novnc" / "novnc"),
         heartbeat_seconds=_seconds(environ, env.AGENT_HEARTBEAT_SECONDS, "30"),
+        own_network=environ.get(env.AGENT_OWN_NETWORK) == "1",
         model=_model(environ),
     )
 

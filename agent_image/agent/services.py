@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from agent_image.agent import memory
+from agent_image.agent import memory, traffic
 from agent_image.agent.api import InternalApi
 from agent_image.agent.artefacts import ArtefactStore
 from agent_image.agent.bridge import Bridge
@@ -138,6 +138,7 @@ class Services:
             status=status,
             uptime=round(process_age(), 3),
             memory=await self._used(),
+            network=traffic.carried() if parts.config.own_network else None,
             browser_active=self._usable and parts.browser.part is not None and parts.browser.part.running,
             channel=self.channel.state,
             task_running=self._tasks.running,

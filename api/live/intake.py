@@ -77,7 +77,7 @@ class Intake:
         async with self._db.transaction() as session:
             row = await channels.hold(session, who, epoch)
             row.last_seen_at = at = now()
-            row.health = storable.json(health.model_dump(mode="json", by_alias=True))
+            row.health = storable.json(channels.report(row, health, at))
             failed = row.failed_checks + 1 if health.status == "unhealthy" else 0
             row.failed_checks = failed % FAILED_CHECKS_TO_REPORT
             if epoch is None and row.ready_at is None and health.status == "healthy":

@@ -14,6 +14,7 @@ from api.schemas.admin import (
     PoolsBody,
     ProjectBody,
     ProjectPut,
+    ReportBody,
     ResizeBody,
     TerminateBody,
     UserBody,
@@ -84,6 +85,16 @@ async def list_all_agents(
 )
 async def terminate(deps: DepsOf, who: Operator, agent_id: AgentIdPath, body: TerminateBody | None = None) -> AgentBody:
     return agent_body(await admin.terminate(deps, who, agent_id, body or TerminateBody()))
+
+
+@router.get(
+    "/agents/{agentId}/report",
+    operation_id="getAgentReport",
+    summary="What an agent last told of itself: health, memory, bandwidth",
+    responses=problems.responses(Forbidden, NotFound, (NotFound, "no_report")),
+)
+async def get_report(deps: DepsOf, who: Operator, agent_id: AgentIdPath) -> ReportBody:
+    return await admin.report(deps, who, agent_id)
 
 
 _ALTERED: tuple[problems.type_or_code, ...] = (

@@ -63,6 +63,20 @@ class ResizeBody(Asked):
         return self
 
 
+class ReportBody(Answered):
+    """What an agent last told of itself, some 30 s ago at most while it is well."""
+
+    at: datetime = Field(examples=[EXAMPLE_TIME])
+    status: str = Field(examples=["healthy"])
+    detail: str
+    uptime_seconds: float
+    memory_bytes: int
+    network_mbit: float | None = Field(description="sent and received; null: its runtime does not keep it apart")
+    browser_active: bool
+    task_running: bool
+    viewers: int
+
+
 class CapacityFrom(StrEnum):
     OPERATOR = "operator"
     SETTINGS = "settings"

@@ -5,14 +5,15 @@ from typing import Any
 
 from api.auth import Identity
 from api.deps import Deps
-from api.schemas.admin import CapacityFrom, MeasureBody, PoolBody, PoolPut, TerminateBody, UserPut
+from api.schemas.admin import CapacityFrom, MeasureBody, PoolBody, PoolPut, ReportBody, TerminateBody, UserPut
 from api.services.orders import wrong_state
-from core.db.repositories import agents, census, clusters, ordering, projects, queue, users
+from core.db.repositories import agents, census, channels, clusters, ordering, projects, queue, users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import EndReason
 from core.domain.orders import StopOrder
 from core.domain.thresholds import Look, Measure
+from core.domain.wire import Health
 from core.errors import NotFound
 
 # An administrator may not say that the user asked for it: that would be told to the user, and could be taken back.
@@ -81,6 +82,28 @@ async def anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
         if view is None:
             raise NotFound("there is no such agent")
         return await queue.with_wait(session, view, deps.settings.rules())
+
+
+async def report(deps: Deps, who: Identity, agent_id: str) -> ReportBody:
+    """Raises `NotFound`, with code `no_report` when the agent has not told anything yet."""
+    async with deps.acting(who) as (session, _):
+        if await agents.get(session, agent_id) is None:
+            raise NotFound("there is no such agent")
+        found = await channels.last_report(session, agent_id)
+    if not found or channels.REPORTED_AT not in found:
+        raise NotFound("the agent has not reported yet", code="no_report")
+    health = Health.model_validate(found)
+    return ReportBody(
+        at=found[channels.REPORTED_AT],
+        status=health.status,
+        detail=health.detail,
+        uptime_seconds=health.uptime,
+        memory_bytes=health.memory,
+        network_mbit=found[channels.BANDWIDTH],
+        browser_active=health.browser_active,
+        task_running=health.task_running,
+        viewers=health.viewers,
+    )
 
 
 async def pools(deps: Deps, who: Identity) -> list[PoolBody]:

@@ -216,11 +216,15 @@ class CommandResult(UpMessage):
 
 
 class Health(Wire):
-    """Also the body of the agent's `GET /health`. `memory` is bytes, `uptime` seconds."""
+    """Also the body of the agent's `GET /health`. `memory` is bytes, `uptime` seconds.
+
+    `network` counts the bytes that went over its own network, both ways; null: it shares that of its machine.
+    """
 
     status: Literal["starting", "healthy", "unhealthy", "stopping"]
     uptime: float
     memory: int
+    network: int | None = Field(None, ge=0, lt=1 << 63)
     browser_active: bool
     channel: Literal["connecting", "open", "refused"]
     task_running: bool = False

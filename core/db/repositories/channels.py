@@ -4,10 +4,12 @@ Every change names the epoch of the socket it came through. The newest socket ha
 through an older one, or for an attempt that is over, raises `Superseded` and leaves nothing behind.
 """
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select, update
+from sqlalchemy import Float, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,6 +17,7 @@ from core.db.models import Agent, Channel
 from core.db.notify import Wake, notify
 from core.db.repositories.agents import AgentView, view
 from core.domain.lifecycle import HOLDING
+from core.domain.wire import Health
 
 
 class Superseded(Exception):
@@ -23,6 +26,48 @@ class Superseded(Exception):
     def __init__(self, *, replaced: bool) -> None:
         super().__init__("replaced" if replaced else "over")
         self.replaced = replaced
+
+
+# Under this name an agent's health keeps its Mbit/s, sent and received together; null: nobody knows.
+BANDWIDTH = "networkMbit"
+REPORTED_AT = "reportedAt"
+# An older report says nothing about now.
+REPORT_HOLDS = timedelta(seconds=90)
+
+
+def report(row: Channel, health: Health, at: datetime) -> dict[str, Any]:
+    """`health` as a row keeps it: with when it came, and the bandwidth used since the report before it."""
+    told = health.model_dump(mode="json", by_alias=True)
+    return {**told, REPORTED_AT: at.isoformat(), BANDWIDTH: _bandwidth(row.health or {}, health.network, at)}
+
+
+def _bandwidth(before: Mapping[str, Any], carried: int | None, at: datetime) -> float | None:
+    if carried is None or before.get("network") is None or before.get(REPORTED_AT) is None:
+        return None
+    seconds = (at - datetime.fromisoformat(before[REPORTED_AT])).total_seconds()
+    if seconds <= 0:
+        return None
+    # A counter that fell back is of another process.
+    return round(max(carried - int(before["network"]), 0) * 8 / seconds / 1e6, 3)
+
+
+async def last_report(session: AsyncSession, agent_id: str) -> dict[str, Any] | None:
+    """What the latest attempt of an agent last told of itself, as `report` made it; None: nothing yet."""
+    query = select(Channel.health).where(Channel.agent_id == agent_id).order_by(Channel.attempt.desc()).limit(1)
+    found: dict[str, Any] | None = await session.scalar(query)
+    return found
+
+
+async def bandwidth_of(session: AsyncSession, cluster: str, at: datetime) -> float | None:
+    """Mbit/s of all agents of a cluster, as they last reported it; None when none of them could tell."""
+    used = cast(Channel.health[BANDWIDTH].astext, Float)
+    query = (
+        select(func.sum(used))
+        .join(Agent, (Agent.agent_id == Channel.agent_id) & (Agent.attempt == Channel.attempt))
+        .where(Agent.cluster == cluster, Agent.state.in_(HOLDING), Channel.last_seen_at >= at - REPORT_HOLDS)
+    )
+    found: float | None = await session.scalar(query)
+    return found
 
 
 class Opened(BaseModel):

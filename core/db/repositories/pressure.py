@@ -1,13 +1,14 @@
 """What a look for pressure reads and notes: a cluster's last look, who lives there, who was evicted."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Channel, Cluster, Command
+from core.db.repositories import channels
 from core.db.repositories.clusters import STALE_AFTER
 from core.domain.lifecycle import LIVING, AgentState
 from core.domain.pressure import EvictReason, Resident
@@ -16,7 +17,6 @@ from core.domain.tiers import Tier
 
 _LIVING = [state.value for state in LIVING]
 # Two missed reports: what the last one said is not of now.
-_REPORT_HOLDS = timedelta(seconds=90)
 
 
 class Strained(BaseModel):
@@ -62,7 +62,7 @@ async def residents(
     )
     found: list[Resident] = []
     for row, health, seen_at, commanded in (await session.execute(query)).all():
-        reported = health if health and seen_at is not None and at - seen_at <= _REPORT_HOLDS else {}
+        reported = health if health and seen_at is not None and at - seen_at <= channels.REPORT_HOLDS else {}
         found.append(
             Resident(
                 agent_id=row.agent_id,

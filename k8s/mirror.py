@@ -14,7 +14,8 @@ from k8s.client import Cluster, Json, Query
 from k8s.faults import TooOld
 
 log = structlog.get_logger()
-_PAGE = 500
+# A pod takes some 40 KiB once it is read, so a page is what a list costs in memory.
+_PAGE = 100
 # Between two breaths of the event loop: a list of thousands must not keep everything else waiting.
 _A_BREATH = 50
 

@@ -123,18 +123,19 @@ class KubernetesRuntime:
     async def list(self) -> list[Observation]:
         """Also attempts that have only their Secret, so that what was half made or half removed is found."""
         doing, selector = "listing agents", marks.selector(self._installation)
-        secrets = await self._space.list("secrets", doing, selector=selector, metadata=True)
-        pods = await self._space.list("pods", doing, selector=selector)
         found: dict[str, Observation] = {}
-        for number, each in enumerate(pods.items):
-            if marks.of(each) is not None:
-                found[each["metadata"]["name"]] = observation_of(pod_of(each))
-            if number % _BATCH == _BATCH - 1:
-                await asyncio.sleep(0)
-        for each in secrets.items:
-            mark = marks.of(each)
-            if mark is not None and each["metadata"]["name"] not in found:
-                found[each["metadata"]["name"]] = _without_pod(each, mark)
+        # Secrets first: a pod that comes in between has one, and is among the pods.
+        async for page in self._space.pages("secrets", doing, selector=selector, metadata=True):
+            for each in page.items:
+                mark = marks.of(each)
+                if mark is not None:
+                    found[each["metadata"]["name"]] = _without_pod(each, mark)
+        async for page in self._space.pages("pods", doing, selector=selector):
+            for number, each in enumerate(page.items):
+                if marks.of(each) is not None:
+                    found[each["metadata"]["name"]] = observation_of(pod_of(each))
+                if number % _BATCH == _BATCH - 1:
+                    await asyncio.sleep(0)
         for seen in found.values():
             self._watcher.listed(seen)
         return [*found.values()]

@@ -10,9 +10,10 @@ from core.errors import RuntimeRetryable
 from k8s.client import JSON, METADATA_LIST, Cluster, Json, Query
 from k8s.faults import NotThere, TooOld
 
-_PAGE = 500
-# A list in pages is of one moment, which the server forgets after five minutes; a thousand pages are no cluster.
-_MOST_PAGES = 1_000
+# A pod takes some 40 KiB once it is read, so a page is what a list costs in memory.
+_PAGE = 100
+# A list in pages is of one moment, which the server forgets after five minutes; five thousand pages are no cluster.
+_MOST_PAGES = 5_000
 _METADATA = METADATA_LIST.replace("PartialObjectMetadataList", "PartialObjectMetadata")
 
 
@@ -62,20 +63,30 @@ class Space:
     async def list(
         self, kind: str, doing: str, *, selector: str = "", fields: str = "", metadata: bool = False
     ) -> Listing:
-        """All at one moment. With `metadata` nothing else of them comes."""
+        """All at one moment, at once. With `metadata` nothing else of them comes."""
+        items: list[Json] = []
+        version = ""
+        async for page in self.pages(kind, doing, selector=selector, fields=fields, metadata=metadata):
+            items += page.items
+            version = page.version
+        return Listing(items, version)
+
+    async def pages(
+        self, kind: str, doing: str, *, selector: str = "", fields: str = "", metadata: bool = False
+    ) -> AsyncGenerator[Listing, None]:
+        """All at one moment, some of them at a time: whoever keeps little of each needs little room for thousands."""
         query: dict[str, str | int | bool] = {"limit": _PAGE}
         if selector:
             query["labelSelector"] = selector
         if fields:
             query["fieldSelector"] = fields
         accept = METADATA_LIST if metadata else JSON
-        items: list[Json] = []
         for _ in range(_MOST_PAGES):
             page = await self.cluster.call("GET", f"{self.path}/{kind}", query=query, doing=doing, accept=accept)
-            items += page.get("items") or []
             place = page.get("metadata") or {}
+            yield Listing(page.get("items") or [], str(place.get("resourceVersion") or ""))
             if not place.get("continue"):
-                return Listing(items, str(place.get("resourceVersion") or ""))
+                return
             query["continue"] = place["continue"]
         raise RuntimeRetryable(f"{doing}: the list does not end")
 

@@ -18,20 +18,19 @@ NOW = datetime.now(UTC)
 HERE, THERE = Pool(runtime="memory", capacity=5), Pool(runtime="memory", cluster="far", capacity=5)
 
 
-async def wait_in(db: Db, pool: Pool, name: str, project: str) -> str:
+async def wait_in(db: Db, pool: Pool, name: str, project: str, user: str = "ann", tier: Tier = Tier.BASIC) -> None:
     async with db.transaction() as session:
         await clusters.override_pool(session, name, capacity=None, paused=True)
         await clusters.record_look(session, pool.cluster, NOW, total=10, choked=False, detail={})
-        await users.put(session, "ann", tier=Tier.BASIC.value)
-        await projects.add(session, project, ["ann"])
-    ask = StartRequest(agent_id=new_agent_id(), user_id="ann", project_id=project, pool=name)
+        await users.put(session, user, tier=tier.value)
+        await projects.add(session, project, [user])
+    ask = StartRequest(agent_id=new_agent_id(), user_id=user, project_id=project, pool=name)
     rules = Rules(limits=LIMITS, max_waiting=10)
     async with db.transaction() as session:
         await admission.register(
-            session, ask, agent_workflow_id("ann", project), None, pool, rules, timedelta(seconds=90), NOW
+            session, ask, agent_workflow_id(user, project), None, pool, rules, timedelta(seconds=90), NOW
         )
         await clusters.override_pool(session, name, capacity=None, paused=False)
-    return ask.agent_id
 
 
 async def grant(db: Db, pool: Pool, name: str) -> int:
@@ -64,3 +63,19 @@ async def _blocked(db: Db) -> None:
             if found:
                 return
             await asyncio.sleep(0.01)
+
+
+async def test_pool_whose_first_goes_first_is_told_first_that_a_slot_of_the_cluster_came_free(db: Db) -> None:
+    waiting = (
+        ("a", "ann", Tier.FREE),
+        ("b", "eve", Tier.ENTERPRISE),
+        ("b", "dan", Tier.FREE),
+        ("c", "bob", Tier.BASIC),
+    )
+    for pool, user, tier in waiting:
+        await wait_in(db, HERE, pool, "shop", user, tier)
+    await wait_in(db, THERE, "far", "other", "ann", Tier.BASIC)
+    async with db.transaction() as session:
+        assert await queue.somebody_waits(session, "local") == ["b", "c", "a"]
+        assert await queue.somebody_waits(session, "local", "ann") == ["b", "c", "far", "a"]
+        assert await queue.somebody_waits(session, "far") == ["far"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Case, and_, case, func, or_, select, text, tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -283,7 +284,16 @@ async def pools_with_work(session: AsyncSession) -> list[str]:
     return list((await session.scalars(query)).all())
 
 
-async def somebody_waits(session: AsyncSession, cluster: str) -> list[str]:
-    """Pools of a cluster with a queue; a slot that came free may be anyone's of them."""
-    query = select(Agent.pool).where(Agent.cluster == cluster, Agent.state.in_(_WAITING)).distinct()
-    return list((await session.scalars(query)).all())
+async def somebody_waits(session: AsyncSession, cluster: str, user_id: str | None = None) -> list[str]:
+    """Pools of a cluster with a queue, as a slot that came free may be anyone's of them: first whose first goes first.
+
+    With `user_id` also those of other clusters in which that user waits, whose quota came free.
+    """
+    concerned = Agent.cluster == cluster if user_id is None else or_(Agent.cluster == cluster, Agent.user_id == user_id)
+    firsts = (
+        select(Agent.pool, *_ORDER)
+        .where(concerned, Agent.state.in_(_WAITING))
+        .ext(distinct_on(Agent.pool))
+        .order_by(Agent.pool, *_ORDER)
+    )
+    return [pool for pool, *_ in sorted((await session.execute(firsts)).all(), key=lambda first: first[1:])]

@@ -9,9 +9,10 @@ import pytest
 from api.auth import Role
 from core.db.notify import Listener, Wake
 from core.domain.lifecycle import EndReason
+from core.domain.templates import Pool
 from core.domain.tiers import Tier
 from core.errors import Unavailable
-from tests.fixtures.api import Api
+from tests.fixtures.api import Api, replica
 
 
 async def _as_admin(api: Api, method: str, path: str, body: Any = None) -> httpx2.Response:
@@ -164,6 +165,21 @@ async def test_capacity_below_the_holders_drains_nothing_admits_nothing_and_says
         await api.lives.end(agent_id)
     pool = (await _as_admin(api, "GET", "/pools/default")).json()
     assert (pool["holders"], pool["overCapacity"]) == (0, 0)
+
+
+async def test_pool_tells_that_nobody_may_start_there_while_others_of_its_machines_do(api: Api) -> None:
+    await api.lives.look(100, nodes=1)
+    await api.start()
+    pools = {
+        "default": Pool(runtime="memory", max_starting_per_node=2),
+        "side": Pool(runtime="memory", template="other", max_starting_per_node=1),
+    }
+    async with replica(api.db, api.settings.model_copy(update={"pools": pools}), api.lives) as limited:
+        here, there = (await _as_admin(limited, "GET", "/pools")).json()["items"]
+    assert (here["starting"], here["maxStarting"], here["startsLeft"]) == (1, 2, 1)
+    assert (there["starting"], there["maxStarting"], there["startsLeft"]) == (0, 1, 0)
+    unlimited = (await _as_admin(api, "GET", "/pools/default")).json()
+    assert (unlimited["maxStarting"], unlimited["startsLeft"]) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -247,17 +247,17 @@ class LifeActivities:
             moved = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), _now())
             await queue.announce(session, ask.life.pool)
             held = moved.state is AgentState.TERMINATED
-            waiting = await queue.somebody_waits(session, self._cluster(ask.life)) if held else []
+            waiting = await self._may_go_now(session, ask.life) if held else []
             successor = await self._successor_of(session, ask.life)
         await self._wake(waiting)
         return Ended(**dict(moved), successor=successor)
 
     @activity.defn(name="finish")
     async def finish(self, ask: Final) -> Ended:
-        """Write the end and give the slot back; whoever waits for room of this cluster is told."""
+        """Write the end and give the slot back; whoever waits for room there, or for its user's quota, is told."""
         async with self._db.transaction() as session:
             moved = await self._conclude(session, ask, _now())
-            waiting = await queue.somebody_waits(session, self._cluster(ask.life))
+            waiting = await self._may_go_now(session, ask.life)
             successor = await self._successor_of(session, ask.life)
         await self._wake(waiting)
         return Ended(**dict(moved), successor=successor)
@@ -294,6 +294,10 @@ class LifeActivities:
         async with self._db.single() as session:
             waiting = await queue.somebody_waits(session, cluster)
         await self._wake(waiting)
+
+    async def _may_go_now(self, session: AsyncSession, life: Life) -> list[str]:
+        """Pools to be told that `life` is over."""
+        return await queue.somebody_waits(session, self._cluster(life), life.user_id)
 
     async def _wake(self, pools: Iterable[str]) -> None:
         for pool in pools:

@@ -126,10 +126,12 @@ class CpuWindow:
         """
         if percent is None:
             return None
-        self._began = now if self._began is None else self._began
-        self._samples.append((now, percent))
-        while self._samples[0][0] < now - self._seconds:
+        while self._samples and self._samples[0][0] < now - self._seconds:
             self._samples.popleft()
+        if self._began is None or not self._samples:
+            # The first ever, or the first after nobody could look for so long.
+            self._began = now
+        self._samples.append((now, percent))
         if whole and now - self._began < self._seconds:
             return None
         return sum(sample for _, sample in self._samples) / len(self._samples)

@@ -110,6 +110,9 @@ class PoolBody(Answered):
     max_starting: int | None = Field(
         description="how many may start at once, by machines and settings; null: any number"
     )
+    starts_left: int | None = Field(
+        description="how many more may start now, those of the cluster's other pools counted; null: any number"
+    )
     paused: bool
     choked: bool = Field(description="the cluster is over its thresholds")
     refused: bool = Field(description="an agent of the pool found no machine, and nothing has come free since")

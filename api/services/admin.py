@@ -137,6 +137,7 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         waiting=room.waiting,
         starting=room.starts.now,
         max_starting=room.starts_at_once,
+        starts_left=room.starts_left,
         paused=room.paused,
         choked=room.choked,
         refused=room.refused,

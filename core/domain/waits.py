@@ -146,7 +146,16 @@ def until_place(position: int, pace: Pace) -> Wait:
     The range is from half of the time to twice of it: starts that are done together take longer each.
     """
     mean = pace.minutes * position / pace.at_once if pace.at_once else 0
-    return Wait(minutes=max(math.ceil(mean), 1), low=math.floor(mean / 2), high=max(math.ceil(mean * 2), 1))
+    return Wait(
+        minutes=_minutes(max(math.ceil(mean), 1)),
+        low=_minutes(math.floor(mean / 2)),
+        high=_minutes(max(math.ceil(mean * 2), 1)),
+    )
+
+
+def later_of(one: Wait, other: Wait) -> Wait:
+    """The wait of one who waits for two things at once."""
+    return Wait(minutes=max(one.minutes, other.minutes), low=max(one.low, other.low), high=max(one.high, other.high))
 
 
 def foretell(position: int, active: int, flow: Flow, later: Sequence[Overtakers], lifespan_minutes: float) -> Wait:

@@ -177,6 +177,21 @@ async def test_capacity_below_the_holders_drains_nothing_admits_nothing_and_says
     assert (pool["holders"], pool["overCapacity"]) == (0, 0)
 
 
+async def test_pool_tells_that_nobody_may_start_there_while_others_of_its_machines_do(api: Api) -> None:
+    await api.lives.look(100, nodes=1)
+    await api.start()
+    pools = {
+        "default": Pool(runtime="memory", max_starting_per_node=2),
+        "side": Pool(runtime="memory", template="other", max_starting_per_node=1),
+    }
+    async with replica(api.db, api.settings.model_copy(update={"pools": pools}), api.lives) as limited:
+        here, there = (await _as_admin(limited, "GET", "/pools")).json()["items"]
+    assert (here["starting"], here["maxStarting"], here["startsLeft"]) == (1, 2, 1)
+    assert (there["starting"], there["maxStarting"], there["startsLeft"]) == (0, 1, 0)
+    unlimited = (await _as_admin(api, "GET", "/pools/default")).json()
+    assert (unlimited["maxStarting"], unlimited["startsLeft"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     "body", [{"capacity": -1}, {"capacity": 1.5}, {"capacity": "many"}, {"paused": None, "size": 1}]
 )

@@ -1,10 +1,13 @@
 """Agents over HTTP: lists, lives, orders, logs, profiles, and what the caller may know of itself."""
 
 import asyncio
+import base64
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from api.pagination import seal
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.tiers import Tier
@@ -65,6 +68,23 @@ async def test_cursor_that_was_mangled_or_belongs_elsewhere_is_refused(api: Api)
     for each in bad:
         answer = await api.ask("GET", f"/api/agents?cursor={each}", "busy")
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), each
+
+
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [
+        ("2026-01-01T00:00:00+00:00", "\ud800"),
+        ("2026-01-01T00:00:00+00:00", "\x00"),
+        ("0001-01-01T00:00:00+14:00", "ag-1"),
+        ("2026-01-01T00:00:00", "ag-1"),
+    ],
+)
+async def test_cursor_that_names_what_nothing_can_be_called_is_refused(api: Api, at: str, name: str) -> None:
+    # Its check holds no secret, so anybody can make one.
+    place = base64.urlsafe_b64encode(json.dumps([at, name]).encode()).decode()
+    for path, kind in (("agents", "agents"), ("scheduled-starts", "scheduled")):
+        answer = await api.ask("GET", f"/api/{path}?cursor={seal(kind, place)}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "state=happy", "projectId=", "projectId=%00"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.db.repositories import clusters
 from core.domain.schedule import MOST_PENDING
 from core.domain.tiers import Tier
 from core.errors import Unavailable
@@ -72,6 +73,12 @@ async def test_time_without_a_zone_or_sense_is_refused_with_its_own_code(api: Ap
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_start_at"), answer.text
         assert answer.json()["detail"].startswith("startAt is no time that Berth can keep: it ")
     assert await listed(api) == []
+
+
+async def test_project_that_is_called_like_a_user_holds_no_booking_of_that_user_up(api: Api) -> None:
+    async with api.db.transaction() as session:
+        await clusters.lock_project(session, "owner")
+        await asyncio.wait_for(booked(api), 10)
 
 
 async def test_more_than_a_month_ahead_is_too_far(api: Api) -> None:

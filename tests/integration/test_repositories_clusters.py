@@ -79,6 +79,13 @@ async def test_look_that_is_missing_old_or_cannot_count_is_told_apart(db: Db) ->
     assert (old.snapshot, old.cluster_free) == (Snapshot.STALE, None)
 
 
+async def test_look_after_a_time_without_any_lets_the_queues_look_again(db: Db) -> None:
+    first = now()
+    await look(db, at=first)
+    assert not await look(db, at=first + timedelta(seconds=50))
+    assert await look(db, at=first + timedelta(seconds=120)), "whoever came meanwhile was told that nobody knows"
+
+
 async def test_starts_are_counted_by_pool_and_by_cluster_and_their_limit_grows_with_the_machines(db: Db) -> None:
     await look(db, nodes=3)
     for user in ("ann", "bob"):

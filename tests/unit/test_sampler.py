@@ -15,6 +15,7 @@ def test_a_burst_of_cpu_does_not_shut_the_door_and_lasting_use_does() -> None:
     assert not any(shut_after(now, 10) for now in range(60, 125, 5))
     assert any(shut_after(now, 100) for now in range(125, 250, 5))
     assert not shut_after(400, 10)
+    assert not shut_after(900, 100), "nobody has looked for a while: one sample is a burst"
 
 
 def test_door_that_cpu_has_shut_does_not_open_because_a_worker_has_just_begun_to_look() -> None:

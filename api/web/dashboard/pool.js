@@ -85,8 +85,8 @@ function standing(pool) {
   if (pool.holders >= pool.capacity) return pool.waiting ? "Full: the next is let in when one ends." : "Full.";
   if (pool.clusterFree === null) return "Nobody has measured the machines lately: nobody is let in until somebody does.";
   if (pool.clusterFree <= 0) return "The machines are full.";
-  if (pool.waiting && pool.maxStarting !== null && pool.starting >= pool.maxStarting) {
-    return `${pool.starting} are starting, the most at once: the next is let in when one of them is usable.`;
+  if (pool.waiting && pool.startsLeft === 0) {
+    return "As many agents are starting as may at once: the next is let in when one of them is usable.";
   }
   return `Open: room for ${Math.min(pool.capacity - pool.holders, pool.clusterFree)} more.`;
 }

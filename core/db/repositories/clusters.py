@@ -39,6 +39,11 @@ async def lock_project(session: AsyncSession, project_id: str) -> None:
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 3))"), {"name": project_id})
 
 
+async def lock_bookings(session: AsyncSession, user_id: str) -> None:
+    """Let one transaction at a time count and add a user's scheduled starts; nothing else is locked under it."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 4))"), {"name": user_id})
+
+
 async def last_look(session: AsyncSession, cluster: str) -> Look | None:
     """What the last look saw, however old it is."""
     row = await session.get(Cluster, cluster)
@@ -48,10 +53,10 @@ async def last_look(session: AsyncSession, cluster: str) -> Look | None:
 async def record_look(
     session: AsyncSession, cluster: str, at: datetime, *, total: int | None, choked: bool, detail: dict[str, Any]
 ) -> bool:
-    """Store a look; True when there may be more room than the one before said."""
+    """Store a look; True when there may be more room than the one before said, or that said nothing any more."""
     before = await session.get(Cluster, cluster)
     roomier = before is None or (total or 0) > (before.total or 0)
-    grew = before is None or roomier or (before.choked and not choked)
+    grew = before is None or roomier or (before.choked and not choked) or at - before.measured_at > STALE_AFTER
     values = {"measured_at": at, "total": total, "choked": choked, "detail": detail}
     if roomier or _nodes(detail) > _nodes(before.detail if before is not None else {}):
         # Whom no machine would take may find one now.

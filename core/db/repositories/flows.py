@@ -14,7 +14,7 @@ from core.domain.lifecycle import HOLDING, AgentState
 from core.domain.queueing import OrderKey
 from core.domain.room import Room, free_slots
 from core.domain.tiers import Tier, rank
-from core.domain.waits import Flow, Pace, Wait, foretell, overtakers, until_place
+from core.domain.waits import Flow, Pace, Wait, foretell, later_of, overtakers, until_place
 
 # Taken for a start until an agent of the pool runs.
 _START_SECONDS = 10
@@ -40,11 +40,16 @@ class Turnover(BaseModel):
     lifespan_minutes: float
 
     def wait(self, position: int, key: OrderKey, tier: Tier, others: int, since: datetime) -> Wait:
-        """How long place `position` takes."""
+        """How long place `position` takes: until a slot is there, and until all before it have started."""
+        started = until_place(position, self.pace)
         if position <= self.spare:
-            return until_place(position, self.pace)
+            return started
         later = overtakers(self.flow, key, tier, others, since, self.at)
-        return foretell(position - self.spare + self.above, self.active, self.flow, later, self.lifespan_minutes)
+        # By the time anybody leaves for this one, those before it hold the places that are free now.
+        active = self.active + self.spare
+        return later_of(
+            foretell(position - self.spare + self.above, active, self.flow, later, self.lifespan_minutes), started
+        )
 
     def next_grant(self) -> Wait:
         """Until the first in line is let in, and the line has room for one more at its end."""

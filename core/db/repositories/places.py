@@ -1,9 +1,8 @@
 """Places in lists that run from the newest back: where a page ended, as text that its cursor carries."""
 
 import base64
-import binascii
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 
 from core.errors import InvalidRequest
 
@@ -17,8 +16,9 @@ def decode(place: str) -> tuple[datetime, str]:
     try:
         at, name = json.loads(base64.urlsafe_b64decode(place.encode("ascii")))
         moment = datetime.fromisoformat(at)
-    except (ValueError, TypeError, binascii.Error):
+        # What no row can have: a time without a zone or beyond the years of UTC, a name that is no storable text.
+        if moment.tzinfo is None or "\x00" in name or not name.encode():
+            raise ValueError(place)
+        return moment.astimezone(UTC), name
+    except (ValueError, TypeError, AttributeError, OverflowError):
         raise InvalidRequest("the cursor is not one that Berth gave") from None
-    if not isinstance(name, str) or moment.tzinfo is None or "\x00" in name:
-        raise InvalidRequest("the cursor is not one that Berth gave")
-    return moment, name

@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Case, Integer, and_, case, func, or_, select, text, tuple_
+from sqlalchemy import Case, and_, case, func, or_, select, text, tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -61,8 +62,7 @@ async def grant(
     if free and room.waiting:
         chosen = await _next_in_order(session, name, limits, at, free)
         known: list[Waited] = []
-        # Users' event counters are locked in one order everywhere, or two clusters could wait for each other.
-        for row in sorted(chosen, key=lambda row: row.user_id):
+        for row in chosen:
             row.state = AgentState.STARTING.value
             row.reason = None
             row.admitted_at = at
@@ -126,14 +126,13 @@ async def _next_in_order(
         .correlate(Agent)
         .exists()
     )
-    limit = _limit_of(limits)
     query = (
-        select(Agent, (func.cast(limit, Integer) - held).label("spare"))
+        select(Agent)
         .join(User, User.user_id == Agent.user_id)
         .where(
             Agent.pool == name,
             Agent.state == AgentState.QUEUED.value,
-            held < limit,
+            held < _limit_of(limits),
             ~ending,
             or_(User.subscription_active_until.is_(None), User.subscription_active_until > at),
         )
@@ -141,13 +140,28 @@ async def _next_in_order(
         .limit(free * 2)
         .with_for_update(of=Agent, skip_locked=True)
     )
+    rows = (await session.scalars(query)).all()
+    spare = await _spare(session, limits, {row.user_id for row in rows})
     chosen: list[Agent] = []
-    of_user: Counter[str] = Counter()
-    for row, spare in (await session.execute(query)).all():
-        if len(chosen) < free and of_user[row.user_id] < spare:
-            of_user[row.user_id] += 1
+    for row in rows:
+        if len(chosen) < free and spare[row.user_id] > 0:
+            spare[row.user_id] -= 1
             chosen.append(row)
     return chosen
+
+
+async def _spare(session: AsyncSession, limits: TierLimits, users: Collection[str]) -> Counter[str]:
+    """How many more agents each may hold. Keeps the users locked, as another cluster may be giving them slots too.
+
+    In one order everywhere, or two clusters could wait for each other.
+    """
+    locked = select(User.user_id, _limit_of(limits)).where(User.user_id.in_(users)).order_by(User.user_id)
+    spare = Counter(
+        {user: limit for user, limit in (await session.execute(locked.with_for_update(key_share=True))).all()}
+    )
+    held = select(Agent.user_id, func.count()).where(Agent.user_id.in_(users), Agent.state.in_(_HOLDING))
+    spare.subtract({user: count for user, count in (await session.execute(held.group_by(Agent.user_id))).all()})
+    return spare
 
 
 class InLine(BaseModel):
@@ -270,7 +284,16 @@ async def pools_with_work(session: AsyncSession) -> list[str]:
     return list((await session.scalars(query)).all())
 
 
-async def somebody_waits(session: AsyncSession, cluster: str) -> list[str]:
-    """Pools of a cluster with a queue; a slot that came free may be anyone's of them."""
-    query = select(Agent.pool).where(Agent.cluster == cluster, Agent.state.in_(_WAITING)).distinct()
-    return list((await session.scalars(query)).all())
+async def somebody_waits(session: AsyncSession, cluster: str, user_id: str | None = None) -> list[str]:
+    """Pools of a cluster with a queue, as a slot that came free may be anyone's of them: first whose first goes first.
+
+    With `user_id` also those of other clusters in which that user waits, whose quota came free.
+    """
+    concerned = Agent.cluster == cluster if user_id is None else or_(Agent.cluster == cluster, Agent.user_id == user_id)
+    firsts = (
+        select(Agent.pool, *_ORDER)
+        .where(concerned, Agent.state.in_(_WAITING))
+        .ext(distinct_on(Agent.pool))
+        .order_by(Agent.pool, *_ORDER)
+    )
+    return [pool for pool, *_ in sorted((await session.execute(firsts)).all(), key=lambda first: first[1:])]

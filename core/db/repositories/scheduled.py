@@ -3,11 +3,11 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, and_, delete, func, or_, select, text
+from sqlalchemy import CursorResult, and_, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ScheduledStart
-from core.db.repositories import places
+from core.db.repositories import clusters, places
 from core.domain.schedule import MOST_PENDING, PENDING, ScheduledState, ScheduleReason
 from core.errors import Conflict
 from core.ids import new_scheduled_start_id
@@ -48,8 +48,7 @@ async def book(
     session: AsyncSession, user_id: str, project_id: str, template: str | None, start_at: datetime, now: datetime
 ) -> ScheduledView:
     """Write it down. Raises `Conflict` (`too_many_scheduled_starts`)."""
-    # One at a time a user, so that they are counted rightly.
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 3))"), {"name": user_id})
+    await clusters.lock_bookings(session, user_id)
     if await pending_of(session, user_id) >= MOST_PENDING:
         raise Conflict(
             f"{MOST_PENDING} of your starts are scheduled already",

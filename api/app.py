@@ -43,7 +43,7 @@ from core.runtime.registry import runtime_names
 from core.settings import Settings
 from temporal.client import connect
 from temporal.lives import Lives
-from temporal.worker import open_runtimes
+from temporal.places import open_runtimes
 
 _MOST_WAITING = 5000
 _PROBE_SECONDS = timedelta(seconds=2)

@@ -14,9 +14,9 @@ from core.db.engine import Db
 from core.runtime.base import SharedRuntime
 from core.settings import Settings, Watch
 from temporal.lives import Lives
+from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.watcher import Watcher
-from temporal.worker import open_runtimes, places_to_serve
 
 log = structlog.get_logger()
 Work = Callable[[], Awaitable[None]]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Set
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,11 +18,10 @@ from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
-from core.db.repositories import upkeep
 from core.runtime.base import AgentRuntime, SharedRuntime
-from core.runtime.registry import open_runtime, runtime_names
 from core.settings import Settings
 from temporal.lives import Lives
+from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
 from temporal.watcher import Watcher
@@ -145,29 +144,3 @@ def workers(
         if runtime in runtimes
     ]
     return [control, *per_pool]
-
-
-async def places_to_serve(db: Db, settings: Settings) -> dict[str, str]:
-    """Pool to runtime: what is configured, and what living agents were made by before it was taken out.
-
-    Nobody else would end those, and their slots and quota would never come free.
-    """
-    async with db.single() as session:
-        used = await upkeep.places_in_use(session)
-    known = set(runtime_names())
-    for pool, runtime in used.items():
-        if runtime not in known:
-            log.warning("runtime.unknown", pool=pool, runtime=runtime)
-    configured = {name: pool.runtime for name, pool in settings.all_pools().items()}
-    return {pool: runtime for pool, runtime in used.items() if runtime in known} | configured
-
-
-@contextlib.asynccontextmanager
-async def open_runtimes(settings: Settings, names: Set[str]) -> AsyncIterator[dict[str, AgentRuntime]]:
-    """The runtimes of these names, closed at the end."""
-    runtimes = {name: open_runtime(name, settings) for name in names}
-    try:
-        yield runtimes
-    finally:
-        for runtime in runtimes.values():
-            await runtime.close()

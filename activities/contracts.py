@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from temporalio import activity
 
 from core.domain.lifecycle import AgentState
+from core.domain.notices import Channel
 from core.domain.orders import StartAnswer, StartRequest
 from core.domain.pressure import Eviction
 from core.domain.recovery import FailureKind
@@ -240,6 +241,21 @@ class Cleaned(Message):
     profiles: int = 0
 
 
+class Delivery(Message):
+    """Send what is due on one channel."""
+
+    channel: Channel
+
+
+class Delivered(Message):
+    """What came of it, and in how many seconds the next is due (None: nothing waits; 0: more is due now)."""
+
+    sent: int = 0
+    retried: int = 0
+    dead: int = 0
+    next_in_seconds: float | None = None
+
+
 class Nothing(Message):
     pass
 
@@ -371,4 +387,12 @@ async def evict_agents(ask: Evictions) -> Nothing:
 
 @activity.defn(name="clear_disks")
 async def clear_disks(ask: Emergency) -> Cleaned:
+    raise NotImplementedError
+
+
+# ---- notices -------------------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="deliver_notices")
+async def deliver_notices(ask: Delivery) -> Delivered:
     raise NotImplementedError

@@ -168,12 +168,13 @@ class LifeActivities:
     @activity.defn(name="mark_draining")
     async def mark_draining(self, ask: contracts.Draining) -> Moved:
         facts = [fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail, keepable=ask.keepable)]
+        warning: dict[str, Any] = {}
         if ask.deadline_at is not None:
             warning = {"deadlineAt": ask.deadline_at.isoformat(), "keepable": ask.keepable}
             facts.insert(0, fact(EventKind.WARNING, AgentState.DRAINING, ask.reason, **warning))
         if ask.reason == EndReason.RESOURCE_PRESSURE:
-            numbers = await self._strain(ask.life)
-            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason, detail=ask.detail, **numbers))
+            told = {**await self._strain(ask.life), **warning}
+            facts.append(fact(EventKind.EVICTED, AgentState.DRAINING, ask.reason, detail=ask.detail, **told))
         moved = await self._move(
             ask.life,
             AgentState.DRAINING,

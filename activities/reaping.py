@@ -33,6 +33,7 @@ _AT_ONCE = 8
 _REMOVE_SECONDS = 20
 # Deleting is done in short transactions: an agent's artefacts may be many MiB.
 _BATCH = 50
+_NOTICES = 1000
 _BATCHES = 10
 
 
@@ -99,15 +100,19 @@ class ReapingActivities:
 
     async def forget_ended(self, now: datetime) -> None:
         """A bounded part of what is due: what is left over is the next look's."""
-        before = now - timedelta(days=self._settings.retention.agent_days)
+        kept = self._settings.retention
+        before = now - timedelta(days=kept.agent_days)
+        # A notice tells of an agent, so it is not kept for longer than one.
+        told_before = now - timedelta(days=min(kept.notice_days, kept.agent_days))
         for _ in range(_BATCHES):
             async with self._db.transaction() as session:
                 agents = await retention.forget_ended(session, before, _BATCH)
                 refusals = await retention.forget_refusals(session, before, _BATCH)
                 starts = await scheduled.forget_ended(session, before, _BATCH)
-            if agents or refusals or starts:
-                log.info("reaper.forgot", agents=agents, refusals=refusals, scheduled_starts=starts)
-            if max(agents, refusals, starts) < _BATCH:
+                notices = await retention.forget_notices(session, told_before, _NOTICES)
+            if agents or refusals or starts or notices:
+                log.info("reaper.forgot", agents=agents, refusals=refusals, scheduled_starts=starts, notices=notices)
+            if max(agents, refusals, starts) < _BATCH and notices < _NOTICES:
                 break
 
     # ---- rows without a workflow ------------------------------------------------------------------------------------

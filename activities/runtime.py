@@ -1,9 +1,8 @@
 """What is done where the agents are: make one, and take one down after it saved its work."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import text, update
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.beats import beating
 from activities.contracts import LIFE_MOVED_ON, Life, Nothing, Placed, Resize, Resized, Shutdown, Usage
 from core.db.engine import Db
 from core.db.models import Agent, Channel, Command
@@ -27,9 +27,6 @@ from core.tokens import hash_token, new_token
 
 log = structlog.get_logger()
 _LOOK_EVERY = 0.1
-_BEAT_EVERY = 2.0
-
-T = TypeVar("T")
 
 
 class RuntimeActivities:
@@ -64,7 +61,7 @@ class RuntimeActivities:
             away_from=away_from,
         )
         try:
-            created = await _beating(self._runtime(life).create(spec))
+            created = await beating(self._runtime(life).create(spec))
         except RuntimeFault as error:
             raise _failure(error) from error
         if created.token_hash != mine:
@@ -79,7 +76,7 @@ class RuntimeActivities:
             left = await self._leaves_by_itself(ask) if ask.within_seconds > 0 else False
             # Who cannot hear us over the channel is told by the runtime's own signal.
             grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
-            usage = await _beating(runtime.delete(life.agent_id, life.attempt, grace))
+            usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
             raise _failure(error) from error
         return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
@@ -89,9 +86,7 @@ class RuntimeActivities:
         """Give a running attempt other limits. A permanent failure says in words why it has them not."""
         life = ask.life
         try:
-            resized = await _beating(
-                self._runtime(life).resize(life.agent_id, life.attempt, ask.size), to_its_end=False
-            )
+            resized = await beating(self._runtime(life).resize(life.agent_id, life.attempt, ask.size), to_its_end=False)
         except RuntimeFault as error:
             raise _failure(error) from error
         return Resized(life=life, before=resized.before, size=ask.size, waits_for=resized.waits_for)
@@ -102,7 +97,7 @@ class RuntimeActivities:
         template = self._settings.template(life.template)
         try:
             look = self._runtime(life).elsewhere(life.agent_id, life.attempt, template)
-            return Placed(node=await _beating(look, to_its_end=False))
+            return Placed(node=await beating(look, to_its_end=False))
         except RuntimeFault as error:
             raise _failure(error) from error
 
@@ -174,27 +169,6 @@ class RuntimeActivities:
         )
         await session.execute(text("SELECT pg_notify('berth_commands', :agent)"), {"agent": life.agent_id})
         return stored.scalar_one()
-
-
-async def _beating(work: Coroutine[Any, Any, T], *, to_its_end: bool = True) -> T:
-    """Carry `work` out with heartbeats, so that a worker's death is noticed; a cancel waits until it is done, unless
-    it may as well be left where it is.
-    """
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task}, timeout=_BEAT_EVERY)
-        except asyncio.CancelledError as error:
-            # What is being made must be there before it can be removed, so this goes on, and goes on to beat.
-            cancelled = error
-            if not to_its_end:
-                task.cancel()
-        activity.heartbeat()
-    if cancelled is not None:
-        await asyncio.gather(task, return_exceptions=True)
-        raise cancelled
-    return await task
 
 
 def _sized(template: Template, size: Size | None) -> Template:

@@ -12,8 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.cluster_metrics import ClusterMetrics
 from api.gauges import PoolGauges
+from api.outbox_metrics import OutboxMetrics
 from core.db.engine import Db
-from core.db.repositories import census, clusters, tallies
+from core.db.repositories import census, clusters, notices, tallies
 from core.db.repositories.tallies import BOUNDS, REST, Measure, Tally
 from core.domain.lifecycle import LIVING
 from core.domain.waits import Came
@@ -86,6 +87,7 @@ class Metrics:
         self._database = Gauge("berth_database_up", "1 when the counts are of now", registry=self._registry)
         self._clusters = ClusterMetrics(self._registry)
         self._pools = PoolGauges(self._registry)
+        self._outbox = OutboxMetrics(self._registry)
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is the path's template, never the path: labels must stay few."""
@@ -98,6 +100,7 @@ class Metrics:
             async with asyncio.timeout(_COUNT_SECONDS), db.transaction() as session:
                 counts, measured = await census.living(session), await census.measured(session)
                 waits, longest = await tallies.all_of(session), await census.longest_waits(session, now)
+                backlogs = await notices.backlogs(session)
                 pools = settings.all_pools().items()
                 rooms = {name: await clusters.room(session, name, pool, now, most) for name, pool in pools}
         except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -113,4 +116,5 @@ class Metrics:
                 self._agents.labels(pool, state.value).set(counts.get((pool, state), 0))
         self._clusters.tell(measured, now)
         self._pools.show(rooms, longest)
+        self._outbox.tell(backlogs)
         return generate_latest(self._registry)

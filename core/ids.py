@@ -80,6 +80,10 @@ def pool_workflow_id(pool: str) -> str:
     return f"pool/{_part(pool)}"
 
 
+def notices_workflow_id(channel: str) -> str:
+    return f"notices/{_part(channel)}"
+
+
 def _part(value: str) -> str:
     encoded = quote(value, safe="")
     if len(encoded) <= _MAX_ENCODED_PART:

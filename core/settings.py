@@ -5,18 +5,22 @@ Environment variables `BERTH_A__B` win over the file `berth.yaml` (or the one `B
 
 import os
 from datetime import timedelta
+from email.utils import parseaddr
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from core.domain.admission import Rules
 from core.domain.environment import ModelAccess
+from core.domain.notices import Channel, Patience
 from core.domain.templates import Pool, Template
 from core.domain.thresholds import Thresholds
 from core.domain.tiers import TierLimits
 from core.domain.timings import Timings
+from core.domain.webhooks import MAKE_ONE, keys_of
 
 DEFAULT_POOL = "default"
 _SAMPLES = frozenset({"secret", "changeme", "change-me", "change_me", "password", "sample", "example", "test", "dev"})
@@ -123,6 +127,73 @@ class Retention(Group):
 
     agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
     profile_days: float = Field(30, gt=0, description="a browser profile that nothing used; goes when disks are full")
+    notice_days: float = Field(7, gt=0, description="a notice that was sent or is dead; never longer than its agent")
+
+
+class SmtpSecurity(StrEnum):
+    """How a connection to the mail server is kept private."""
+
+    AUTO = "auto"  # TLS on port 465, else STARTTLS where the server offers it; a password goes over nothing less
+    TLS = "tls"
+    STARTTLS = "starttls"
+    NONE = "none"
+
+
+class Smtp(Group):
+    """The mail server that takes our e-mail."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    host: str | None = Field(None, min_length=1, description="unset: no e-mail")
+    port: int = Field(587, ge=1, le=65535)
+    user: str | None = None
+    password: SecretStr | None = None
+    sender: str | None = Field(None, alias="from", description="berth@example.org, or Berth <berth@example.org>")
+    security: SmtpSecurity = SmtpSecurity.AUTO
+    timeout_seconds: float = Field(20, gt=0, le=60)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Smtp":
+        if self.host is None:
+            return self
+        if self.sender is None:
+            raise ValueError("SMTP__HOST needs SMTP__FROM, the address that e-mail comes from")
+        if "@" not in parseaddr(self.sender)[1] or not self.sender.isprintable():
+            raise ValueError("SMTP__FROM is no address; write berth@example.org or Berth <berth@example.org>")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("SMTP__USER and SMTP__PASSWORD go together")
+        return self
+
+
+class Webhook(Group):
+    """Where the product's backend hears of what happens to agents."""
+
+    url: str | None = Field(None, description="unset: no webhooks")
+    secrets: SecretStr | None = Field(None, description="whsec_...; two with a comma between them while one is changed")
+    allow_private: bool = Field(False, description="also loopback, private and metadata addresses")
+    timeout_seconds: float = Field(10, gt=0, le=30)
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Webhook":
+        if self.secrets is not None:
+            keys_of(self.secrets.get_secret_value())
+        if self.url is None:
+            return self
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound or not self.url.isprintable():
+            raise ValueError("WEBHOOK__URL is no http address")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("WEBHOOK__URL has a user, a password or a fragment, which Berth does not send")
+        return self
+
+    def keys(self) -> tuple[bytes, ...]:
+        """What deliveries are signed with. Raises ValueError: there is no default secret."""
+        if self.secrets is None:
+            raise ValueError(f"WEBHOOK__URL needs WEBHOOK__SECRETS; make one: {MAKE_ONE}")
+        return keys_of(self.secrets.get_secret_value())
 
 
 class ReachBy(StrEnum):
@@ -185,6 +256,9 @@ class Settings(BaseSettings):
     retention: Retention = Retention()
     kubernetes: Kubernetes = Kubernetes()
     watch: Watch = Watch()
+    smtp: Smtp = Smtp()
+    webhook: Webhook = Webhook()
+    notices: Patience = Patience()
     llm: ModelAccess | None = None
     log_json: bool = False
 
@@ -252,6 +326,11 @@ class Settings(BaseSettings):
 
     def timings_of(self, template: str) -> Timings:
         return self.template(template).timings or self.timings
+
+    def notice_channels(self) -> frozenset[Channel]:
+        """The ways out that are set up."""
+        ways = {Channel.WEBHOOK: self.webhook.url, Channel.EMAIL: self.smtp.host}
+        return frozenset(channel for channel, where in ways.items() if where is not None)
 
     def public_url(self) -> str:
         return (self.api.public_url or f"http://{self.api.host}:{self.api.port}").rstrip("/")

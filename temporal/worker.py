@@ -12,6 +12,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
+from activities.notices import NoticeActivities, senders_of
 from activities.pools import PoolActivities
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
@@ -21,11 +22,13 @@ from core.db.engine import Db
 from core.runtime.base import AgentRuntime, SharedRuntime
 from core.settings import Settings
 from temporal.lives import Lives
+from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
+from workflows.notices import Notices
 from workflows.options import CONTROL_QUEUE, runtime_queue
 from workflows.pool_queue import PoolQueue
 from workflows.pressure import PressureWatch
@@ -45,6 +48,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
     url = settings.database.url
     if url is None:
         raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
+    senders = senders_of(settings)
     async with (
         # Activities are tried again, so nothing is lost by finding a dead connection the hard way.
         Db.open(
@@ -52,6 +56,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         ) as db,
         contextlib.AsyncExitStack() as opened,
     ):
+        await open_channels(db, settings, senders)
         places = await places_to_serve(db, settings)
         runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
         client = await when_there(settings)
@@ -62,7 +67,11 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
             for worker in workers(client, settings, db, runtimes, lives, places, UnsandboxedWorkflowRunner()):
                 await stack.enter_async_context(worker)
-            background = [asyncio.create_task(sampler.run(), name="sampler")]
+            bell = Bell(client, db, url.get_secret_value(), settings.timings.grant_tick_seconds)
+            background = [
+                asyncio.create_task(sampler.run(), name="sampler"),
+                asyncio.create_task(bell.run(), name="bell"),
+            ]
             for name, runtime in runtimes.items():
                 if not isinstance(runtime, SharedRuntime):  # those are watched by `berth watch`, once for all workers
                     watcher = Watcher(name, runtime, db, lives)
@@ -94,11 +103,12 @@ def workers(
     scheduling = SchedulingActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
     pressure = PressureActivities(db, settings, lives, runtimes, reaping)
+    notices = NoticeActivities(db, settings, senders_of(settings))
     at_runtime = RuntimeActivities(db, settings, runtimes)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
-        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch],
+        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Notices],
         workflow_runner=runner or SandboxedWorkflowRunner(),
         activities=[
             life.register,
@@ -120,6 +130,7 @@ def workers(
             pressure.look_for_pressure,
             pressure.evict_agents,
             pressure.clear_disks,
+            notices.deliver_notices,
         ],
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,

@@ -121,3 +121,12 @@ REAP: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=120),
     "retry_policy": RetryPolicy(maximum_attempts=2),
 }
+
+# Goes on for as long as it takes: the outbox is drained by nothing else. A pass ends well before its time is up.
+DELIVER: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=120),
+    "heartbeat_timeout": _BEAT,
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(milliseconds=500), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+    ),
+}

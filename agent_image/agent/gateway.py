@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from agent_image.agent.addresses import AddressPolicy, IpAddress, Refused, check_scheme, normal
+from agent_image.agent.addresses import AddressPolicy, Refused, check_scheme, normal
 from agent_image.agent.journal import log
+from core.domain.addresses import IpAddress
 
 _HEAD_BYTES = 64 << 10
 _HEAD_SECONDS = 30

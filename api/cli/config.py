@@ -85,6 +85,15 @@ def require_auth(settings: "Settings") -> None:
         raise WrongUse(str(error)) from error
 
 
+def require_notices(settings: "Settings") -> None:
+    """Whatever is to be sent can be signed."""
+    try:
+        if settings.webhook.url is not None:
+            settings.webhook.keys()
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+
+
 def _mask(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):

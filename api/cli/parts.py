@@ -51,6 +51,7 @@ def up(
     if port is not None:
         given["api"] = {"port": port}
     settings = config.load(**given)
+    config.require_notices(settings)
     _check_runtimes(settings)
     _warn_of_unknown()
     if settings.pool.runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
@@ -99,6 +100,7 @@ def worker() -> None:
     settings = config.load()
     config.require_database(settings)
     config.require_temporal(settings)
+    config.require_notices(settings)
     _check_runtimes(settings)
     log_as("worker", settings)
     from temporal.worker import run_worker

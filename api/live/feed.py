@@ -19,13 +19,13 @@ from core.db.engine import Db
 from core.db.notify import Listener, Wake
 from core.db.repositories import events
 from core.db.repositories.waiting import Place
+from core.domain.cursors import USER_EVENTS
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
 from core.errors import InvalidRequest
 
 log = structlog.get_logger()
 
-_KIND = "user-events"
 _BATCH = 200
 # Each event wakes; this is for a wake-up that was lost.
 _LOOK_SECONDS = 30.0
@@ -48,12 +48,12 @@ class FeedEvent(BaseModel):
 
 
 def cursor_of(place: int) -> str:
-    return seal(_KIND, str(place))
+    return seal(USER_EVENTS, str(place))
 
 
 def place_of(cursor: str) -> int:
     """Raises `InvalidRequest` for a cursor that is not of this stream."""
-    place = unseal(_KIND, cursor)
+    place = unseal(USER_EVENTS, cursor)
     if not place.isascii() or not place.isdigit() or len(place) > 18:
         raise InvalidRequest("the cursor is not one that Berth gave")
     return int(place)

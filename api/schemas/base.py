@@ -13,6 +13,7 @@ from core.ids import MAX_ID_BYTES, check_id
 
 EXAMPLE_AGENT_ID = "ag-019a8d1c0f5a7c3e9b1f4a2d6c8e0b73"
 EXAMPLE_SCHEDULED_ID = "ss-019a8d1c0f5a7c3e9b1f4a2d6c8e0b73"
+EXAMPLE_NOTICE_ID = f"{EXAMPLE_AGENT_ID}-7-webhook"
 EXAMPLE_TIME = "2026-03-01T09:30:00Z"
 
 
@@ -78,5 +79,8 @@ ScheduledIdPath = Annotated[
     str,
     Path(alias="scheduledStartId", min_length=1, max_length=_LONG, examples=[EXAMPLE_SCHEDULED_ID]),
     _id("scheduledStartId"),
+]
+NoticeIdPath = Annotated[
+    str, Path(alias="noticeId", min_length=1, max_length=_LONG, examples=[EXAMPLE_NOTICE_ID]), _id("noticeId")
 ]
 PoolPath = Annotated[str, Path(alias="pool", min_length=1, max_length=_LONG, examples=["default"]), _id("pool")]

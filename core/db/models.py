@@ -331,3 +331,45 @@ class EvictionCredit(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
     evicted_at: Mapped[datetime]
     until: Mapped[datetime] = mapped_column(index=True)
+
+
+class NoticeChannel(Base):
+    """A way out, whether notices are made for it, and what all tries came to since ever, by outcome."""
+
+    __tablename__ = "notice_channels"
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    open: Mapped[bool] = mapped_column(Boolean)
+    outcomes: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+
+
+class Notice(Base):
+    """The outbox: what is to be told outside, written with the event that it tells of. Its id is its receiver's key."""
+
+    __tablename__ = "notices"
+    notice_id: Mapped[str] = mapped_column(primary_key=True)
+    channel: Mapped[str]
+    kind: Mapped[str]
+    user_id: Mapped[str]
+    project_id: Mapped[str]
+    agent_id: Mapped[str | None]
+    # Of an e-mail, the address that its user had in that moment.
+    recipient: Mapped[str | None]
+    # The rest of the event: at, seq, cursor, state, reason, detail.
+    event: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    # Tries since `since`, when it was made or replayed: from then on the time runs in which it is tried.
+    tries: Mapped[int] = mapped_column(server_default="0")
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Also how long whoever took it has it: one that is not settled by then is tried again, for that one died.
+    next_try_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    error: Mapped[str | None]
+    error_detail: Mapped[str | None]
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        CheckConstraint("state IN ('pending','sent','dead')", name="state"),
+        Index("ix_notices_pending", "channel", "next_try_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_notices_dead", "channel", "created_at", postgresql_where=text("state = 'dead'")),
+        Index("ix_notices_page", "created_at", "notice_id"),
+        Index("ix_notices_ended_at", "ended_at"),
+    )

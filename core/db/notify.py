@@ -29,6 +29,7 @@ class Wake(StrEnum):
     RESULTS = "berth_results"  # agent id / command id
     CHANNEL = "berth_channel"  # agent id
     QUEUE = "berth_queue"  # pool
+    NOTICES = "berth_notices"  # notice channel
 
 
 def result_key(agent_id: str, command_id: str) -> str:

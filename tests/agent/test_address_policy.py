@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from agent_image.agent.addresses import AddressPolicy, Refused, check_scheme, is_public
+from agent_image.agent.addresses import AddressPolicy, Refused, check_scheme
 from agent_image.agent.gateway import Gateway
 from core.dev.demo.shop import Shop
+from core.domain.addresses import is_public
 
 
 @pytest.mark.parametrize(

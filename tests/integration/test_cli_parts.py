@@ -99,6 +99,13 @@ async def test_unsound_settings_are_one_line_and_exit_code_2(cli: Cli, settings:
     assert words in said.line
 
 
+@pytest.mark.parametrize("part", ["worker", "up"])
+async def test_webhooks_that_nothing_signs_are_not_begun_with(cli: Cli, part: str) -> None:
+    given = {"DATABASE__URL": "postgresql://x@127.0.0.1:1/x", "TEMPORAL__ADDRESS": "127.0.0.1:1"}
+    said = await cli.given(**given, WEBHOOK__URL="https://shop.example/hooks")(part)
+    assert (said.code, said.line.startswith("berth: WEBHOOK__URL needs WEBHOOK__SECRETS; make one:")) == (2, True)
+
+
 async def test_settings_file_that_is_no_yaml_names_its_line(cli: Cli) -> None:
     (cli.home / "berth.yaml").write_text("pool:\n  capacity: [1\nqueue: 3\n")
     said = await cli("config")

@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from core.domain.lifecycle import AgentState
+from core.domain.notices import Patience
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
+from tests.fixtures.receivers import Backend
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
 from tests.workflows.test_pressure import measured
@@ -244,3 +246,24 @@ async def test_relieved_of_pressure(set_stage: SetStage) -> None:
     assert [each.eviction.agent_id for each in seen.leaving] == [agent_id]
     assert seen.emergencies
     await keep(stage, "relieved_of_pressure", workflow_id="pressure")
+
+
+async def test_notices_sent_and_tried_again(set_stage: SetStage, backend: Backend) -> None:
+    patience = Patience(retry_seconds=0.5, retry_most_seconds=0.5)
+    stage = await set_stage(LONG, webhook=backend.settings(), notices=patience)
+    backend.status = 503
+    agent_id = await stage.started()
+    await tried(stage, "state = 'pending' AND tries > 1")
+    backend.status = 204
+    await tried(stage, "state = 'sent'")
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await tried(stage, "state = 'sent' AND kind = 'agent.terminated'")
+    await keep(stage, "notices_sent_and_tried_again", workflow_id="notices/webhook")
+
+
+async def tried(stage: Stage, what: str) -> None:
+    async def there() -> bool:
+        return bool(await stage.sql(f"SELECT 1 FROM notices WHERE {what}"))  # noqa: S608  our own words
+
+    await until(there, f"a notice of which {what}")

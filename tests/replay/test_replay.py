@@ -14,6 +14,7 @@ from temporalio.workflow import NondeterminismError
 from tests.replay.histories import HISTORIES
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
+from workflows.notices import Notices
 from workflows.pool_queue import PoolQueue
 from workflows.pressure import PressureWatch
 from workflows.scheduled_start import ScheduledStart
@@ -38,7 +39,7 @@ class Hesitant(AgentWorkflow):
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_recorded_run_takes_the_same_way_today(path: Path) -> None:
-    known = [AgentWorkflow, PoolQueue, PressureWatch, ScheduledStart]
+    known = [AgentWorkflow, Notices, PoolQueue, PressureWatch, ScheduledStart]
     replayer = Replayer(workflows=known, data_converter=pydantic_data_converter)
     await replayer.replay_workflow(history(path))
 

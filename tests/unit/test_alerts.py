@@ -96,6 +96,16 @@ CASES = {
         {'berth_evictions_total{cluster="local",reason="user_away"}': "7+1x90"},
         {"cluster": "local", "reason": "user_away"},
     ),
+    "BerthNoticesLate": Case(
+        {'berth_outbox_oldest_seconds{channel="webhook"}': "600x90"},
+        {'berth_outbox_oldest_seconds{channel="webhook"}': "0+60x90"},
+        {"channel": "webhook"},
+    ),
+    "BerthNoticesDead": Case(
+        {'berth_outbox_dead{channel="email"}': "0x90"},
+        {'berth_outbox_dead{channel="email"}': "2x90"},
+        {"channel": "email"},
+    ),
 }
 
 

@@ -246,7 +246,10 @@ def test_what_is_applied_fits_together(overlay: str) -> None:
             assert ("PriorityClass", spec.get("priorityClassName", "berth-control")) in there
             for container in [*spec.get("initContainers", []), *spec["containers"]]:
                 for source in container.get("envFrom", []):
-                    assert ("ConfigMap", source["configMapRef"]["name"]) in there
+                    if "configMapRef" in source:
+                        assert ("ConfigMap", source["configMapRef"]["name"]) in there
+                    else:
+                        assert source["secretRef"] == {"name": "berth-notices", "optional": True}
         elif found["kind"] in {"Service", "PodDisruptionBudget"}:
             selector = found["spec"].get("selector") or found["spec"]["podSelector"]
             selector = selector if "matchLabels" in selector or not selector else {"matchLabels": selector}

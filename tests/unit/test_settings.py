@@ -5,8 +5,11 @@ from datetime import timedelta
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from api.cli.config import in_force
+from core.domain.notices import Channel
 from core.domain.templates import Pool
-from core.settings import Api, Auth, DefaultPool, Settings
+from core.settings import Api, Auth, DefaultPool, Settings, Smtp, Webhook
+from tests.fixtures.receivers import SECRET
 
 
 def test_two_runtimes_in_one_cluster_are_refused_before_it_is_measured() -> None:
@@ -67,3 +70,61 @@ def test_agents_are_told_the_address_that_they_can_reach() -> None:
     )
     named = Api(agent_url="http://api.berth:8000/", agent_host="10.9.0.1")
     assert Settings(api=named).agent_url() == "http://api.berth:8000"
+
+
+def test_notices_are_set_up_by_their_variables_and_printed_without_their_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Settings().notice_channels() == frozenset()
+    given = {
+        "SMTP__HOST": "mail.example",
+        "SMTP__FROM": "Berth <berth@example.org>",
+        "SMTP__USER": "berth",
+        "SMTP__PASSWORD": "hunter22",
+        "WEBHOOK__URL": "https://shop.example/hooks",
+        "WEBHOOK__SECRETS": SECRET,
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"BERTH_{name}", value)
+    settings = Settings()
+    assert settings.notice_channels() == {Channel.EMAIL, Channel.WEBHOOK}
+    assert (settings.smtp.sender, settings.smtp.port) == ("Berth <berth@example.org>", 587)
+    shown = in_force(settings)
+    assert shown["smtp"]["from"] == "Berth <berth@example.org>"
+    assert SECRET not in str(shown)
+    assert "hunter22" not in str(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("shop.example/hooks", "no http address"),
+        ("ftp://shop.example", "no http address"),
+        ("http://", "no http address"),
+        ("http://shop.example/a\r\nb", "no http address"),
+        ("http://[::1/", "no http address"),
+        ("http://shop.example:99999/", "no http address"),
+        ("https://ann:secret@shop.example/", "a user, a password"),
+    ],
+)
+def test_webhook_address_that_cannot_be_one_is_refused_in_words(url: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Webhook(url=url)
+
+
+def test_webhook_without_a_secret_is_refused_where_it_would_be_signed() -> None:
+    with pytest.raises(ValueError, match="openssl rand"):
+        Webhook(url="https://shop.example/").keys()
+    with pytest.raises(ValidationError, match="openssl rand"):
+        Webhook(url="https://shop.example/", secrets=SecretStr("changeme"))
+
+
+def test_mail_server_needs_an_address_to_send_from_and_a_whole_login() -> None:
+    for given, why in (
+        ({}, "SMTP__FROM"),
+        ({"sender": "berth"}, "SMTP__FROM is no address"),
+        ({"sender": "berth@example.org\r\nBcc: ann@example.org"}, "SMTP__FROM is no address"),
+        ({"sender": "berth@example.org", "user": "ann"}, "go together"),
+    ):
+        with pytest.raises(ValidationError, match=why):
+            Smtp(host="mail.example", **given)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.db.models import Agent, EventRow, User
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
+from core.domain.notices import Wanted, wanted
 
 
 class Fact(BaseModel):
@@ -24,20 +25,50 @@ class Fact(BaseModel):
     detail: dict[str, Any] = {}
 
 
-# One round trip an event: the counter, the rows and the wake-up. `source` names the agent they belong to. The user's
-# counter is the last row that is locked, so that commit order is cursor order and nobody waits in a ring.
+# One round trip an event: the counter, the rows, the notices and the wake-ups. `source` names the agent they belong to.
+# The user's counter is the last row that is locked, so that commit order is cursor order and nobody waits in a ring.
+# A notice is made for the channels that are open, with all that it is to say; nobody watches an agent that has not
+# reported a viewer for two reports.
 _LOG = """
 counted AS (
     UPDATE users SET event_cursor = event_cursor + :count FROM source
-    WHERE users.user_id = source.user_id RETURNING users.event_cursor
+    WHERE users.user_id = source.user_id RETURNING users.event_cursor, users.email
 ), logged AS (
     INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state, reason, detail)
     SELECT source.user_id, counted.event_cursor - :count + fact.n, source.agent_id, source.project_id,
            source.event_seq - :count + fact.n, :at, fact.kind, fact.state, fact.reason, fact.detail
     FROM source, counted,
          jsonb_to_recordset(:facts) AS fact(n int, kind text, state text, reason text, detail jsonb)
+), noticed AS (
+    INSERT INTO notices (notice_id, channel, kind, user_id, project_id, agent_id, recipient, event)
+    SELECT coalesce(
+               source.agent_id || '-' || (source.event_seq - :count + fact.n),
+               'user-' || left(encode(sha256(convert_to(source.user_id, 'UTF8')), 'hex'), 32)
+                   || '-' || (counted.event_cursor - :count + fact.n)
+           ) || '-' || channel.channel,
+           channel.channel, fact.kind, source.user_id, source.project_id, source.agent_id,
+           CASE channel.channel WHEN 'email' THEN counted.email END,
+           jsonb_build_object(
+               'at', CAST(:at AS timestamptz), 'seq', source.event_seq - :count + fact.n,
+               'cursor', counted.event_cursor - :count + fact.n,
+               'state', fact.state, 'reason', fact.reason, 'detail', fact.detail
+           )
+    FROM source, counted, notice_channels AS channel,
+         jsonb_to_recordset(:facts)
+             AS fact(n int, kind text, state text, reason text, detail jsonb, webhook bool, email text)
+    WHERE channel.open AND CASE channel.channel
+        WHEN 'webhook' THEN fact.webhook
+        WHEN 'email' THEN counted.email IS NOT NULL AND (fact.email = 'always' OR fact.email = 'away' AND NOT EXISTS (
+            SELECT FROM channels WHERE channels.agent_id = source.agent_id
+                AND channels.health -> 'viewers' > '0' AND channels.last_seen_at > :at - interval '90 seconds'
+        ))
+    END
+    ON CONFLICT (notice_id) DO NOTHING
+    RETURNING channel
+), rung AS (
+    SELECT pg_notify('berth_notices', channel) FROM noticed
 )
-SELECT pg_notify('berth_events', source.user_id) FROM source
+SELECT pg_notify('berth_events', source.user_id), (SELECT count(*) FROM rung) FROM source
 """
 
 
@@ -52,7 +83,8 @@ def logging(source: str, *parameters: BindParameter[Any]) -> TextClause:
 
 
 def log_values(at: datetime, facts: Sequence[Fact]) -> dict[str, Any]:
-    return {"at": at, "count": len(facts), "facts": [_columns(n, fact) for n, fact in enumerate(facts, 1)]}
+    told = zip(facts, wanted(facts), strict=True)
+    return {"at": at, "count": len(facts), "facts": [_columns(n, *each) for n, each in enumerate(told, 1)]}
 
 
 _OF_KNOWN = logging(
@@ -100,9 +132,10 @@ async def head(session: AsyncSession, user_id: str) -> int:
     return await session.scalar(select(User.event_cursor).where(User.user_id == user_id)) or 0
 
 
-def _columns(n: int, fact: Fact) -> dict[str, Any]:
+def _columns(n: int, fact: Fact, notice: Wanted) -> dict[str, Any]:
     state = fact.state.value if fact.state else None
-    return {"n": n, "kind": fact.kind.value, "state": state, "reason": fact.reason, "detail": fact.detail}
+    told = {"n": n, "kind": fact.kind.value, "state": state, "reason": fact.reason, "detail": fact.detail}
+    return {**told, "webhook": notice.webhook, "email": notice.email.value if notice.email else None}
 
 
 def _event(row: EventRow) -> Event:

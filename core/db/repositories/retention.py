@@ -1,11 +1,11 @@
-"""What is over and was kept long enough: ended agents with all that is theirs, and refusals, forgotten by the batch."""
+"""What is over and was kept long enough: ended agents with all that is theirs, refusals and notices, by the batch."""
 
 from datetime import datetime
 
 from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, EventRow
+from core.db.models import Agent, EventRow, Notice
 from core.domain.lifecycle import FINAL
 
 _FINAL = [state.value for state in FINAL]
@@ -42,4 +42,11 @@ async def forget_refusals(session: AsyncSession, before: datetime, most: int) ->
     done = await session.execute(
         delete(EventRow).where(EventRow.user_id == old.c.user_id, EventRow.cursor == old.c.cursor)
     )
+    return done.rowcount if isinstance(done, CursorResult) else 0
+
+
+async def forget_notices(session: AsyncSession, ended_before: datetime, most: int) -> int:
+    """Delete at most `most` notices that were sent, or given up, before then. One that is still to be sent stays."""
+    old = select(Notice.notice_id).where(Notice.ended_at < ended_before).limit(most).with_for_update(skip_locked=True)
+    done = await session.execute(delete(Notice).where(Notice.notice_id.in_(old)))
     return done.rowcount if isinstance(done, CursorResult) else 0

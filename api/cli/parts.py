@@ -43,6 +43,8 @@ def up(
     Database, Temporal with its web page, API, worker, and what runs agents or watches them where they run. Agents in
     Kubernetes get a cluster of their own when none is given (KUBECONFIG).
     """
+    from core.settings import DEFAULT_POOL
+
     given: dict[str, Any] = {}
     if data_dir is not None:
         given["data_dir"] = data_dir
@@ -50,13 +52,17 @@ def up(
         given["pool"] = {"runtime": runtime.value}
     if port is not None:
         given["api"] = {"port": port}
-    settings = config.load(**given)
+    settings, told = config.load(**given), {}
+    if runtime is not None and settings.default_runtime != runtime.value:
+        # The file gives the default pool another one. What was typed goes before it, also for the stack's parts.
+        settings = config.load(**given, pools={DEFAULT_POOL: {"runtime": runtime.value}})
+        told[f"BERTH_POOLS__{DEFAULT_POOL.upper()}__RUNTIME"] = runtime.value
     _check_runtimes(settings)
     _warn_of_unknown()
-    if settings.pool.runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
-        return _run_stack(settings, {})
-    with rehearsal.cluster_for(settings, _announce) as told:
+    if settings.default_runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
         return _run_stack(settings, told)
+    with rehearsal.cluster_for(settings, _announce) as more:
+        return _run_stack(settings, {**told, **more})
 
 
 def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
@@ -68,7 +74,7 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
         data_dir=settings.data_dir,
         api_host=settings.api.host,
         api_port=settings.api.port,
-        runtime=settings.pool.runtime,
+        runtime=settings.default_runtime,
         database_url=settings.database.url.get_secret_value() if settings.database.url else None,
         temporal_address=settings.temporal.address,
         temporal_namespace=settings.temporal.namespace,

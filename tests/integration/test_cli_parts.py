@@ -206,6 +206,19 @@ async def test_local_stack_is_found_used_watched_and_stopped_from_the_command_li
 
 
 @pytest.mark.timeout(180)
+async def test_runtime_that_was_typed_goes_before_that_of_the_file(cli: Cli) -> None:
+    (cli.home / "berth.yaml").write_text("pools: {default: {runtime: steam, max_starting: 2}}\n")
+    assert "this version has no runtime 'steam'" in (await cli("up", "--port", "0")).line
+    async with cli.running("up", "--runtime", "memory", "--port", "0") as up, asyncio.timeout(120):
+        assert up.stdout is not None
+        assert (await up.stdout.readline()).startswith(b"ready  http://127.0.0.1:")
+        assert json.loads((cli.home / ".berth" / "stack.json").read_text())["runtime"] == "memory"
+        up.send_signal(signal.SIGINT)
+        await up.communicate()
+    assert up.returncode == 0
+
+
+@pytest.mark.timeout(180)
 async def test_parts_that_are_told_to_end_do_so_in_order_with_exit_code_0(cli: Cli) -> None:
     async with cli.running("up", "--runtime", "memory", "--port", "0") as up, asyncio.timeout(120):
         assert up.stdout is not None

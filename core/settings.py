@@ -206,7 +206,7 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path))
 
     def all_pools(self) -> dict[str, Pool]:
-        """Pools by name, the default one first: what the file does not say of it is `POOL__RUNTIME`, `POOL__CAPACITY`."""
+        """Pools by name, the default one first; what `POOLS` leaves out of it, `POOL__RUNTIME` and `__CAPACITY` say."""
         told = self.pools.get(DEFAULT_POOL, Pool())
         own = {name: getattr(self.pool, name) for name in DefaultPool.model_fields if name not in told.model_fields_set}
         default = told.model_copy(update=own)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 GROUP = "Run Berth"
+_RUNTIME_HELP = "What runs agents; memory simulates them. Default: process."
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its data is kept; BERTH_DATA_DIR, .berth.")]
 
 
@@ -35,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 def up(
     data_dir: DataDir = None,
-    runtime: Annotated[RuntimeName | None, typer.Option(help="What runs agents. Default: process.")] = None,
+    runtime: Annotated[RuntimeName | None, typer.Option(help=_RUNTIME_HELP)] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the API. Default: 8000.")] = None,
 ) -> int:
     """Start the local stack and run it until Ctrl-C.
@@ -84,6 +85,9 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
     if settings.api.port == 0:
         # Who asks for any port means all of them: several stacks may start beside each other.
         options = options.on_any_ports()
+    if sys.stderr.isatty():
+        # It takes a while, the first time half a minute on a busy machine, and nothing else would be said.
+        _announce(f"starting; its data is in {options.data_dir}")
     return asyncio.run(run_stack(options, _announce))
 
 
@@ -113,7 +117,10 @@ def worker() -> None:
 
 
 def watch() -> None:
-    """Watch the agents of runtimes that many workers share, as kubernetes. One does, others stand by."""
+    """Watch agents that many workers share: those of kubernetes.
+
+    One does, others stand by.
+    """
     settings = config.load()
     config.require_database(settings)
     config.require_temporal(settings)

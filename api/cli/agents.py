@@ -70,7 +70,10 @@ def start(
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is usable, or fails.")] = False,
     json: AsJson = False,
 ) -> int | None:
-    """Start an agent for a project, now or later, or get the one that lives."""
+    """Start a project's agent, or get the one that lives.
+
+    Now, or with --at later. Where there is no room it waits in line; see: berth explain, berth queue.
+    """
     if at is not None and wait:
         raise WrongUse("--at and --wait do not go together", "see: berth agents scheduled")
     from api.cli.client import Berth
@@ -123,7 +126,10 @@ def resize(
     memory: Annotated[str | None, typer.Option(metavar="BYTES", help="2Gi or 1536Mi; as it is if not given.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Give a running agent other limits, without a restart; for administrators."""
+    """Give a running agent other limits (administrators).
+
+    Without a restart.
+    """
     asked = {name: value for name, value in (("cpu", cpu), ("memory", memory)) if value is not None}
     if not asked:
         raise WrongUse("say --cpu, --memory or both", "for example: --cpu 1500m --memory 2Gi")
@@ -132,7 +138,10 @@ def resize(
 
 @group.command()
 def migrate(agent: Which, json: AsJson = False) -> None:
-    """Move a running agent to another machine, with a warning and its profile; for administrators."""
+    """Move an agent to another machine (administrators).
+
+    With a warning, and with its profile.
+    """
     _alter(agent, "migrate", None, json)
 
 

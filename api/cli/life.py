@@ -138,7 +138,7 @@ def print_agent(agent: dict[str, Any], json: bool) -> None:
         value = agent.get(field)
         if value is None:
             continue
-        extra = f"  ({show.ago(value)})" if field.endswith("At") else ""
+        extra = f"  ({show.when(value)})" if field.endswith("At") else ""
         if field == "position":
             extra = f"  ({wait_words(agent)})"
         show.line(f"  {name:<14}{value}{extra}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, alone, demo, doctor, parts, scheduled, schema, show, users
+from api.cli import agents, alone, alterations, demo, doctor, parts, scheduled, schema, show, users
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ doctor.add_to(app)
 demo.add_to(app)
 agents.add_to(app)
 scheduled.add_to(agents.group)
+alterations.add_to(agents.group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

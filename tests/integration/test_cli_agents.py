@@ -34,6 +34,15 @@ async def test_list_shows_ones_own_agents_and_nobody_elses(desk: Desk) -> None:
     assert strangers.line.startswith("no agents")
 
 
+async def test_administrator_lists_everyones_agents_with_whose_they_are_and_nobody_else_does(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    shown = await desk.as_user("admin", role=Role.ADMIN)("agents", "list", "--everyone")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[1].split()[:4] == [agent_id, "owner", "shop", "running"]
+    refused = await desk.as_user("owner")("agents", "list", "--everyone")
+    assert (refused.code, refused.out) == (3, "")
+
+
 async def test_moments_of_an_agent_are_shown_with_how_long_ago_they_were(desk: Desk) -> None:
     agent_id = await desk.api.running()
     shown = await desk.as_user("owner")("agents", "show", agent_id)

@@ -280,9 +280,16 @@ class Settings(BaseSettings):
         return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path))
 
     def all_pools(self) -> dict[str, Pool]:
-        """Pools by name; the default one comes from `POOL__RUNTIME` and `POOL__CAPACITY` unless the file has it."""
-        default = Pool(runtime=self.pool.runtime, capacity=self.pool.capacity)
-        return {DEFAULT_POOL: default, **self.pools}
+        """Pools by name, the default one first; what `POOLS` leaves out of it, `POOL__RUNTIME` and `__CAPACITY` say."""
+        told = self.pools.get(DEFAULT_POOL, Pool())
+        own = {name: getattr(self.pool, name) for name in DefaultPool.model_fields if name not in told.model_fields_set}
+        default = told.model_copy(update=own)
+        return {DEFAULT_POOL: default} | self.pools | {DEFAULT_POOL: default}
+
+    @property
+    def default_runtime(self) -> str:
+        """What runs agents unless their template has a pool of its own."""
+        return self.all_pools()[DEFAULT_POOL].runtime
 
     def require_one_runtime_a_cluster(self) -> None:
         """Refuse to measure clusters that two runtimes share: their looks at its room would overwrite each other."""

@@ -29,6 +29,7 @@ def list_agents(
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also those that ended.")] = False,
+    everyone: Annotated[bool, typer.Option("--everyone", help="Those of all users; for administrators.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 200,
     json: AsJson = False,
 ) -> None:
@@ -38,7 +39,7 @@ def list_agents(
 
     with Berth.open() as berth:
         asked = {name: value for name, value in (("state", state), ("projectId", project)) if value is not None}
-        found = berth.items("/api/agents", asked, limit)
+        found = berth.items("/api/admin/agents" if everyone else "/api/agents", asked, limit)
     ended = 0
     if not everything and state is None:
         living = [agent for agent in found if agent["endedAt"] is None]
@@ -46,9 +47,11 @@ def list_agents(
     if json:
         show.as_json(found)
     else:
-        columns = ("AGENT", "PROJECT", "STATE", "SINCE", "WHY")
+        columns = ("AGENT", *(("USER",) if everyone else ()), "PROJECT", "STATE", "SINCE", "WHY")
         none = f"none lives, {ended} ended: --all shows them" if ended else "no agents"
-        show.table(columns, [row(agent) for agent in found], f"{none} (berth agents start PROJECT starts one)")
+        show.table(
+            columns, [row(agent, named=everyone) for agent in found], f"{none} (berth agents start PROJECT starts one)"
+        )
 
 
 @group.command("show")
@@ -70,7 +73,10 @@ def start(
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is usable, or fails.")] = False,
     json: AsJson = False,
 ) -> int | None:
-    """Start an agent for a project, now or later, or get the one that lives."""
+    """Start a project's agent, or get the one that lives.
+
+    Now, or with --at later. Where there is no room it waits in line; see: berth explain, berth queue.
+    """
     if at is not None and wait:
         raise WrongUse("--at and --wait do not go together", "see: berth agents scheduled")
     from api.cli.client import Berth
@@ -114,26 +120,6 @@ def keep(agent: Which, json: AsJson = False) -> None:
 def restart(agent: Which, json: AsJson = False) -> None:
     """Restart an agent; of a failed one, a new life with a new id."""
     _order(agent, "restart", json)
-
-
-@group.command()
-def resize(
-    agent: Which,
-    cpu: Annotated[str | None, typer.Option(metavar="CORES", help="1.5 or 1500m; as it is if not given.")] = None,
-    memory: Annotated[str | None, typer.Option(metavar="BYTES", help="2Gi or 1536Mi; as it is if not given.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Give a running agent other limits, without a restart; for administrators."""
-    asked = {name: value for name, value in (("cpu", cpu), ("memory", memory)) if value is not None}
-    if not asked:
-        raise WrongUse("say --cpu, --memory or both", "for example: --cpu 1500m --memory 2Gi")
-    _alter(agent, "resize", asked, json)
-
-
-@group.command()
-def migrate(agent: Which, json: AsJson = False) -> None:
-    """Move a running agent to another machine, with a warning and its profile; for administrators."""
-    _alter(agent, "migrate", None, json)
 
 
 @group.command()
@@ -276,16 +262,6 @@ def explain(
 
 def _say_open() -> None:
     show.note("berth: what happens from now on is shown here; Ctrl-C ends it")
-
-
-def _alter(agent: str, what: str, body: dict[str, str] | None, json: bool) -> None:
-    from api.cli.client import Berth, segment
-    from api.cli.life import id_of, print_agent
-
-    with Berth.open() as berth:
-        path = f"/api/admin/agents/{segment(id_of(berth, agent))}/{what}"
-        # Its runtime may take a while to answer.
-        print_agent(berth.ask("POST", path, body=body, seconds=45).body, json)
 
 
 def _order(agent: str, what: str, json: bool) -> None:

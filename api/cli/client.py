@@ -24,6 +24,7 @@ _HELP = {
     "log_in_again": "get a new one: berth token USER",
     "ask_an_administrator": "an administrator makes users: berth token USER",
     "ask_for_membership": "who runs Berth makes projects and members: berth token USER --project PROJECT",
+    "ask_for_the_command": "berth agents events AGENT tells when it has ended; --timeout waits longer",
     "upgrade_subscription": "stop another agent, or ask for a higher tier",
 }
 

@@ -61,8 +61,9 @@ def unknown() -> list[str]:
 
 
 def in_force(settings: "Settings") -> dict[str, Any]:
-    """All settings as plain values, secrets masked."""
+    """All settings as plain values, pools as they came out, secrets masked."""
     values: dict[str, Any] = settings.model_dump(mode="json")
+    values["pools"] = {name: pool.model_dump(mode="json") for name, pool in settings.all_pools().items()}
     _mask(values)
     return values
 

@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 def doctor(
     runtime: Annotated[
-        RuntimeName | None, typer.Option(help="Fail when this one cannot run. Default: POOL__RUNTIME.")
+        RuntimeName | None, typer.Option(help="Fail when this one cannot run. Default: that of the default pool.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
@@ -28,7 +28,7 @@ def doctor(
 
     settings = config.load()
     checks = examine(settings, config.unknown())
-    wanted = runtime.value if runtime is not None else settings.pool.runtime
+    wanted = runtime.value if runtime is not None else settings.default_runtime
     missing = lacking(checks, wanted)
     if json:
         show.as_json([check.__dict__ for check in checks])

@@ -19,7 +19,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     """`found` is the answer of explain-start."""
     yield "  ".join(part for part in (_WOULD[found["status"]], found["reason"] or "", _stands(found)) if part)
     for each in found["checks"]:
-        numbers = "  ".join(f"{name}={_shown(value)}" for name, value in each["numbers"].items())
+        numbers = "  ".join(f"{name}={_shown(name, value)}" for name, value in each["numbers"].items())
         yield f"  {'ok' if each['passed'] else 'NO':<4}{each['check']:<22}{numbers}"
     if found["place"] is not None:
         yield f"  ahead: {', '.join(f'{number} {tier}' for tier, number in reversed(found['place']['ahead'].items()))}"
@@ -47,9 +47,9 @@ def _help(each: dict[str, Any]) -> str:
             return str(action).replace("_", " ")
 
 
-def _shown(value: bool | int | str | None) -> str:
+def _shown(name: str, value: bool | int | str | None) -> str:
     if value is None:
-        return "unknown"
+        return "none" if name.lower().endswith("limit") else "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

@@ -125,8 +125,10 @@ def wait_until(berth: Berth, agent_id: str, wanted: set[str], json: bool) -> int
     raise Fault(f"{agent_id} is still {before[0] if before else 'unknown'} after an hour")
 
 
-def row(agent: dict[str, Any]) -> tuple[str, ...]:
-    return agent["agentId"], agent["projectId"], agent["state"], _since(agent), _why(agent)
+def row(agent: dict[str, Any], *, named: bool = False) -> tuple[str, ...]:
+    """One agent as a row of a table; `named` adds whose it is."""
+    whose = (agent["userId"],) if named else ()
+    return agent["agentId"], *whose, agent["projectId"], agent["state"], _since(agent), _why(agent)
 
 
 def print_agent(agent: dict[str, Any], json: bool) -> None:
@@ -138,7 +140,7 @@ def print_agent(agent: dict[str, Any], json: bool) -> None:
         value = agent.get(field)
         if value is None:
             continue
-        extra = f"  ({show.ago(value)})" if field.endswith("At") else ""
+        extra = f"  ({show.when(value)})" if field.endswith("At") else ""
         if field == "position":
             extra = f"  ({wait_words(agent)})"
         show.line(f"  {name:<14}{value}{extra}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 GROUP = "Run Berth"
+_RUNTIME_HELP = "What runs agents; memory simulates them. Default: process."
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its data is kept; BERTH_DATA_DIR, .berth.")]
 
 
@@ -35,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 def up(
     data_dir: DataDir = None,
-    runtime: Annotated[RuntimeName | None, typer.Option(help="What runs agents. Default: process.")] = None,
+    runtime: Annotated[RuntimeName | None, typer.Option(help=_RUNTIME_HELP)] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the API. Default: 8000.")] = None,
 ) -> int:
     """Start the local stack and run it until Ctrl-C.
@@ -43,6 +44,8 @@ def up(
     Database, Temporal with its web page, API, worker, and what runs agents or watches them where they run. Agents in
     Kubernetes get a cluster of their own when none is given (KUBECONFIG).
     """
+    from core.settings import DEFAULT_POOL
+
     given: dict[str, Any] = {}
     if data_dir is not None:
         given["data_dir"] = data_dir
@@ -50,14 +53,18 @@ def up(
         given["pool"] = {"runtime": runtime.value}
     if port is not None:
         given["api"] = {"port": port}
-    settings = config.load(**given)
+    settings, told = config.load(**given), {}
+    if runtime is not None and settings.default_runtime != runtime.value:
+        # The file gives the default pool another one. What was typed goes before it, also for the stack's parts.
+        settings = config.load(**given, pools={DEFAULT_POOL: {"runtime": runtime.value}})
+        told[f"BERTH_POOLS__{DEFAULT_POOL.upper()}__RUNTIME"] = runtime.value
     config.require_notices(settings)
     _check_runtimes(settings)
     _warn_of_unknown()
-    if settings.pool.runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
-        return _run_stack(settings, {})
-    with rehearsal.cluster_for(settings, _announce) as told:
+    if settings.default_runtime != RuntimeName.KUBERNETES.value or rehearsal.is_given(settings):
         return _run_stack(settings, told)
+    with rehearsal.cluster_for(settings, _announce) as more:
+        return _run_stack(settings, {**told, **more})
 
 
 def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
@@ -69,7 +76,7 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
         data_dir=settings.data_dir,
         api_host=settings.api.host,
         api_port=settings.api.port,
-        runtime=settings.pool.runtime,
+        runtime=settings.default_runtime,
         database_url=settings.database.url.get_secret_value() if settings.database.url else None,
         temporal_address=settings.temporal.address,
         temporal_namespace=settings.temporal.namespace,
@@ -79,6 +86,9 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
     if settings.api.port == 0:
         # Who asks for any port means all of them: several stacks may start beside each other.
         options = options.on_any_ports()
+    if sys.stderr.isatty():
+        # It takes a while, the first time half a minute on a busy machine, and nothing else would be said.
+        _announce(f"starting; its data is in {options.data_dir}")
     return asyncio.run(run_stack(options, _announce))
 
 
@@ -109,7 +119,10 @@ def worker() -> None:
 
 
 def watch() -> None:
-    """Watch the agents of runtimes that many workers share, as kubernetes. One does, others stand by."""
+    """Watch agents that many workers share: those of kubernetes.
+
+    One does, others stand by.
+    """
     settings = config.load()
     config.require_database(settings)
     config.require_temporal(settings)

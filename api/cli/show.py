@@ -69,6 +69,12 @@ def ago(moment: str | None, now: datetime | None = None) -> str:
     return amount if seconds >= 0 else f"in {amount}"
 
 
+def when(moment: str) -> str:
+    """The same as one says it of a moment: `3 min ago`, `in 4 s`."""
+    found = ago(moment)
+    return found if found.startswith("in ") else f"{found} ago"
+
+
 def clock(moment: str) -> str:
     """An RFC 3339 time as the time of day here."""
     return datetime.fromisoformat(moment).astimezone().strftime("%H:%M:%S")

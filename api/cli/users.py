@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def token(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
-    tier: Annotated[TierName | None, typer.Option(help="Their subscription; a new user is free.")] = None,
+    tier: Annotated[TierName | None, typer.Option(help="Their tier. Of a new user: free.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="The token may do what administrators may.")] = False,
     project: Annotated[list[str] | None, typer.Option(help="A project they belong to; may be repeated.")] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 366, help="How long the token lasts.")] = 24,

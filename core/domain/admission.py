@@ -137,7 +137,7 @@ def examine(standing: Standing, room: Room) -> tuple[Examined, ...]:
         ),
         Examined(
             check=Check.PREVIOUS,
-            passed=not standing.same_project_ending and standing.living < standing.limit,
+            passed=not standing.same_project_ending and (not standing.ending or standing.living < standing.limit),
             numbers={"ending": standing.ending},
             otherwise=Queue(reason=QueueReason.PREVIOUS_ENDING),
         ),

@@ -16,8 +16,9 @@ from core.db.repositories import agents
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.domain.templates import Pool
 from core.runtime.base import Reach
-from core.settings import Auth, DefaultPool, Settings
+from core.settings import Auth, Settings
 from tests.fixtures.api import SECRET, Api
 from tests.fixtures.live import eventually
 from tests.fixtures.web import Dashboard, agent, ask_for, card
@@ -30,7 +31,8 @@ MARKUP = '<img src=x onerror="document.title=1">'
 @pytest.fixture
 def settings() -> Settings:
     """One place, so that a second agent waits."""
-    return Settings(auth=Auth(secret=SecretStr(SECRET)), pool=DefaultPool(runtime="memory", capacity=1))
+    pool = Pool(runtime="memory", capacity=1, max_starting=5)
+    return Settings(auth=Auth(secret=SecretStr(SECRET)), pools={"default": pool})
 
 
 async def only_agent(api: Api, user_id: str = "owner") -> str:
@@ -62,7 +64,7 @@ async def test_waiting_agent_shows_its_place_and_why_and_gets_in_when_another_le
     shown = agent(page, "shop")
     await expect(shown.locator(".figure")).to_have_text("2")
     await expect(shown).to_contain_text("your place in line, about")
-    await expect(shown).to_contain_text("Others asked before you.")
+    await expect(shown).to_contain_text("Others come first.")
     await expect(shown).to_contain_text("It starts by itself when its turn comes")
     await api.ask("POST", f"/api/agents/{await only_agent(api, 'third')}/stop", "third")
     await expect(shown.locator(".figure")).to_have_text("1")
@@ -80,7 +82,7 @@ async def test_start_that_would_wait_is_foretold_with_place_reason_and_what_woul
     await api.start("third", "garden")
     page = await dashboard.open()
     told = page.locator("#start-forecast")
-    await expect(told).to_contain_text("Others asked before you. You would be number 2 in line: about")
+    await expect(told).to_contain_text("Others come first. You would be number 2 in line: about")
     await expect(told).to_contain_text("With the tier basic you would be number 1")
     await page.get_by_label("Project", exact=True).fill("not mine")
     await expect(told).to_be_hidden()
@@ -188,7 +190,7 @@ async def test_administrator_sees_everyone_and_the_pools(dashboard: Dashboard) -
     page = await dashboard.open("admin", Role.ADMIN)
     await page.get_by_role("link", name="Everyone").click()
     pool = page.locator(".pool")
-    await expect(pool).to_contain_text("1 of 1 taken, 1 waiting")
+    await expect(pool).to_contain_text("1 of 1 taken, 1 waiting, 0 of at most 5 starting")
     queue = page.get_by_role("table", name="Queue")
     await expect(queue.get_by_role("row").nth(1)).to_contain_text("owner")
     rows = page.get_by_role("table", name="Agents").get_by_role("row")

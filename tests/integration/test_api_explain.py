@@ -47,6 +47,13 @@ async def test_start_with_room_would_be_created_and_asking_makes_nothing(api: Ap
     assert api.lives.orders["start"] == 0
 
 
+async def test_agent_that_runs_is_explained_as_living_and_not_as_a_previous_one_that_is_ending(api: Api) -> None:
+    await api.running()
+    found = await explained(api)
+    assert found["status"] == "existing"
+    assert failed(found) == {"below_your_limit": {"limit": 1, "used": 1}}
+
+
 async def test_what_is_explained_is_what_then_happens(api: Api) -> None:
     await fill(api, Tier.ENTERPRISE, Tier.FREE, Tier.BASIC)
     await api.member("owner", [], tier=Tier.BASIC)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,27 @@ async def test_list_shows_ones_own_agents_and_nobody_elses(desk: Desk) -> None:
     strangers = await desk.as_user("stranger")("agents", "list")
     assert (strangers.code, strangers.out) == (0, "")
     assert strangers.line.startswith("no agents")
+
+
+async def test_administrator_lists_everyones_agents_with_whose_they_are_and_nobody_else_does(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    shown = await desk.as_user("admin", role=Role.ADMIN)("agents", "list", "--everyone")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.splitlines()[1].split()[:4] == [agent_id, "owner", "shop", "running"]
+    refused = await desk.as_user("owner")("agents", "list", "--everyone")
+    assert (refused.code, refused.out) == (3, "")
+
+
+async def test_moments_of_an_agent_are_shown_with_how_long_ago_they_were(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    shown = await desk.as_user("owner")("agents", "show", agent_id)
+    created = (await desk.api.ask("GET", f"/api/agents/{agent_id}")).json()["createdAt"]
+    assert re.search(rf"^  created +{re.escape(created)}  \(\d+ s ago\)$", shown.out, re.MULTILINE), shown.out
+
+
+async def test_explanation_shows_what_there_is_no_limit_of_as_none(desk: Desk) -> None:
+    shown = await desk.as_user("owner")("explain", "shop")
+    assert re.search(r"^  ok  below_project_limit +limit=none  used=0$", shown.out, re.MULTILINE), shown.out
 
 
 async def test_json_is_the_answer_of_the_api(desk: Desk) -> None:

@@ -70,13 +70,16 @@ async def test_debug_anywhere_shows_where_an_error_arose(cli: Cli) -> None:
 
 async def test_config_shows_what_is_in_force_and_no_secret(cli: Cli) -> None:
     (cli.home / "berth.yaml").write_text(
-        "pool: {capacity: 7, runtime: memory}\nllm: {base_url: http://m, api_key: k3y}\n"
+        "pool: {capacity: 7, runtime: memory}\npools: {default: {max_starting: 2}}\nllm: {base_url: http://m, api_key: k3y}\n"
         "templates: {shop: {environment: {SHOP_TOKEN: t0ken, SHOP_NAME: tea}}}\n"
     )
     berth = cli.given(AUTH__SECRET=SECRET, DATABASE__URL="postgresql://u:pa55@db/x", POOL__CAPACITY="8")
     said = await berth("config")
     assert said.code == 0, said.err
     assert re.search(r"^pool:\n  runtime: memory\n  capacity: 8$", said.out, re.MULTILINE)
+    assert re.search(
+        r"^pools:\n  default:\n    runtime: memory\n(    .*\n)+    max_starting: 2$", said.out, re.MULTILINE
+    )
     assert not any(secret in said.out for secret in (SECRET, "pa55", "k3y", "t0ken"))
     assert said.out.count("'**********'") == 4
     assert "SHOP_NAME: tea" in said.out
@@ -210,6 +213,25 @@ async def test_local_stack_is_found_used_watched_and_stopped_from_the_command_li
         assert await stack.process.wait() == 0
         assert not any(launch.is_same_process(pid, began or 0) for pid, began in children.items())
         assert not (tmp_path / "data" / "stack.json").exists()
+
+
+@pytest.mark.timeout(180)
+async def test_runtime_that_was_typed_goes_before_that_of_the_file_and_a_person_is_told_of_the_start(cli: Cli) -> None:
+    (cli.home / "berth.yaml").write_text("pools: {default: {runtime: steam, max_starting: 2}}\n")
+    assert "this version has no runtime 'steam'" in (await cli("up", "--port", "0")).line
+    terminal, its = os.openpty()
+    try:
+        async with cli.running("up", "--runtime", "memory", "--port", "0", stderr=its) as up, asyncio.timeout(120):
+            assert up.stdout is not None
+            assert (await up.stdout.readline()).startswith(b"ready  http://127.0.0.1:")
+            assert json.loads((cli.home / ".berth" / "stack.json").read_text())["runtime"] == "memory"
+            assert os.read(terminal, 1000).decode().splitlines()[0] == f"starting; its data is in {cli.home / '.berth'}"
+            up.send_signal(signal.SIGINT)
+            await up.communicate()
+    finally:
+        os.close(terminal)
+        os.close(its)
+    assert up.returncode == 0
 
 
 @pytest.mark.timeout(180)

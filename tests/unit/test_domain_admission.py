@@ -110,6 +110,16 @@ def test_template_that_no_machine_could_ever_run_is_refused_at_once_and_not_queu
     assert numbers[Check.TEMPLATE] == {"detail": "it asks for 900 cores"}
 
 
+def test_agent_that_is_not_ending_is_nobodys_previous_one() -> None:
+    def gone(**standing: object) -> bool:
+        examined = examine(WELL.model_copy(update=standing), ROOM)
+        return next(each.passed for each in examined if each.check is Check.PREVIOUS)
+
+    assert gone(living=1)
+    assert not gone(living=1, ending=1)
+    assert not gone(limit=3, living=1, ending=1, same_project_ending=True)
+
+
 def test_check_of_the_cluster_tells_each_use_beside_its_limit_and_what_is_over() -> None:
     load = CALM.model_copy(update={"memory_percent": 93.42, "network_mbit": 120.0})
     look = Look(agents=0, load=load, limits=Thresholds(), over=over(load, Thresholds()))

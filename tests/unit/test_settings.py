@@ -1,6 +1,7 @@
 """What settings refuse, in words that say what to do."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -18,6 +19,19 @@ def test_two_runtimes_in_one_cluster_are_refused_before_it_is_measured() -> None
     with pytest.raises(ValueError, match="are both in cluster local; give one of them"):
         shared.require_one_runtime_a_cluster()
     Settings(pool=own, pools={"rehearsal": Pool(runtime="memory", cluster="else")}).require_one_runtime_a_cluster()
+
+
+def test_what_the_file_leaves_out_of_the_default_pool_is_what_the_general_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(default: str) -> dict[str, Pool]:
+        (tmp_path / "berth.yaml").write_text(f"pools: {{other: {{template: big}}, default: {default}}}\n")
+        return Settings(pool=DefaultPool(runtime="memory", capacity=3)).all_pools()
+
+    monkeypatch.setenv("BERTH_CONFIG", str(tmp_path / "berth.yaml"))
+    assert list(of("{max_starting: 2}")) == ["default", "other"]
+    assert of("{max_starting: 2}")["default"] == Pool(runtime="memory", capacity=3, max_starting=2)
+    assert of("{runtime: kubernetes, capacity: null}")["default"] == Pool(runtime="kubernetes", capacity=None)
 
 
 @pytest.mark.parametrize(

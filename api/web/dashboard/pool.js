@@ -30,7 +30,7 @@ export class PoolCard {
   show(pool) {
     this.pool = pool;
     say(this.name, pool.pool);
-    say(this.numbers, `${pool.holders} of ${pool.capacity ?? "?"} taken, ${pool.waiting} waiting`);
+    say(this.numbers, `${pool.holders} of ${pool.capacity ?? "?"} taken, ${pool.waiting} waiting${starting(pool)}`);
     this.meter.max = Math.max(1, pool.capacity ?? pool.holders);
     this.meter.value = pool.holders;
     say(this.state, standing(pool));
@@ -72,6 +72,9 @@ function measured({ measure, value, limit }) {
   const unit = measure === "network" ? " Mbit/s" : " %";
   return `${NAMES[measure] ?? measure} ${Math.round(value)}${limit === null ? "" : ` of ${limit}`}${unit}`;
 }
+
+/** How many start, where a limit bounds that. */
+const starting = (pool) => (pool.maxStarting === null ? "" : `, ${pool.starting} of at most ${pool.maxStarting} starting`);
 
 function standing(pool) {
   if (pool.paused) return "Paused: nobody is let in. Agents that run go on.";

@@ -17,7 +17,7 @@ const QUEUED = {
   insufficient_cluster_resources: ["The machines are busy right now.", "It starts by itself as soon as there is room."],
   disk_emergency: ["The machines' disks are nearly full.", "It starts by itself as soon as they are cleared."],
   no_suitable_node: ["Every place is taken.", BY_ITSELF],
-  queue_ahead: ["Others asked before you.", BY_ITSELF],
+  queue_ahead: ["Others come first.", BY_ITSELF],
   pool_paused: ["An administrator has paused this pool.", "It starts when the pool is opened again. Your administrator knows when."],
   too_many_starting: ["Many agents are starting right now.", "Yours starts by itself in a moment; you can close this page."],
   previous_ending: ["Your previous agent is still saving and closing.", "It starts as soon as that one is gone."],
@@ -63,7 +63,7 @@ const lookup = (table, reason, otherwise) => {
 };
 
 const theirs = (words, mine) =>
-  mine ? words : words.map((text) => text.replace(/^You /, "Its user ").replace(/^Your /, "The ").replace("before you", "first"));
+  mine ? words : words.map((text) => text.replace(/^You /, "Its user ").replace(/^Your /, "The "));
 
 export const LIVING = new Set(["requested", "queued", "starting", "running", "restarting", "draining"]);
 export const WAITING = new Set(["requested", "queued"]);

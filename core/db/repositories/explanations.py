@@ -68,9 +68,10 @@ async def explain(
     living = select(Agent).where(Agent.user_id == user_id, Agent.state.in_(_LIVING)).order_by(Agent.last_activity_at)
     rows = list((await session.scalars(living)).all())
     mine = [row for row in rows if row.project_id == project_id]
+    ending = any(row.state not in CURRENT for row in mine)
     room = await clusters.room(session, pool_name, pool, now, rules.max_waiting, template)
     project_living = await admission.living_of_project(session, project_id, rules)
-    standing = admission.standing_of(user, rows, bool(mine), rules, now, project_living)
+    standing = admission.standing_of(user, rows, ending, rules, now, project_living)
     examined = examine(standing, room)
     decision = conclude(examined)
     # One that is draining is kept by a start while it can be.

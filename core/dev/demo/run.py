@@ -71,8 +71,10 @@ async def _demo(options: DemoOptions, steps: Steps, asked: asyncio.Event, settle
                 )
                 step.outcome = str(stage.stack.addresses["api"])
             second = await play(stage, steps)
-            await _tell(stage, steps, second)
-            if not options.leave:
+            if options.leave:
+                steps.say(f"\nWhat the agent made is in {stage.folder}")
+            else:
+                await _tell(stage, steps, second)
                 steps.say("Ctrl-C ends all of it.")
         except StepFailed as error:
             steps.failed(error)

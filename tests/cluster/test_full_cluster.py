@@ -8,7 +8,7 @@ from core.domain.templates import Resources
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.stack import LocalStack, Person
 
-pytestmark = pytest.mark.needs("cluster")
+pytestmark = [pytest.mark.needs("cluster"), pytest.mark.timeout(300)]
 
 # More than half of the smallest node: what is left of all nodes together would do, but of none alone.
 LARGE = Resources(cpu=1.2, memory_mib=16, cpu_limit=2, memory_limit_mib=64)

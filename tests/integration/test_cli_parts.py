@@ -70,7 +70,8 @@ async def test_debug_anywhere_shows_where_an_error_arose(cli: Cli) -> None:
 
 async def test_config_shows_what_is_in_force_and_no_secret(cli: Cli) -> None:
     (cli.home / "berth.yaml").write_text(
-        "pool: {capacity: 7, runtime: memory}\npools: {default: {max_starting: 2}}\nllm: {base_url: http://m, api_key: k3y}\n"
+        "pool: {capacity: 7, runtime: memory}\npools: {default: {max_starting: 2}}\n"
+        "llm: {base_url: http://m, api_key: k3y}\n"
         "templates: {shop: {environment: {SHOP_TOKEN: t0ken, SHOP_NAME: tea}}}\n"
     )
     berth = cli.given(AUTH__SECRET=SECRET, DATABASE__URL="postgresql://u:pa55@db/x", POOL__CAPACITY="8")

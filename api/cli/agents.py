@@ -73,7 +73,7 @@ def start(
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is usable, or fails.")] = False,
     json: AsJson = False,
 ) -> int | None:
-    """Start a project's agent, or get the one that lives.
+    """Start an agent for a project, or get the one that lives.
 
     Now, or with --at later. Where there is no room it waits in line; see: berth explain, berth queue.
     """

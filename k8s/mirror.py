@@ -12,10 +12,9 @@ import structlog
 from core.errors import RuntimeFault
 from k8s.client import Cluster, Json, Query
 from k8s.faults import TooOld
+from k8s.listing import pages
 
 log = structlog.get_logger()
-# A pod takes some 40 KiB once it is read, so a page is what a list costs in memory.
-_PAGE = 100
 # Between two breaths of the event loop: a list of thousands must not keep everything else waiting.
 _A_BREATH = 50
 
@@ -106,19 +105,15 @@ class Mirror:
     async def _list(self) -> str:
         """Put all that exist; return the point to watch from."""
         uids: set[str] = set()
-        version, more = "", ""
-        while True:
-            query = {**self._query, "limit": _PAGE, **({"continue": more} if more else {})}
-            page = await self._cluster.call("GET", self._path, doing=self._doing, query=query)
+        version = ""
+        async for page in pages(self._cluster, self._path, doing=self._doing, query=self._query):
             self._heard_at = self._clock()
-            for number, thing in enumerate(page.get("items") or []):
+            version = page.version
+            for number, thing in enumerate(page.items):
                 uids.add(thing["metadata"]["uid"])
                 self._copy.put(thing)
                 if number % _A_BREATH == 0:
                     await asyncio.sleep(0)
-            version, more = str(page["metadata"]["resourceVersion"]), page["metadata"].get("continue") or ""
-            if not more:
-                break
         self._copy.keep(uids)
         self.lists += 1
         self.synced.set()

@@ -3,25 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import NamedTuple
 from urllib.parse import quote
 
-from core.errors import RuntimeRetryable
 from k8s.client import JSON, METADATA_LIST, Cluster, Json, Query
 from k8s.faults import NotThere, TooOld
+from k8s.listing import Listing, pages
 
-# A pod takes some 40 KiB once it is read, so a page is what a list costs in memory.
-_PAGE = 100
-# A list in pages is of one moment, which the server forgets after five minutes; five thousand pages are no cluster.
-_MOST_PAGES = 5_000
 _METADATA = METADATA_LIST.replace("PartialObjectMetadataList", "PartialObjectMetadata")
-
-
-class Listing(NamedTuple):
-    """Objects, and the version of the whole from which a watch goes on without a gap."""
-
-    items: list[Json]
-    version: str
 
 
 class Space:
@@ -71,24 +59,14 @@ class Space:
             version = page.version
         return Listing(items, version)
 
-    async def pages(
+    def pages(
         self, kind: str, doing: str, *, selector: str = "", fields: str = "", metadata: bool = False
     ) -> AsyncGenerator[Listing, None]:
-        """All at one moment, some of them at a time: whoever keeps little of each needs little room for thousands."""
-        query: dict[str, str | int | bool] = {"limit": _PAGE}
-        if selector:
-            query["labelSelector"] = selector
-        if fields:
-            query["fieldSelector"] = fields
+        """The same, some of them at a time."""
+        given = {"labelSelector": selector, "fieldSelector": fields}
+        query = {name: value for name, value in given.items() if value}
         accept = METADATA_LIST if metadata else JSON
-        for _ in range(_MOST_PAGES):
-            page = await self.cluster.call("GET", f"{self.path}/{kind}", query=query, doing=doing, accept=accept)
-            place = page.get("metadata") or {}
-            yield Listing(page.get("items") or [], str(place.get("resourceVersion") or ""))
-            if not place.get("continue"):
-                return
-            query["continue"] = place["continue"]
-        raise RuntimeRetryable(f"{doing}: the list does not end")
+        return pages(self.cluster, f"{self.path}/{kind}", doing=doing, query=query, accept=accept)
 
     def watch(
         self, kind: str, version: str, doing: str, *, query: Query, seconds: int

@@ -143,14 +143,8 @@ async def page(
         query = query.where(Agent.state == state.value)
     if project_id is not None:
         query = query.where(Agent.project_id == project_id)
-    if cursor is not None:
-        at, agent_id = places.decode(cursor)
-        query = query.where(or_(Agent.created_at < at, and_(Agent.created_at == at, Agent.agent_id < agent_id)))
-    rows = (
-        await session.scalars(query.order_by(Agent.created_at.desc(), Agent.agent_id.desc()).limit(limit + 1))
-    ).all()
-    onward = places.encode(rows[limit - 1].created_at, rows[limit - 1].agent_id) if len(rows) > limit else None
-    return [view(row) for row in rows[:limit]], onward
+    rows, onward = await places.page(session, query, Agent.created_at, Agent.agent_id, limit, cursor)
+    return [view(row) for row in rows], onward
 
 
 async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:

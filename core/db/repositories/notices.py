@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, Interval, Update, and_, bindparam, func, or_, select, text, update
+from sqlalchemy import CursorResult, Interval, Update, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -191,18 +191,13 @@ async def page(
     cursor: str | None = None,
 ) -> tuple[list[NoticeView], str | None]:
     """One page, newest first, and the cursor of the next page."""
-    at, name = Notice.created_at, Notice.notice_id
     query = select(Notice)
     if state is not None:
         query = query.where(Notice.state == state.value)
     if channel is not None:
         query = query.where(Notice.channel == channel.value)
-    if cursor is not None:
-        moment, last = places.decode(cursor)
-        query = query.where(or_(at < moment, and_(at == moment, name < last)))
-    rows = [view(row) for row in (await session.scalars(query.order_by(at.desc(), name.desc()).limit(limit + 1))).all()]
-    onward = places.encode(rows[limit - 1].created_at, rows[limit - 1].notice_id) if len(rows) > limit else None
-    return rows[:limit], onward
+    rows, onward = await places.page(session, query, Notice.created_at, Notice.notice_id, limit, cursor)
+    return [view(row) for row in rows], onward
 
 
 async def replay(session: AsyncSession, notice_id: str) -> NoticeView:

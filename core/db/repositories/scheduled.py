@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, and_, delete, func, or_, select
+from sqlalchemy import CursorResult, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ScheduledStart
@@ -89,18 +89,12 @@ async def page(
     cursor: str | None = None,
 ) -> tuple[list[ScheduledView], str | None]:
     """One page of a user's, the last booked first, and the cursor of the next page."""
-    at, name = ScheduledStart.created_at, ScheduledStart.scheduled_start_id
     query = select(ScheduledStart).where(ScheduledStart.user_id == user_id)
     if state is not None:
         query = query.where(ScheduledStart.state == state.value)
-    if cursor is not None:
-        moment, last = places.decode(cursor)
-        query = query.where(or_(at < moment, and_(at == moment, name < last)))
-    rows = [view(row) for row in (await session.scalars(query.order_by(at.desc(), name.desc()).limit(limit + 1))).all()]
-    onward = (
-        places.encode(rows[limit - 1].created_at, rows[limit - 1].scheduled_start_id) if len(rows) > limit else None
-    )
-    return rows[:limit], onward
+    by = ScheduledStart.created_at, ScheduledStart.scheduled_start_id
+    rows, onward = await places.page(session, query, *by, limit, cursor)
+    return [view(row) for row in rows], onward
 
 
 async def due(session: AsyncSession, before: datetime, most: int) -> list[ScheduledView]:

@@ -10,7 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import contracts
     from core.domain.notices import Channel
     from core.domain.timings import seconds
-    from workflows.options import DELIVER, HISTORY_LIMIT
+    from workflows.options import DELIVER, HISTORY_LIMIT, history_is_long
 
 
 class NoticesInput(BaseModel):
@@ -25,12 +25,11 @@ class Notices:
 
     @workflow.init
     def __init__(self, start: NoticesInput) -> None:
-        self._start = start
         self._written = True
 
     @workflow.run
     async def run(self, start: NoticesInput) -> None:
-        while not self._full():
+        while not history_is_long(start.history_limit):
             self._written = False
             ask = contracts.Delivery(channel=start.channel)
             done: contracts.Delivered = await workflow.execute_activity(contracts.deliver_notices, ask, **DELIVER)
@@ -46,10 +45,6 @@ class Notices:
             await workflow.wait_condition(lambda: self._written, timeout=until_due, timeout_summary="next try")
         except TimeoutError:
             return
-
-    def _full(self) -> bool:
-        info = workflow.info()
-        return info.is_continue_as_new_suggested() or info.get_current_history_length() >= self._start.history_limit
 
     @workflow.signal
     def written(self) -> None:

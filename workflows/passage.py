@@ -21,13 +21,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.alteration import Alteration
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
-    from workflows.options import LOCAL, create_options
+    from workflows.options import LOCAL, create_options, history_is_long
     from workflows.record import Record, failure_of
-
-
-def history_is_long(limit: int) -> bool:
-    info = workflow.info()
-    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= limit
 
 
 class Passage:

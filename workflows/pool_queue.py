@@ -9,7 +9,7 @@ with workflow.unsafe.imports_passed_through():
 
     from activities import contracts
     from core.domain.timings import seconds
-    from workflows.options import HISTORY_LIMIT, LOCAL
+    from workflows.options import HISTORY_LIMIT, LOCAL, history_is_long
 
 
 class PoolQueueInput(BaseModel):
@@ -31,7 +31,7 @@ class PoolQueue:
 
     @workflow.run
     async def run(self, start: PoolQueueInput) -> None:
-        while not self._full():
+        while not history_is_long(start.history_limit):
             await self._pass()
             await self._wait()
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -53,10 +53,6 @@ class PoolQueue:
             await workflow.wait_condition(lambda: self._dirty, timeout=tick, timeout_summary="look again")
         except TimeoutError:
             self._dirty = True
-
-    def _full(self) -> bool:
-        info = workflow.info()
-        return info.is_continue_as_new_suggested() or info.get_current_history_length() >= self._start.history_limit
 
     @workflow.signal
     def released(self) -> None:

@@ -72,8 +72,6 @@ class WebhookSender:
         for address in addresses:
             try:
                 return await self._post(address, notice)
-            except httpx2.ConnectTimeout:
-                raise
             except httpx2.ConnectError as error:
                 # Nothing has been sent, so the next one may be asked.
                 trouble = Trouble.TLS if _is_tls(error) else Trouble.UNREACHABLE

@@ -12,13 +12,14 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
-from activities.notices import NoticeActivities, senders_of
+from activities.notices import NoticeActivities, Sender, senders_of
 from activities.pools import PoolActivities
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
+from core.domain.notices import Channel
 from core.runtime.base import AgentRuntime, SharedRuntime
 from core.settings import Settings
 from temporal.lives import Lives
@@ -65,7 +66,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         await sampler.look()
         async with contextlib.AsyncExitStack() as stack:
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
-            for worker in workers(client, settings, db, runtimes, lives, places, UnsandboxedWorkflowRunner()):
+            for worker in workers(client, settings, db, runtimes, lives, places, senders, UnsandboxedWorkflowRunner()):
                 await stack.enter_async_context(worker)
             bell = Bell(client, db, url.get_secret_value(), settings.timings.grant_tick_seconds)
             background = [
@@ -92,6 +93,7 @@ def workers(
     runtimes: Mapping[str, AgentRuntime],
     lives: Lives,
     places: Mapping[str, str],
+    senders: Mapping[Channel, Sender],
     runner: WorkflowRunner | None = None,
 ) -> list[Worker]:
     """One for decisions, and one for each of `places` (pool to runtime) whose runtime can be reached from here.
@@ -103,7 +105,7 @@ def workers(
     scheduling = SchedulingActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life)
     pressure = PressureActivities(db, settings, lives, runtimes, reaping)
-    notices = NoticeActivities(db, settings, senders_of(settings))
+    notices = NoticeActivities(db, settings, senders)
     at_runtime = RuntimeActivities(db, settings, runtimes)
     control = Worker(
         client,

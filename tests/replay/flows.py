@@ -8,7 +8,6 @@ from typing import Any
 
 from core.domain.lifecycle import AgentState
 from core.domain.notices import Patience
-from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
@@ -91,12 +90,7 @@ async def test_queued_and_cancelled(set_stage: SetStage) -> None:
 
 async def test_crashed_until_failed(stage: Stage) -> None:
     agent_id = await stage.started()
-    for attempt in (1, 2, 3):
-        await stage.fail(agent_id, FailureKind.CRASH, attempt=attempt)
-        await stage.until(agent_id, AgentState.RESTARTING)
-        await stage.until(agent_id, AgentState.RUNNING)
-    await stage.fail(agent_id)
-    await stage.until_closed()
+    await stage.fail_for_good(agent_id)
     await keep(stage, "crashed_until_failed")
 
 

@@ -79,12 +79,7 @@ async def test_failed_agents_user_gets_one_letter_that_says_what_happened_and_wh
     stage = await set_stage(smtp=mailbox.settings())
     await address(stage)
     agent_id = await stage.started()
-    for attempt in (1, 2, 3):
-        await stage.fail(agent_id, FailureKind.CRASH, attempt=attempt)
-        await stage.until(agent_id, AgentState.RESTARTING)
-        await stage.until(agent_id, AgentState.RUNNING)
-    await stage.fail(agent_id)
-    await stage.until_closed()
+    await stage.fail_for_good(agent_id)
     await delivered(stage)
     assert mailbox.envelopes == [("berth@example.org", ["ann@example.org"])]
     (letter,) = mailbox.letters

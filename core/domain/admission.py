@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 
-from core.domain.room import Room, Value
+from core.domain.room import Room
 from core.domain.templates import Pool
 from core.domain.thresholds import Look, Measure
 from core.domain.tiers import Tier, TierLimits
+from core.domain.value import Value
 
 Numbers = dict[str, int | float | str | bool | None]
 

@@ -5,8 +5,9 @@ from urllib.parse import quote
 
 from core.domain.events import EventKind
 from core.domain.lifecycle import EndReason
-from core.domain.notices import Happened, Value
+from core.domain.notices import Happened
 from core.domain.recovery import FailureKind
+from core.domain.value import Value
 
 _MOST_CHARACTERS = 500
 _KEPT = "Cookies and logins of its browser are kept for the next one; open pages are not."

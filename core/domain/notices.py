@@ -5,14 +5,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState, EndReason
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from core.domain.value import Value
 
 
 class Channel(StrEnum):

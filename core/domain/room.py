@@ -2,13 +2,8 @@
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from core.domain.thresholds import Look, Measure
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from core.domain.value import Value
 
 
 class Snapshot(StrEnum):

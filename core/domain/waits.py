@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from core.domain.queueing import OrderKey, ageing_of
 from core.domain.tiers import Tier, rank
+from core.domain.value import Value
 
 # Each departure fades the ones before it by this, so that about the last hundred count.
 _FADE = 0.99
@@ -19,10 +18,6 @@ _SLOWEST = 0.3
 # How far the range reaches to either side, in deviations: in the simulation it then holds for 82 to 95 of 100.
 _DEVIATIONS = 1.25
 _MOST_MINUTES = 100_000
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Wait(Value):

@@ -10,17 +10,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import Field, SecretStr
 
 from core.domain.environment import ModelAccess
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
 from core.domain.templates import Template
-
-
-class Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from core.domain.value import Value
 
 
 class AgentSpec(Value):
@@ -49,7 +46,7 @@ class Handle(Value):
     runtime: str
     agent_id: str
     attempt: int
-    native: dict[str, Any] = {}
+    native: dict[str, Any] = Field(default_factory=dict)
 
 
 class Created(Value):

@@ -77,10 +77,10 @@ class Line:
     async def grant(self, capacity: int, after: float = 0) -> Sequence[str]:
         """The pool takes so many, `after` minutes; who has a slot and was not heard of."""
         self.now += timedelta(minutes=after)
-        pool = self.pool.model_copy(update={"capacity": capacity})
+        self.pool = self.pool.model_copy(update={"capacity": capacity})
         async with self.db.transaction() as session:
             await clusters.record_look(session, "local", self.now, total=1000, choked=False, detail={})
-            done = await queue.grant(session, "default", pool, TierLimits(free=3), self.now, 1000)
+            done = await queue.grant(session, "default", self.pool, TierLimits(free=3), self.now, 1000)
         return [self.ids[winner.agent_id] for winner in done.unseen]
 
     async def end(self, agent_id: str, after: float = 0) -> None:

@@ -103,7 +103,7 @@ async def register(
         if turn.owed:
             await credits.take(session, request.user_id, request.project_id)
     if registered.state is AgentState.QUEUED:
-        await queue.note_estimate(session, request.agent_id, rules)
+        await queue.note_estimate(session, request.agent_id, rules, room)
     answer = registered.answer
     # A full queue is no decision about this request: the same key is decided anew.
     if by and answer is not None and answer.reason != RejectReason.QUEUE_FULL:

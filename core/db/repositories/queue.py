@@ -20,7 +20,7 @@ from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
 from core.domain.queueing import OrderKey
-from core.domain.room import grantable_slots
+from core.domain.room import Room, grantable_slots
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
 from core.domain.waits import Wait
@@ -230,20 +230,20 @@ async def _place_of(session: AsyncSession, agent_id: str) -> InLine | None:
     return _in_line(row, (await session.scalar(query) or 0) + 1)
 
 
-async def with_wait(session: AsyncSession, agent: AgentView, rules: Rules) -> AgentView:
-    """`agent` with position and wait filled in when it waits."""
+async def with_wait(session: AsyncSession, agent: AgentView, rules: Rules, room: Room | None = None) -> AgentView:
+    """`agent` with position and wait filled in when it waits. `room`: what its pool was just seen to have."""
     if not agent.waiting:
         return agent
     place = await _place_of(session, agent.agent_id)
     if place is None:
         return agent
-    return _waited(agent, place.position, place.wait(await flows.turnover(session, agent.pool, rules)))
+    return _waited(agent, place.position, place.wait(await flows.turnover(session, agent.pool, rules, room)))
 
 
-async def note_estimate(session: AsyncSession, agent_id: str, rules: Rules) -> None:
+async def note_estimate(session: AsyncSession, agent_id: str, rules: Rules, room: Room) -> None:
     """Keep what a waiting agent is told when it comes, to be held against the wait that it then has."""
     row = await session.get_one(Agent, agent_id)
-    told = await with_wait(session, view(row), rules)
+    told = await with_wait(session, view(row), rules, room)
     row.wait_estimate_minutes = told.estimated_wait_minutes
     row.wait_low_minutes, row.wait_high_minutes = told.estimated_wait or (None, None)
 

@@ -33,7 +33,7 @@ async def test_agent_larger_than_what_is_free_waits_and_runs_when_a_pod_goes(lan
         *holders, (waiting, agent_id) = await fill(stack)
         asked = await waiting.agent(agent_id)
         assert (asked["reason"], asked["position"]) == ("no_suitable_node", 1)
-        pods = [name for name in land.names("pods")]
+        pods = land.names("pods")
         assert len(pods) == len(holders) >= 1
         assert not any(agent_id in name for name in pods), "nothing is made before its turn"
         leaver, leaves = holders[0]

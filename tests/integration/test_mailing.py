@@ -1,7 +1,6 @@
 """Letters to a real mail server: taken, put off, refused, and never bent by what somebody is called."""
 
 import asyncio
-import ssl
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from activities.mailing import MailSender
 from core.db.repositories.notices import Taken
 from core.domain.notices import Channel, Failure, Trouble
 from core.settings import Smtp, SmtpSecurity
-from tests.fixtures.receivers import Mailbox
-from tests.integration.test_posting import certificate_of
+from tests.fixtures.receivers import Mailbox, self_signed
 from tests.unit.test_domain_notices import happened
 
 URL = "https://berth.example"
@@ -160,12 +158,8 @@ async def test_starttls_that_is_asked_for_and_not_to_be_had_sends_nothing_in_cle
     assert mailbox.letters == []
 
 
-async def test_server_with_a_certificate_of_somebody_else_gets_no_letter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cert, key = await asyncio.to_thread(certificate_of, "mail.example", tmp_path)
-    mine = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    mine.load_cert_chain(cert, key)
+async def test_server_with_a_certificate_of_somebody_else_gets_no_letter(tmp_path: Path) -> None:
+    mine, _ = await asyncio.to_thread(self_signed, "mail.example", tmp_path)
     box, loop = Mailbox(), asyncio.get_running_loop()
     for security, listening in ((SmtpSecurity.AUTO, {"tls_context": mine}), (SmtpSecurity.TLS, {})):
         wrapped = mine if security is SmtpSecurity.TLS else None

@@ -20,7 +20,7 @@ from core.db.repositories.notices import Taken
 from core.domain.notices import Channel, Trouble
 from core.domain.webhooks import body_of, headers_of
 from tests.capabilities import ROOT
-from tests.fixtures.receivers import OTHER_SECRET, SECRET, Backend
+from tests.fixtures.receivers import OTHER_SECRET, SECRET, Backend, self_signed
 from tests.unit.test_domain_notices import happened
 
 NOTICE = Taken(
@@ -237,39 +237,10 @@ async def test_endless_answer_is_not_listened_to() -> None:
     assert sent < 64 << 20
 
 
-def certificate_of(name: str, folder: Path) -> tuple[Path, Path]:
-    """One that it signed itself, and its key."""
-    cert, key = folder / "certificate.txt", folder / "key.txt"
-    kind: list[str | Path] = [
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "1",
-    ]
-    named: list[str | Path] = [
-        "-subj",
-        f"/CN={name}",
-        "-addext",
-        f"subjectAltName=DNS:{name}",
-        "-keyout",
-        key,
-        "-out",
-        cert,
-    ]
-    subprocess.run(["openssl", "req", *kind, *named], check=True, capture_output=True, timeout=30)
-    return cert, key
-
-
 async def test_certificate_must_be_of_the_name_although_an_address_is_connected_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cert, key = await asyncio.to_thread(certificate_of, "hooks.example", tmp_path)
-    mine = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    mine.load_cert_chain(cert, key)
+    mine, cert = await asyncio.to_thread(self_signed, "hooks.example", tmp_path)
     taken: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Case, and_, case, func, or_, select, text, tuple_
+from sqlalchemy import Case, Select, and_, bindparam, case, func, or_, select, text, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -79,8 +80,8 @@ async def grant(
             granted += 1
         await tallies.count(session, name, known)
     await session.flush()
-    unseen = await session.scalars(
-        select(Agent).where(
+    unseen = await session.execute(
+        select(Agent.agent_id, Agent.attempt, Agent.workflow_id).where(
             Agent.pool == name, Agent.state == AgentState.STARTING.value, Agent.admission_seen_at.is_(None)
         )
     )
@@ -106,9 +107,9 @@ def _limit_of(limits: TierLimits) -> Case[int]:
     return case({tier.value: limits.of(tier) for tier in Tier}, value=User.tier, else_=0)
 
 
-async def _next_in_order(
-    session: AsyncSession, name: str, limits: TierLimits, at: datetime, free: int
-) -> Sequence[Agent]:
+@lru_cache(maxsize=4)
+def _candidates(limits: TierLimits) -> Select[Agent]:
+    """Who may have a slot, in order; made once, as making it takes longer than asking it."""
     other = aliased(Agent)
     held = (
         select(func.count())
@@ -126,21 +127,26 @@ async def _next_in_order(
         .correlate(Agent)
         .exists()
     )
-    query = (
+    return (
         select(Agent)
         .join(User, User.user_id == Agent.user_id)
         .where(
-            Agent.pool == name,
+            Agent.pool == bindparam("pool"),
             Agent.state == AgentState.QUEUED.value,
             held < _limit_of(limits),
             ~ending,
-            or_(User.subscription_active_until.is_(None), User.subscription_active_until > at),
+            or_(User.subscription_active_until.is_(None), User.subscription_active_until > bindparam("at")),
         )
         .order_by(*_ORDER)
-        .limit(free * 2)
+        .limit(bindparam("most"))
         .with_for_update(of=Agent, skip_locked=True)
     )
-    rows = (await session.scalars(query)).all()
+
+
+async def _next_in_order(
+    session: AsyncSession, name: str, limits: TierLimits, at: datetime, free: int
+) -> Sequence[Agent]:
+    rows = (await session.scalars(_candidates(limits), {"pool": name, "at": at, "most": free * 2})).all()
     spare = await _spare(session, limits, {row.user_id for row in rows})
     chosen: list[Agent] = []
     for row in rows:
@@ -150,17 +156,29 @@ async def _next_in_order(
     return chosen
 
 
-async def _spare(session: AsyncSession, limits: TierLimits, users: Collection[str]) -> Counter[str]:
-    """How many more agents each may hold. Keeps the users locked, as another cluster may be giving them slots too.
-
-    In one order everywhere, or two clusters could wait for each other.
-    """
-    locked = select(User.user_id, _limit_of(limits)).where(User.user_id.in_(users)).order_by(User.user_id)
-    spare = Counter(
-        {user: limit for user, limit in (await session.execute(locked.with_for_update(key_share=True))).all()}
+@lru_cache(maxsize=4)
+def _limits_locked(limits: TierLimits) -> Select[str, int]:
+    """Users with their limits, locked in one order everywhere, or two clusters could wait for each other."""
+    return (
+        select(User.user_id, _limit_of(limits))
+        .where(User.user_id.in_(bindparam("users", expanding=True)))
+        .order_by(User.user_id)
+        .with_for_update(key_share=True)
     )
-    held = select(Agent.user_id, func.count()).where(Agent.user_id.in_(users), Agent.state.in_(_HOLDING))
-    spare.subtract({user: count for user, count in (await session.execute(held.group_by(Agent.user_id))).all()})
+
+
+_HELD = (
+    select(Agent.user_id, func.count())
+    .where(Agent.user_id.in_(bindparam("users", expanding=True)), Agent.state.in_(_HOLDING))
+    .group_by(Agent.user_id)
+)
+
+
+async def _spare(session: AsyncSession, limits: TierLimits, users: Collection[str]) -> Counter[str]:
+    """How many more agents each may hold. Keeps the users locked, as another cluster may be giving them slots too."""
+    asked = {"users": list(users)}
+    spare = Counter({user: limit for user, limit in (await session.execute(_limits_locked(limits), asked)).all()})
+    spare.subtract({user: count for user, count in (await session.execute(_HELD, asked)).all()})
     return spare
 
 

@@ -46,3 +46,23 @@ class Signals(Protocol):
 
     async def owner(self, workflow_id: str) -> Owner | None:
         """Which agent the running workflow of this id owns now; None when none runs. Never late."""
+
+
+class Meter(Protocol):
+    """Counts what this process does, for whoever scrapes it. Labels must stay few: no ids. Never fails."""
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Add to the counter `name`."""
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add one value, in seconds, to the histogram `name`."""
+
+
+class Unmetered:
+    """Counts nothing: where nobody scrapes."""
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        pass
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        pass

@@ -101,6 +101,5 @@ async def test_watch_that_leaves_in_order_gives_its_lease_back(stack: LocalStack
         return [bool(lease["spec"]["holderIdentity"]) for lease in leases] == [True]
 
     await eventually(held, "the lease to be held")
-    stack.process.terminate()
-    await stack.process.wait()
+    await stack.leave()
     assert not await held()

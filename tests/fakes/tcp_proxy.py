@@ -28,6 +28,10 @@ class TcpProxy:
     def open_connections(self) -> int:
         return len(self._pairs)
 
+    def aim(self, host: str, port: int) -> None:
+        """Serve another target from now on."""
+        self._target = (host, port)
+
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

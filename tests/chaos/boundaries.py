@@ -1,0 +1,221 @@
+"""Where a part of Berth can be held: before and after each activity, each write, each call of Temporal or a runtime.
+
+Only a part that is run by `tests.chaos.part` has these; the product knows nothing of them. At each boundary the part
+names it to the harness and stands still until it is let on: nothing else of it runs meanwhile, as if time had stopped.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity, client, worker
+from temporalio.client import Client
+
+from core.db.engine import Db
+from core.runtime.host.client import HostRuntime
+
+GATE = "CHAOS_GATE"
+_ROOT = Path(__file__).parents[2]
+_OURS = tuple(str(_ROOT / folder) for folder in ("activities", "api", "temporal", "k8s"))
+_READS = ("SELECT", "SHOW", "BEGIN", "COMMIT", "ROLLBACK")
+_AGENT_ID = re.compile(r"ag-[0-9a-f]{32}/\d+")
+_Result = TypeVar("_Result")
+# Who is at the database just now, so that a statement which commits by itself has a name.
+_writer: ContextVar[str | None] = ContextVar("writer", default=None)
+
+
+class Gatekeeper:
+    """The part's end of the line to the harness. A harness that is gone holds nobody."""
+
+    def __init__(self, part: str, place: str) -> None:
+        self._part = part
+        self._lock = threading.Lock()
+        self._line: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._line.connect(place)
+        except OSError:
+            self._line = None
+
+    def pass_by(self, where: str) -> None:
+        """Return when the harness says so. Blocks the thread, and with it the event loop, on purpose."""
+        with self._lock:
+            if self._line is None:
+                return
+            try:
+                self._line.sendall(json.dumps({"part": self._part, "pid": os.getpid(), "at": where}).encode() + b"\n")
+                if not self._line.recv(1):
+                    self._line = None
+            except OSError:
+                self._line = None
+
+
+def install(part: str) -> None:
+    """Put every boundary into this process. Call before anything of Berth runs."""
+    keeper = Gatekeeper(part, os.environ[GATE])
+    _around_writes(keeper)
+    _around_runtimes(keeper)
+    _around_temporal(keeper)
+
+
+# ---- the database ---------------------------------------------------------------------------------------------------
+
+
+def _around_writes(keeper: Gatekeeper) -> None:
+    transaction, single = Db.transaction, Db.single
+
+    @contextlib.asynccontextmanager
+    async def held_transaction(self: Db) -> AsyncIterator[AsyncSession]:
+        who, wrote = _caller(), False
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            nonlocal wrote
+            wrote = wrote or not statement.lstrip().upper().startswith(_READS)
+
+        async with transaction(self) as session:
+            connection = (await session.connection()).sync_connection
+            assert connection is not None
+            event.listen(connection, "before_cursor_execute", note)
+            yield session
+            if wrote:
+                keeper.pass_by(f"before the commit of {who}")
+        if wrote:
+            keeper.pass_by(f"after the commit of {who}")
+
+    @contextlib.asynccontextmanager
+    async def held_single(self: Db) -> AsyncIterator[AsyncSession]:
+        _listen_to_single(self, keeper)
+        token = _writer.set(_caller())
+        try:
+            async with single(self) as session:
+                yield session
+        finally:
+            with contextlib.suppress(ValueError):  # closed from another task, as generators of requests may be
+                _writer.reset(token)
+
+    Db.transaction, Db.single = held_transaction, held_single  # type: ignore[method-assign]
+
+
+def _listen_to_single(db: Db, keeper: Gatekeeper) -> None:
+    engine = db.engine.sync_engine
+    if getattr(engine, "_boundaries", False):
+        return
+    engine._boundaries = True  # type: ignore[attr-defined]
+
+    def told(connection: Any, statement: str) -> str | None:
+        alone = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        return _writer.get() if alone and not statement.lstrip().upper().startswith(_READS) else None
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def before(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if (who := told(connection, statement)) is not None:
+            keeper.pass_by(f"before the write of {who}")
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def after(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if (who := told(connection, statement)) is not None:
+            keeper.pass_by(f"after the write of {who}")
+
+
+def _caller() -> str:
+    """The nearest function of ours above the database's own, and the activity that it is of."""
+    frame, name = sys._getframe(1), "nobody"
+    while frame.f_back is not None:
+        frame = frame.f_back
+        code = frame.f_code
+        if code.co_filename.startswith(_OURS):
+            name = f"{Path(code.co_filename).stem}.{code.co_name}"
+            break
+    return f"{name} for {activity.info().activity_type}" if activity.in_activity() else name
+
+
+# ---- runtimes of the host supervisor ---------------------------------------------------------------------------------
+
+
+def _around_runtimes(keeper: Gatekeeper) -> None:
+    call = HostRuntime._call
+
+    async def held_call(self: HostRuntime, method: str, path: str, **options: Any) -> bytes:
+        what = f"{method} {_AGENT_ID.sub('{agent}', path)} of the host"
+        keeper.pass_by(f"before {what}")
+        answer = await call(self, method, path, **options)
+        keeper.pass_by(f"after {what}")
+        return answer
+
+    HostRuntime._call = held_call  # type: ignore[method-assign]
+
+
+# ---- Temporal --------------------------------------------------------------------------------------------------------
+
+
+def _around_temporal(keeper: Gatekeeper) -> None:
+    connect = Client.connect
+
+    async def held_connect(*args: Any, **options: Any) -> Client:
+        return await connect(*args, **options, interceptors=[_Interceptor(keeper)])
+
+    Client.connect = held_connect  # type: ignore[method-assign]
+
+
+class _Interceptor(client.Interceptor, worker.Interceptor):
+    def __init__(self, keeper: Gatekeeper) -> None:
+        self._keeper = keeper
+
+    def intercept_client(self, next: client.OutboundInterceptor) -> client.OutboundInterceptor:
+        return _Calls(next, self._keeper)
+
+    def intercept_activity(self, next: worker.ActivityInboundInterceptor) -> worker.ActivityInboundInterceptor:
+        return _Activities(next, self._keeper)
+
+
+class _Activities(worker.ActivityInboundInterceptor):
+    def __init__(self, next: worker.ActivityInboundInterceptor, keeper: Gatekeeper) -> None:
+        super().__init__(next)
+        self._keeper = keeper
+
+    async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
+        name = activity.info().activity_type
+        self._keeper.pass_by(f"before {name}")
+        result = await super().execute_activity(input)
+        self._keeper.pass_by(f"after {name}")
+        return result
+
+
+class _Calls(client.OutboundInterceptor):
+    def __init__(self, next: client.OutboundInterceptor, keeper: Gatekeeper) -> None:
+        super().__init__(next)
+        self._keeper = keeper
+
+    async def start_workflow(self, input: client.StartWorkflowInput) -> client.WorkflowHandle[Any, Any]:
+        if input.start_signal is None:
+            what = f"the start of {input.workflow}"
+        else:
+            what = f"the signal {input.start_signal} with the start of {input.workflow}"
+        return await self._around(what, super().start_workflow, input)
+
+    async def signal_workflow(self, input: client.SignalWorkflowInput) -> None:
+        await self._around(f"the signal {input.signal}", super().signal_workflow, input)
+
+    async def start_update_with_start_workflow(
+        self, input: client.StartWorkflowUpdateWithStartInput
+    ) -> client.WorkflowUpdateHandle[Any]:
+        what = f"the update {input.update_workflow_input.update} with its start"
+        return await self._around(what, super().start_update_with_start_workflow, input)
+
+    async def start_workflow_update(self, input: client.StartWorkflowUpdateInput) -> client.WorkflowUpdateHandle[Any]:
+        return await self._around(f"the update {input.update}", super().start_workflow_update, input)
+
+    async def _around(self, what: str, call: Callable[[Any], Awaitable[_Result]], input: Any) -> _Result:
+        self._keeper.pass_by(f"before {what}")
+        result = await call(input)
+        self._keeper.pass_by(f"after {what}")
+        return result

@@ -1,0 +1,122 @@
+"""What users do, from beginning to end: each flow is one promise of Berth, and ends with nothing held."""
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+from tests.fixtures.stack import Person, eventually
+
+# The events of every agent of a flow, in the order in which the agents were asked for.
+Told = list[list[str]]
+# Takes somebody and the beginning of a project's name: `{name}-1` to `{name}-4` are theirs, and were never used.
+Flow = Callable[[Person, str], Awaitable[Told]]
+
+
+async def one_life(ann: Person, name: str) -> Told:
+    """Asked for, used, stopped."""
+    agent_id = await ann.start(f"{name}-1")
+    await ann.until(agent_id, "running")
+    return await _ended(ann, agent_id)
+
+
+async def waiting_in_line(ann: Person, name: str) -> Told:
+    """A third where two fit: it waits, and is let in; a fourth is taken back while it waits."""
+    first, second = await ann.start(f"{name}-1"), await ann.start(f"{name}-2")
+    third, fourth = await ann.start(f"{name}-3"), await ann.start(f"{name}-4")
+    await ann.until(third, "queued")
+    await _stop(ann, fourth)
+    await ann.until(fourth, "cancelled")
+    await _stop(ann, first)
+    await ann.until(third, "running")
+    return await _ended(ann, first, second, third, fourth)
+
+
+async def beginning_anew(ann: Person, name: str) -> Told:
+    """A running agent is restarted by its user: the same agent, another attempt."""
+    agent_id = await ann.start(f"{name}-1")
+    await ann.until(agent_id, "running")
+    answer = await ann.ask("POST", f"/api/agents/{agent_id}/restart", headers={"Idempotency-Key": f"{name} again"})
+    assert answer.status_code == 202, answer.text
+
+    async def again() -> bool:
+        return (await ann.kinds(agent_id)).count("ready") == 2
+
+    await eventually(again, "the next attempt")
+    return await _ended(ann, agent_id)
+
+
+async def warned_and_kept(ann: Person, name: str) -> Told:
+    """Warned of an end, kept by its user, then ended when a grace runs out."""
+    agent_id = await ann.start(f"{name}-1")
+    await ann.until(agent_id, "running")
+    await _stop(ann, agent_id, grace=60)
+    await ann.until(agent_id, "draining")
+
+    async def kept() -> bool:
+        await ann.ask("POST", f"/api/agents/{agent_id}/keep")
+        return str((await ann.agent(agent_id))["state"]) == "running"
+
+    await eventually(kept, "the agent to be kept")
+    await _stop(ann, agent_id, grace=1)
+    return await _told(ann, agent_id)
+
+
+async def one_after_the_other(ann: Person, name: str) -> Told:
+    """Asked for again while the last one is made to leave: the next takes over when it is gone."""
+    project = f"{name}-1"
+    first = await ann.start(project, key=f"{name} first")
+    await ann.until(first, "running")
+    order = json.dumps({"agent_id": first, "reason": "maintenance", "grace_seconds": 1})
+    await ann.stack.temporal(
+        "workflow", "signal", "-w", f"agent/{ann.user_id}/{project}", "--name", "stop", "--input", order
+    )
+    await ann.until(first, "draining", "terminated")
+    second = await ann.start(project, key=f"{name} second")
+    await ann.until(second, "running")
+    return await _ended(ann, first, second)
+
+
+async def at_its_time(ann: Person, name: str) -> Told:
+    """Booked for later, and made once when the time comes."""
+    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat()}
+    headers = {"Idempotency-Key": f"{name} booked"}
+    booked = (await ann.ask("POST", f"/api/projects/{name}-1/start-agent", json=body, headers=headers)).json()
+    assert booked["status"] == "scheduled", booked
+    agents: list[str] = []
+
+    async def started() -> bool:
+        all_of_them = (await ann.ask("GET", "/api/scheduled-starts?limit=200")).json()["items"]
+        (found,) = [each for each in all_of_them if each["scheduledStartId"] == booked["scheduledStartId"]]
+        agents[:] = [found["agentId"]] if found["state"] == "started" else []
+        return bool(agents)
+
+    await eventually(started, "its start")
+    await ann.until(agents[0], "running")
+    return await _ended(ann, *agents)
+
+
+FLOWS: dict[str, Flow] = {
+    flow.__name__: flow
+    for flow in (one_life, waiting_in_line, beginning_anew, warned_and_kept, one_after_the_other, at_its_time)
+}
+PROJECTS = 4
+
+
+async def _ended(someone: Person, *agent_ids: str) -> Told:
+    """Stop all that still live; all of it as it is told, once nothing of it lives."""
+    for each in agent_ids:
+        await _stop(someone, each)
+    return await _told(someone, *agent_ids)
+
+
+async def _stop(someone: Person, agent_id: str, grace: float = 0) -> None:
+    """Ask until it is answered. Who asks again because no answer came may hear that it is done."""
+    answer = await someone.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": grace})
+    assert answer.status_code == 202 or answer.json()["code"] == "wrong_state", answer.text
+
+
+async def _told(someone: Person, *agent_ids: str) -> Told:
+    """Without warnings: one that came twice, before and after an outage, is still one."""
+    for each in agent_ids:
+        await someone.until(each, "terminated", "cancelled")
+    return [[kind for kind in await someone.kinds(each) if kind != "warning"] for each in agent_ids]

@@ -1,0 +1,149 @@
+"""A whole local stack whose worker and API can be held at every boundary, and whose connections can be cut."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from core.dev.stack import Stack, StackOptions
+from core.dev.supervise import Part
+from tests.chaos.boundaries import GATE
+from tests.chaos.gate import Gate, open_gate
+from tests.fakes.tcp_proxy import TcpProxy, tcp_proxy
+from tests.fixtures.stack import LocalStack, eventually
+from workflows.options import SEARCH_ATTRIBUTES
+
+HELD = ("worker", "api")
+PARTS = ("postgres", "temporal", "host", *HELD)
+# Long enough that everything that was under way meets it, short enough that nobody's patience ends.
+OUTAGE_SECONDS = 1.5
+
+
+class Rehearsal(LocalStack):
+    """The stack and the means to harm it. Its parts are supervised by this very process."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], gate: Gate, stack: Stack, lines: "Lines") -> None:
+        super().__init__(folder, environment)
+        self.gate = gate
+        self._stack, self._lines = stack, lines
+        self._mending: set[asyncio.Task[None]] = set()
+
+    def pid(self, part: str) -> int:
+        return self._stack.pids[part]
+
+    async def cut(self, server: str) -> None:
+        """Reset every connection to a server, and let nobody connect to it for a while."""
+        line = self._lines[server]
+        line.refuse()
+        await line.reset()
+        self._meanwhile(_mend(line))
+
+    def half_open(self, server: str) -> None:
+        """Whatever is said on the connections there are arrives nowhere, and nobody is told."""
+        self._lines[server].freeze_open()
+
+    def freeze(self, part: str) -> None:
+        """Let a process stand still for a while, as on a machine that swaps."""
+        pid = self.pid(part)
+        os.kill(pid, signal.SIGSTOP)
+        self._meanwhile(_thaw(pid))
+
+    async def mended(self) -> None:
+        """Return when every part is there and every line is whole again."""
+        await asyncio.gather(*self._mending)
+        await eventually(self._all_there, "every part to be there")
+        await self.whole()
+
+    async def _all_there(self) -> bool:
+        return self._stack.pids.keys() >= set(PARTS)
+
+    def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._mending.add(task)
+        task.add_done_callback(self._mending.discard)
+
+
+async def _mend(line: TcpProxy) -> None:
+    await asyncio.sleep(OUTAGE_SECONDS)
+    line.refuse(False)
+
+
+async def _thaw(pid: int) -> None:
+    await asyncio.sleep(OUTAGE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+Lines = Mapping[str, TcpProxy]
+
+
+@contextlib.asynccontextmanager
+async def rehearsal(folder: Path, **settings: str) -> AsyncIterator[Rehearsal]:
+    """Simulated agents, and every wait short. `settings` are BERTH_ variables without the prefix."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+    given = {f"BERTH_{name}": value for name, value in {**SHORT, **settings}.items()}
+    with tempfile.TemporaryDirectory(prefix="gate-") as place:  # its path must be short
+        gate_path = Path(place) / "gate"
+        async with (
+            open_gate(gate_path) as gate,
+            tcp_proxy("127.0.0.1", 0) as to_postgres,
+            tcp_proxy("127.0.0.1", 0) as to_temporal,
+        ):
+            lines = {"postgres": to_postgres, "temporal": to_temporal}
+            options = StackOptions(
+                folder,
+                runtime="memory",
+                environment={**given, GATE: str(gate_path)},
+                search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
+            ).on_any_ports()
+            said: list[str] = []
+            stack = Stack(options, said.append)
+            usual = stack._own_parts
+            stack._own_parts = lambda env: [_held(part, lines) for part in usual(env)]
+            try:
+                await stack.start()
+                environment = {**mine, **given, "BERTH_DATA_DIR": str(folder), "BERTH_POOL__RUNTIME": "memory"}
+                one = Rehearsal(folder, environment, gate, stack, lines)
+                await one.whole()
+                yield one
+                await one.sound()
+            finally:
+                await stack.stop()
+
+
+SHORT = {
+    "POOL__CAPACITY": "2",
+    "TIMINGS__REAP_SECONDS": "2",
+    "TIMINGS__GRACE_SECONDS": "3",
+    "TIMINGS__SHUTDOWN_SECONDS": "5",
+    "TIMINGS__SNAPSHOT_SECONDS": "0.5",
+    "TIMINGS__GRANT_TICK_SECONDS": "2",
+    "TIMINGS__RESTART_BACKOFF_SECONDS": "0.1",
+    "THRESHOLDS__CPU_PERCENT": "100",
+}
+
+
+def _held(part: Part, lines: Lines) -> Part:
+    """The same part behind lines that can be cut, and one that can be held when it is one of those."""
+    env = dict(part.env)
+    for server, name in (("postgres", "BERTH_DATABASE__URL"), ("temporal", "BERTH_TEMPORAL__ADDRESS")):
+        env[name] = _through(lines[server], env[name])
+    argv: Sequence[str] = part.argv
+    if part.name in HELD:
+        argv = [sys.executable, "-m", "tests.chaos.part", part.name]
+    return replace(part, argv=argv, env=env)
+
+
+def _through(line: TcpProxy, address: str) -> str:
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    assert parts.hostname is not None
+    assert parts.port is not None
+    line.aim(parts.hostname, parts.port)
+    return address.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{line.port}")

@@ -16,7 +16,7 @@ from core.settings import Settings
 
 log = structlog.get_logger()
 
-PUSH_SECONDS = 2.0
+PUSH_SECONDS = 1.0
 # A pool's queue wakes us when it moves; this is for the wait, which shrinks as others leave, and for a lost wake-up.
 _LOOK_SECONDS = 15.0
 
@@ -31,7 +31,7 @@ class Watcher(BaseModel):
 
 
 class Positions:
-    """`run` keeps the places of watching users up to date, at most every two seconds; it rests while nobody looks."""
+    """`run` keeps the places of watching users up to date, at most every second; it rests while nobody looks."""
 
     def __init__(self, db: Db, listener: Listener, settings: Settings) -> None:
         self._db, self._listener, self._settings = db, listener, settings

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from tests.bench.figures import Figures
 from tests.bench.kubernetes import KubernetesBench
+from tests.bench.line import LineBench
 from tests.bench.local import LocalBench
 from tests.bench.queue import QueueBench
 
-_PARTS: dict[str, type[LocalBench] | type[KubernetesBench] | type[QueueBench]] = {
+_PARTS: dict[str, type[LocalBench] | type[KubernetesBench] | type[LineBench] | type[QueueBench]] = {
     "local": LocalBench,
     "queue": QueueBench,
+    "line": LineBench,
     "kubernetes": KubernetesBench,
 }
 

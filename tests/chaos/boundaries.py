@@ -23,12 +23,14 @@ from temporalio.client import Client
 
 from core.db.engine import Db
 from core.runtime.host.client import HostRuntime
+from k8s.client import Cluster, Json
 
 GATE = "CHAOS_GATE"
 _ROOT = Path(__file__).parents[2]
 _OURS = tuple(str(_ROOT / folder) for folder in ("activities", "api", "temporal", "k8s"))
 _READS = ("SELECT", "SHOW", "BEGIN", "COMMIT", "ROLLBACK")
-_AGENT_ID = re.compile(r"ag-[0-9a-f]{32}/\d+")
+_AGENT_ID = re.compile(r"ag-[0-9a-f]{32}[/-]\d+")
+_NAMESPACE = re.compile(r"/api(s/[a-z0-9./]+)?/v1/(namespaces/[^/]+/)?")
 _Result = TypeVar("_Result")
 # Who is at the database just now, so that a statement which commits by itself has a name.
 _writer: ContextVar[str | None] = ContextVar("writer", default=None)
@@ -64,6 +66,7 @@ def install(part: str) -> None:
     keeper = Gatekeeper(part, os.environ[GATE])
     _around_writes(keeper)
     _around_runtimes(keeper)
+    _around_clusters(keeper)
     _around_temporal(keeper)
 
 
@@ -138,7 +141,7 @@ def _caller() -> str:
     return f"{name} for {activity.info().activity_type}" if activity.in_activity() else name
 
 
-# ---- runtimes of the host supervisor ---------------------------------------------------------------------------------
+# ---- runtimes --------------------------------------------------------------------------------------------------------
 
 
 def _around_runtimes(keeper: Gatekeeper) -> None:
@@ -152,6 +155,19 @@ def _around_runtimes(keeper: Gatekeeper) -> None:
         return answer
 
     HostRuntime._call = held_call  # type: ignore[method-assign]
+
+
+def _around_clusters(keeper: Gatekeeper) -> None:
+    call = Cluster.call
+
+    async def held_call(self: Cluster, method: str, path: str, **options: Any) -> Json:
+        what = f"{method} {_AGENT_ID.sub('{agent}', _NAMESPACE.sub('', path))} of the cluster"
+        keeper.pass_by(f"before {what}")
+        answer = await call(self, method, path, **options)
+        keeper.pass_by(f"after {what}")
+        return answer
+
+    Cluster.call = held_call  # type: ignore[method-assign]
 
 
 # ---- Temporal --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from tests.fixtures.stack import LocalStack, eventually
 from workflows.options import SEARCH_ATTRIBUTES
 
 HELD = ("worker", "api")
-PARTS = ("postgres", "temporal", "host", *HELD)
 # Long enough that everything that was under way meets it, short enough that nobody's patience ends.
 OUTAGE_SECONDS = 1.5
 
@@ -33,6 +32,7 @@ class Rehearsal(LocalStack):
         super().__init__(folder, environment)
         self.gate = gate
         self._stack, self._lines = stack, lines
+        self._parts = stack.pids.keys()
         self._mending: set[asyncio.Task[None]] = set()
 
     def pid(self, part: str) -> int:
@@ -62,7 +62,7 @@ class Rehearsal(LocalStack):
         await self.whole()
 
     async def _all_there(self) -> bool:
-        return self._stack.pids.keys() >= set(PARTS)
+        return self._stack.pids.keys() == self._parts
 
     def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -85,8 +85,8 @@ Lines = Mapping[str, TcpProxy]
 
 
 @contextlib.asynccontextmanager
-async def rehearsal(folder: Path, **settings: str) -> AsyncIterator[Rehearsal]:
-    """Simulated agents, and every wait short. `settings` are BERTH_ variables without the prefix."""
+async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> AsyncIterator[Rehearsal]:
+    """Every wait is short. `settings` are BERTH_ variables without the prefix."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
     given = {f"BERTH_{name}": value for name, value in {**SHORT, **settings}.items()}
     with tempfile.TemporaryDirectory(prefix="gate-") as place:  # its path must be short
@@ -99,7 +99,7 @@ async def rehearsal(folder: Path, **settings: str) -> AsyncIterator[Rehearsal]:
             lines = {"postgres": to_postgres, "temporal": to_temporal}
             options = StackOptions(
                 folder,
-                runtime="memory",
+                runtime=runtime,
                 environment={**given, GATE: str(gate_path)},
                 search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
             ).on_any_ports()
@@ -109,7 +109,7 @@ async def rehearsal(folder: Path, **settings: str) -> AsyncIterator[Rehearsal]:
             stack._own_parts = lambda env: [_held(part, lines) for part in usual(env)]
             try:
                 await stack.start()
-                environment = {**mine, **given, "BERTH_DATA_DIR": str(folder), "BERTH_POOL__RUNTIME": "memory"}
+                environment = {**mine, **given, "BERTH_DATA_DIR": str(folder), "BERTH_POOL__RUNTIME": runtime}
                 one = Rehearsal(folder, environment, gate, stack, lines)
                 await one.whole()
                 yield one

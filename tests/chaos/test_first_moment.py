@@ -47,7 +47,7 @@ class Crowd:
         answers = await asyncio.gather(*asked)
 
         async def another() -> bool:
-            return self.ann.stack.about["pids"].get(part, killed) != killed
+            return int(self.ann.stack.about["pids"].get(part, killed)) != killed
 
         await eventually(another, f"another {part}")
         await self.ann.stack.whole()

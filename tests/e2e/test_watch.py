@@ -101,5 +101,6 @@ async def test_watch_that_leaves_in_order_gives_its_lease_back(stack: LocalStack
         return [bool(lease["spec"]["holderIdentity"]) for lease in leases] == [True]
 
     await eventually(held, "the lease to be held")
-    await stack.leave()
+    stack.process.terminate()
+    await stack.process.wait()
     assert not await held()

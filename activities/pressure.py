@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
-from activities.contracts import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
+from activities.messages import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
 from activities.ports import Signals
 from activities.reaping import ReapingActivities
 from core.db.engine import Db

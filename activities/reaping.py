@@ -12,8 +12,9 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from temporalio import activity
 
-from activities.contracts import Final, Nothing, Reaped
+from activities.contracts import Final
 from activities.lives import LifeActivities, life_of
+from activities.messages import Nothing, Reaped
 from activities.ports import Signals
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db

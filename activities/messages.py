@@ -39,10 +39,14 @@ class Tried(Message):
 
 
 class Reaped(Message):
-    """What a look found and mended, by kind."""
+    """What a look found and mended, by kind; `stays` is what was nobody's and would not go."""
 
     objects: int = 0
     rows: int = 0
+    workflows: int = 0
+    scheduled_starts: int = 0
+    profiles: int = 0
+    stays: int = 0
     channels_lost: int = 0
     subscriptions: int = 0
     former_members: int = 0

@@ -89,14 +89,29 @@ class Leftovers:
 
     # ---- objects without a row --------------------------------------------------------------------------------------
 
-    async def remove_objects(self, settle: timedelta) -> Swept:
+    async def remove_objects(self, look: Look) -> tuple[Swept, Swept]:
+        """The objects that went, and the runs that were ended because the database has fallen behind them."""
         listed = await asyncio.gather(*(self._list(name) for name in self._runtimes))
         found = [(name, seen) for name, all_seen in zip(self._runtimes, listed, strict=True) for seen in all_seen]
         # Read after all of them were seen: a row that is not there now will not come any more.
         living = await self._living({seen.agent_id for _, seen in found})
-        settled = datetime.now(UTC) - settle
+        settled = datetime.now(UTC) - look.settle
         strays = [(name, seen) for name, seen in found if _is_stray(seen, living, settled)]
-        return await sweep([partial(self._remove, name, seen) for name, seen in strays], self._seconds)
+        # An attempt is written before it is made, so its row was taken back since: a backup was restored.
+        outrun = {seen.agent_id for _, seen in found if seen.attempt > living.get(seen.agent_id, seen.attempt)}
+        behind = [row for row in look.rows.values() if row.agent_id in outrun]
+        ended = await sweep([partial(self._give_up, row) for row in behind], self._seconds)
+        return await sweep([partial(self._remove, name, seen) for name, seen in strays], self._seconds), ended
+
+    async def _give_up(self, row: LivingRow) -> bool | None:
+        """End the run of a row that it can write no more; the next look finds the row without a workflow."""
+        owner = await self._signals.owner(row.workflow_id)
+        if owner is None or owner.agent_id != row.agent_id:
+            return None
+        run = {"workflow_id": row.workflow_id, "run_id": owner.run_id}
+        log.warning("reaper.workflow", agent_id=row.agent_id, row="behind", attempt=row.attempt, **run)
+        why = f"the reaper: the database knows an earlier attempt of agent {row.agent_id} than there is"
+        return await self._signals.end_run(row.workflow_id, owner.run_id, why) or None
 
     async def _list(self, name: str) -> Sequence[Present]:
         runtime = self._runtimes[name]

@@ -83,7 +83,7 @@ class ReapingActivities:
         runs = await self._runs.end_lives(owners, rows, _SETTLE)
         starts = await self._runs.end_starts(_SETTLE)
         ended = await self._leftovers.end_rows(look)
-        objects = await self._leftovers.remove_objects(_SETTLE)
+        objects, outrun = await self._leftovers.remove_objects(look)
         profiles = await self._prune_idle_profiles()
         await self.forget_ended(look.at)
         async with self._db.transaction() as session:
@@ -96,10 +96,10 @@ class ReapingActivities:
         found = Reaped(
             objects=objects.removed,
             rows=ended.removed,
-            workflows=runs.removed,
+            workflows=runs.removed + outrun.removed,
             scheduled_starts=starts.removed,
             profiles=profiles,
-            stays=objects.stays + ended.stays + runs.stays + starts.stays,
+            stays=sum(each.stays for each in (objects, ended, runs, outrun, starts)),
             channels_lost=lost,
             subscriptions=expired,
             former_members=strangers,

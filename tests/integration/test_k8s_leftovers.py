@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from activities.leftovers import Leftovers
+from activities.leftovers import Leftovers, Look
 from activities.lives import LifeActivities
 from core.db.engine import Db
 from core.domain.timings import Timings
@@ -78,7 +78,8 @@ async def swept(db: Db, land: Land) -> tuple[int, int]:
     lives = SimulatedLives(db, land.settings)
     acts = LifeActivities(db, land.settings, lives)  # type: ignore[arg-type]  # neither is asked anything here
     leftovers = Leftovers(db, lives, {"kubernetes": land.runtime}, acts, 10)  # type: ignore[arg-type]
-    found = await leftovers.remove_objects(timedelta(seconds=10))
+    look = Look(at=datetime.now(UTC), settle=timedelta(seconds=10), rows={}, owners={})
+    found, _ = await leftovers.remove_objects(look)
     return found.removed, found.stays
 
 

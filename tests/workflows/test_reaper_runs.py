@@ -138,6 +138,23 @@ async def test_life_that_tries_its_step_for_ever_without_a_row_is_terminated_too
 
 
 @pytest.mark.usefixtures("hasty")
+async def test_life_whose_row_is_of_an_earlier_attempt_than_there_is_ends_in_two_looks(stage: Stage) -> None:
+    behind, other = await stage.started("ann"), await stage.started("bob")
+    for agent_id in (behind, other):
+        await stage.fail(agent_id)
+        await stage.until(agent_id, AgentState.RESTARTING)
+        await stage.until(agent_id, AgentState.RUNNING)
+    # What a restored backup says: nothing that this workflow does will be written any more.
+    await stage.sql("UPDATE agents SET attempt = 1 WHERE agent_id = :a", a=behind)
+    assert (await stage.reap()).workflows == 1
+    assert await status(stage.workflow("ann")) is WorkflowExecutionStatus.TERMINATED
+    assert (await stage.reap()).rows == 1
+    assert (await stage.agent(behind)).state is AgentState.TERMINATED
+    assert await there(stage) == {(other, 2)}
+    assert await status(stage.workflow("bob")) is _GOES_ON
+
+
+@pytest.mark.usefixtures("hasty")
 async def test_start_that_nobody_has_decided_yet_is_left_alone(stage: Stage) -> None:
     await stage.member("ann", "shop")
     await stage.worker_down()

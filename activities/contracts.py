@@ -1,4 +1,5 @@
-"""Every activity as workflows see it: name, one model in, one model out. Bodies are in the neighbouring modules.
+"""Every activity as workflows see it: name, one model in, one model out. Bodies are in the neighbouring modules, models
+that are of no single life in `messages`.
 
 All are safe to run twice. Those marked local run inside the worker that runs the workflow and only touch the database
 and Temporal; the others run where the pool's runtime can be reached (task queue `runtime/{pool}`).
@@ -6,13 +7,27 @@ and Temporal; the others run where the pool's runtime can be reached (task queue
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
 from temporalio import activity
 
+from activities.messages import (
+    Cleaned,
+    Delivered,
+    Delivery,
+    DueStart,
+    Emergency,
+    Evictions,
+    Granted,
+    Message,
+    Nothing,
+    PoolRef,
+    PressureLook,
+    PressureSeen,
+    Reaped,
+    ScheduledRef,
+    Tried,
+)
 from core.domain.lifecycle import AgentState
-from core.domain.notices import Channel
 from core.domain.orders import StartAnswer, StartRequest
-from core.domain.pressure import Eviction
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
@@ -20,10 +35,6 @@ from core.domain.timings import Timings
 
 # The type of an error: what is asked is of a past that the row has left behind.
 LIFE_MOVED_ON = "life_moved_on"
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Life(Message):
@@ -170,94 +181,6 @@ class Shutdown(Message):
     life: Life
     reason: Text
     within_seconds: float
-
-
-class PoolRef(Message):
-    pool: str
-
-
-class Granted(Message):
-    granted: int
-    waiting: int
-    unseen: int
-
-
-class ScheduledRef(Message):
-    scheduled_start_id: str
-
-
-class DueStart(ScheduledRef):
-    """`last`: no further try follows, so a queue that is full ends it too."""
-
-    last: bool = False
-
-
-class Tried(Message):
-    """`over` False: the queue is full, try again."""
-
-    over: bool
-
-
-class Reaped(Message):
-    """What a look found and mended, by kind."""
-
-    objects: int = 0
-    rows: int = 0
-    channels_lost: int = 0
-    subscriptions: int = 0
-    former_members: int = 0
-    pools_woken: int = 0
-
-
-class PressureLook(Message):
-    """`at` names the look: the same moment again is the same look, tried once more."""
-
-    at: datetime
-
-
-class Leaving(Message):
-    cluster: str
-    eviction: Eviction
-
-
-class PressureSeen(Message):
-    """Who is to leave, and the clusters whose disks are nearly full."""
-
-    leaving: tuple[Leaving, ...] = ()
-    emergencies: tuple[str, ...] = ()
-
-
-class Evictions(Message):
-    at: datetime
-    leaving: tuple[Leaving, ...]
-
-
-class Emergency(Message):
-    at: datetime
-    clusters: tuple[str, ...]
-
-
-class Cleaned(Message):
-    profiles: int = 0
-
-
-class Delivery(Message):
-    """Send what is due on one channel."""
-
-    channel: Channel
-
-
-class Delivered(Message):
-    """What came of it, and in how many seconds the next is due (None: nothing waits; 0: more is due now)."""
-
-    sent: int = 0
-    retried: int = 0
-    dead: int = 0
-    next_in_seconds: float | None = None
-
-
-class Nothing(Message):
-    pass
 
 
 # ---- local: the agent's row ----------------------------------------------------------------------------------------

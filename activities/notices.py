@@ -14,8 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.beats import beating
-from activities.contracts import Delivered, Delivery
 from activities.mailing import MailSender
+from activities.messages import Delivered, Delivery
 from activities.posting import WebhookSender
 from core.db.engine import Db
 from core.db.repositories import notices

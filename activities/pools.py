@@ -7,7 +7,7 @@ import structlog
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.contracts import Granted, PoolRef
+from activities.messages import Granted, PoolRef
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.repositories import queue

@@ -1,5 +1,6 @@
 """What activities need from the Temporal client, which lives a layer above them."""
 
+from datetime import datetime
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -10,16 +11,30 @@ from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrd
 
 
 class Owner(BaseModel):
-    """Whose a running workflow is. `deciding`: it has work under way, so that this may be about to change."""
+    """Whose a running workflow is. `deciding`: it has work under way, so that this may be about to change.
+
+    `state` is the one that it shows; it is `requested` until the workflow has heard what became of its start.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     agent_id: str | None
     deciding: bool
+    state: str | None = None
+    run_id: str = ""
+    started_at: datetime | None = None
 
 
 class ScheduledStarts(Protocol):
+    """Raises `core.errors.Unavailable` when Temporal does not answer."""
+
     async def begin(self, start: ScheduledView) -> None:
-        """See that a run waits for it. Raises `core.errors.Unavailable` when Temporal does not answer."""
+        """See that a run waits for it."""
+
+    async def running(self) -> dict[str, datetime]:
+        """Those that a run waits for, as the list shows them, perhaps a little late, and since when it does."""
+
+    async def withdraw(self, scheduled_start_id: str) -> bool:
+        """Let its run end; False when none goes on."""
 
 
 class Signals(Protocol):
@@ -46,6 +61,9 @@ class Signals(Protocol):
 
     async def owner(self, workflow_id: str) -> Owner | None:
         """Which agent the running workflow of this id owns now; None when none runs. Never late."""
+
+    async def end_run(self, workflow_id: str, run_id: str, reason: str) -> bool:
+        """Terminate this very run, without a step of its own; False when it is over."""
 
 
 class Meter(Protocol):

@@ -6,8 +6,9 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
-from activities.contracts import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
+from activities.messages import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
 from activities.ports import Signals
+from activities.profiles import Profiles
 from activities.reaping import ReapingActivities
 from core.db.engine import Db
 from core.db.repositories import agents, credits, pressure
@@ -15,11 +16,11 @@ from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.domain.pressure import respond
 from core.domain.templates import MIB, Resources
-from core.errors import RuntimeFault
-from core.runtime.base import AgentRuntime, Owner, PrunableRuntime
+from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
 log = structlog.get_logger()
+_PRUNE_SECONDS = 120.0
 
 
 class PressureActivities:
@@ -38,6 +39,7 @@ class PressureActivities:
         self._signals = signals
         self._runtimes = runtimes
         self._reaping = reaping
+        self._profiles = Profiles(db, runtimes)
 
     @activity.defn(name="look_for_pressure")
     async def look_for_pressure(self, ask: PressureLook) -> PressureSeen:
@@ -88,25 +90,13 @@ class PressureActivities:
     async def clear_disks(self, ask: Emergency) -> Cleaned:
         """What nobody needs any more: rows and artefacts past their retention, profiles unused for long."""
         await self._reaping.forget_ended(ask.at)
-        async with self._db.transaction() as session:
-            owners = await pressure.owners_of_living(session)
-        keep = [Owner(user_id=user_id, project_id=project_id) for user_id, project_id in owners]
         unused = timedelta(days=self._settings.retention.profile_days)
-        profiles = 0
-        for name in self._runtimes_of(ask.clusters):
-            runtime = self._runtimes[name]
-            if isinstance(runtime, PrunableRuntime):
-                try:
-                    profiles += (await runtime.prune(unused, keep)).profiles
-                except RuntimeFault as error:
-                    # The next look tries again.
-                    log.warning("pressure.not_cleared", runtime=name, code=error.error_code)
+        profiles = await self._profiles.prune(unused, self._runtimes_of(ask.clusters), seconds=_PRUNE_SECONDS)
         log.warning("pressure.cleared", clusters=list(ask.clusters), profiles=profiles)
         return Cleaned(profiles=profiles)
 
-    def _runtimes_of(self, clusters: tuple[str, ...]) -> list[str]:
-        pools = self._settings.all_pools().values()
-        return sorted({pool.runtime for pool in pools if pool.cluster in clusters and pool.runtime in self._runtimes})
+    def _runtimes_of(self, clusters: tuple[str, ...]) -> set[str]:
+        return {pool.runtime for pool in self._settings.all_pools().values() if pool.cluster in clusters}
 
     def _assumed(self) -> dict[str, int]:
         return {name: _asked(template.resources) for name, template in self._settings.templates.items()}

@@ -1,7 +1,8 @@
 """The reaper's look: what exists against what is owned, both ways, and who has gone silent.
 
-It removes only what it can prove is ours and unowned: an object of our runtimes without a living row, confirmed by a
-second read; a living row whose workflow is not running, confirmed by asking Temporal for that one workflow.
+It removes only what it can prove is ours and unowned: an object of our runtimes without a living row, read after it was
+seen; a living row whose workflow is not running, confirmed by asking Temporal for that one workflow; a run of a life or
+of a scheduled start without a row that is to go on. `docs/reaper.md` tells it to operators.
 """
 
 import asyncio
@@ -9,41 +10,35 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from pydantic import BaseModel, ConfigDict
 from temporalio import activity
 
-from activities.contracts import Final, Nothing, Reaped
-from activities.lives import LifeActivities, life_of
-from activities.ports import Signals
+from activities.beats import beating
+from activities.leftovers import Leftovers, Look
+from activities.lives import LifeActivities
+from activities.messages import Nothing, Reaped
+from activities.ports import Meter, Signals, Unmetered
+from activities.profiles import Profiles
+from activities.runs import OwnerlessRuns
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
 from core.db.repositories import ordering, queue, retention, scheduled, upkeep
 from core.db.repositories.upkeep import LivingRow
-from core.domain.lifecycle import WAITING, AgentState, EndReason
+from core.domain.lifecycle import EndReason
 from core.domain.orders import FailureReport, StopOrder
+from core.domain.orphans import OrphanKind
 from core.domain.recovery import FailureKind
-from core.errors import RuntimeFault
-from core.runtime.base import AgentRuntime, Observation
+from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
 log = structlog.get_logger()
 # Younger things may belong to a step that is just under way.
 _SETTLE = timedelta(seconds=10)
-_AT_ONCE = 8
-_REMOVE_SECONDS = 20
+_REMOVE_SECONDS = 20.0
+_PRUNE_EVERY = 3600.0
 # Deleting is done in short transactions: an agent's artefacts may be many MiB.
 _BATCH = 50
 _NOTICES = 1000
 _BATCHES = 10
-
-
-class Look(BaseModel):
-    """What the database and Temporal's list said at the start of a look."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    at: datetime
-    rows: dict[str, LivingRow]
-    owners: dict[str, str | None]
 
 
 class ReapingActivities:
@@ -56,28 +51,40 @@ class ReapingActivities:
         signals: Signals,
         runtimes: Mapping[str, AgentRuntime],
         lives: LifeActivities,
+        meter: Meter | None = None,
     ) -> None:
         self._db = db
         self._settings = settings
         self._signals = signals
         self._runtimes = runtimes
-        self._lives = lives
+        self._meter = meter or Unmetered()
         self._scheduling = SchedulingActivities(db, settings, signals)
+        self._leftovers = Leftovers(db, signals, runtimes, lives, _REMOVE_SECONDS)
+        self._runs = OwnerlessRuns(db, signals, _REMOVE_SECONDS)
+        self._profiles = Profiles(db, runtimes)
+        self._pruned_at: float | None = None
 
     @activity.defn(name="reap")
     async def reap(self, ask: Nothing) -> Reaped:
+        """One look. With heartbeats, so that one whose worker dies is soon taken up by another."""
+        return await beating(self.look(), to_its_end=False)
+
+    async def look(self) -> Reaped:
         owners = await self._signals.owners()
         async with self._db.transaction() as session:
             rows = {row.agent_id: row for row in await upkeep.living(session)}
-        look = Look(at=datetime.now(UTC), rows=rows, owners=owners)
+        look = Look(at=datetime.now(UTC), settle=_SETTLE, rows=rows, owners=owners)
         # First of all: theirs is the only work here that has a time to be on.
         await self._scheduling.heal(look.at)
         lost = await self._report_silent()
         expired = await self._stop_expired_subscriptions()
         strangers = await self._stop_former_members()
-        # Rows first: what they let go of may be an object that the second half then finds. Both may take their time.
-        ended = await self._end_ownerless_rows(look)
-        removed = await self._remove_ownerless_objects()
+        # What each of these lets go of may be an object that the last of them then finds. All may take their time.
+        runs = await self._runs.end_lives(owners, rows, _SETTLE)
+        starts = await self._runs.end_starts(_SETTLE)
+        ended = await self._leftovers.end_rows(look)
+        objects, outrun = await self._leftovers.remove_objects(look)
+        profiles = await self._prune_idle_profiles()
         await self.forget_ended(look.at)
         async with self._db.transaction() as session:
             await ordering.adopt_ageing(session, self._settings.queue.ageing)
@@ -87,16 +94,41 @@ class ReapingActivities:
         for pool in pools:
             await self._signals.wake_pool(pool)
         found = Reaped(
-            objects=removed,
-            rows=ended,
+            objects=objects.removed,
+            rows=ended.removed,
+            workflows=runs.removed + outrun.removed,
+            scheduled_starts=starts.removed,
+            profiles=profiles,
+            stays=sum(each.stays for each in (objects, ended, runs, outrun, starts)),
             channels_lost=lost,
             subscriptions=expired,
             former_members=strangers,
             pools_woken=len(pools),
         )
-        if removed or ended:
-            log.warning("reaper.found", objects=removed, rows=ended)
+        self._tell(found)
         return found
+
+    def _tell(self, found: Reaped) -> None:
+        orphans = {
+            OrphanKind.OBJECT: found.objects,
+            OrphanKind.ROW: found.rows,
+            OrphanKind.WORKFLOW: found.workflows,
+            OrphanKind.SCHEDULED_START: found.scheduled_starts,
+            OrphanKind.PROFILE: found.profiles,
+        }
+        told = {kind.value: number for kind, number in orphans.items() if number}
+        for kind, number in told.items():
+            self._meter.count("berth_orphans_total", number, kind=kind)
+        if told:
+            log.warning("reaper.found", **told)
+
+    async def _prune_idle_profiles(self) -> int:
+        """Once an hour: it looks at every profile there is, and days are what counts."""
+        now, days = asyncio.get_running_loop().time(), self._settings.retention.profile_idle_days
+        if not days or (self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY):
+            return 0
+        self._pruned_at = now
+        return await self._profiles.prune(timedelta(days=days), self._runtimes, seconds=_REMOVE_SECONDS)
 
     async def forget_ended(self, now: datetime) -> None:
         """A bounded part of what is due: what is left over is the next look's."""
@@ -114,91 +146,6 @@ class ReapingActivities:
                 log.info("reaper.forgot", agents=agents, refusals=refusals, scheduled_starts=starts, notices=notices)
             if max(agents, refusals, starts) < _BATCH and notices < _NOTICES:
                 break
-
-    # ---- rows without a workflow ------------------------------------------------------------------------------------
-
-    async def _end_ownerless_rows(self, look: Look) -> int:
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def check(row: LivingRow) -> bool:
-            async with gate:
-                if not await self._ownerless(row, look):
-                    return False
-                log.warning("reaper.row", agent_id=row.agent_id, state=row.state.value)
-                return await self._end(row)
-
-        suspects = [row for row in look.rows.values() if look.owners.get(row.workflow_id) != row.agent_id]
-        old_enough = [row for row in suspects if look.at - row.changed_at > _SETTLE]
-        return sum(await asyncio.gather(*(check(row) for row in old_enough)))
-
-    async def _ownerless(self, row: LivingRow, look: Look) -> bool:
-        owner = await self._signals.owner(row.workflow_id)
-        if owner is None:
-            return True
-        # A workflow that is just handing over to this one, or clearing up behind it, is not there yet.
-        if owner.deciding or owner.agent_id == row.agent_id:
-            return False
-        # One that waits behind its ending predecessor belongs to the workflow that still runs that one.
-        predecessor = look.rows.get(owner.agent_id or "")
-        return not (
-            row.state in WAITING
-            and predecessor is not None
-            and predecessor.state is AgentState.DRAINING
-            and predecessor.workflow_id == row.workflow_id
-        )
-
-    async def _end(self, row: LivingRow) -> bool:
-        runtime = self._runtimes.get(row.runtime)
-        if runtime is None:
-            return False
-        try:
-            await runtime.delete(row.agent_id, row.attempt)
-        except RuntimeFault as error:
-            # The next look tries again; the slot stays taken until the runtime says gone.
-            log.warning("reaper.blocked", agent_id=row.agent_id, code=error.error_code)
-            return False
-        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
-        return (await self._lives.finish(ending)).applied
-
-    # ---- objects without a row --------------------------------------------------------------------------------------
-
-    async def _remove_ownerless_objects(self) -> int:
-        """All at once and for a bounded time: one that will not go must keep neither the others nor the look."""
-        gate = asyncio.Semaphore(_AT_ONCE)
-        removed = 0
-
-        async def remove(name: str, runtime: AgentRuntime, seen: Observation) -> None:
-            nonlocal removed
-            async with gate:
-                try:
-                    if not await self._is_orphan(seen):
-                        return
-                    log.warning("reaper.object", runtime=name, agent_id=seen.agent_id, attempt=seen.attempt)
-                    await runtime.delete(seen.agent_id, seen.attempt)
-                    removed += 1
-                except RuntimeFault as error:
-                    log.warning("reaper.object_stays", agent_id=seen.agent_id, code=error.error_code)
-
-        try:
-            async with asyncio.timeout(_REMOVE_SECONDS):
-                for name, runtime in self._runtimes.items():
-                    try:
-                        found = await runtime.list()
-                    except RuntimeFault as error:
-                        log.warning("reaper.runtime_silent", runtime=name, code=error.error_code)
-                        continue
-                    await asyncio.gather(*(remove(name, runtime, seen) for seen in found))
-        except TimeoutError:
-            log.warning("reaper.objects_stay", seconds=_REMOVE_SECONDS)
-        return removed
-
-    async def _is_orphan(self, seen: Observation) -> bool:
-        """True when no living row stands for this attempt, read after the object was seen."""
-        if seen.created_at is not None and datetime.now(UTC) - seen.created_at < _SETTLE:
-            return False
-        async with self._db.transaction() as session:
-            attempt = await upkeep.living_attempt(session, seen.agent_id)
-        return attempt is None or attempt > seen.attempt
 
     # ---- who has gone silent, who may not stay ----------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.beats import beating
-from activities.contracts import LIFE_MOVED_ON, Life, Nothing, Placed, Resize, Resized, Shutdown, Usage
+from activities.contracts import LIFE_MOVED_ON, Life, Placed, Resize, Resized, Shutdown, Usage
+from activities.messages import Nothing
 from core.db.engine import Db
 from core.db.models import Agent, Channel, Command
 from core.db.repositories import alterations

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.service import RPCError
 
-from activities.contracts import DueStart, Nothing, ScheduledRef, Tried
+from activities.messages import DueStart, Nothing, ScheduledRef, Tried
 from activities.ports import Signals
 from core.db.engine import Db
 from core.db.repositories import agents, events, explanations, projects, scheduled

@@ -17,6 +17,7 @@ MAX_ID_BYTES = 256
 # Temporal refuses ids over 1,000 bytes (limit.maxIDLength); two parts and a prefix must stay under it.
 _MAX_ENCODED_PART = 480
 _SCHEDULED = "ss-"
+_SCHEDULED_WORKFLOW = "scheduled-start/"
 
 
 class MalformedId(ValueError):
@@ -64,7 +65,13 @@ def agent_of_scheduled(scheduled_start_id: str) -> AgentId:
 
 
 def scheduled_workflow_id(scheduled_start_id: str) -> str:
-    return f"scheduled-start/{scheduled_start_id}"
+    return f"{_SCHEDULED_WORKFLOW}{scheduled_start_id}"
+
+
+def scheduled_of_workflow(workflow_id: str) -> str | None:
+    """The scheduled start that a workflow of this id waits for; None when the id is none that we give."""
+    name = workflow_id.removeprefix(_SCHEDULED_WORKFLOW)
+    return name if name != workflow_id and name.startswith(_SCHEDULED) else None
 
 
 def agent_workflow_id(user_id: str, project_id: str) -> str:

@@ -127,6 +127,7 @@ class Retention(Group):
 
     agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
     profile_days: float = Field(30, gt=0, description="a browser profile that nothing used; goes when disks are full")
+    profile_idle_days: float = Field(0, ge=0, description="the same, but goes although there is room; 0: it is kept")
     notice_days: float = Field(7, gt=0, description="a notice that was sent or is dead; never longer than its agent")
 
 

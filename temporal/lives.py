@@ -237,7 +237,21 @@ class Lives:
         return Owner(
             agent_id=run.typed_search_attributes.get(AGENT_ID),
             deciding=run.raw_description.HasField("pending_workflow_task"),
+            state=run.typed_search_attributes.get(AGENT_STATE),
+            run_id=run.run_id,
+            started_at=run.start_time,
         )
+
+    async def end_run(self, workflow_id: str, run_id: str, reason: str) -> bool:
+        try:
+            with translated():
+                handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
+                await handle.terminate(reason=reason, rpc_timeout=_SIGNAL_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
 
     # ---- below ------------------------------------------------------------------------------------------------------
 

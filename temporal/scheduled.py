@@ -1,6 +1,6 @@
 """Runs of scheduled starts as the API and the activities address them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio.client import Client
 from temporalio.common import (
@@ -12,12 +12,15 @@ from temporalio.common import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from core.db.repositories.scheduled import ScheduledView
-from core.ids import keyword, scheduled_workflow_id
+from core.ids import keyword, scheduled_of_workflow, scheduled_workflow_id
 from temporal.client import translated
 from workflows.options import AGENT_PROJECT, AGENT_USER, CONTROL_QUEUE
 from workflows.scheduled_start import ScheduledStart, ScheduledStartInput
 
 _TIMEOUT = timedelta(seconds=5)
+_LIST_TIMEOUT = timedelta(seconds=10)
+_RUNNING = "WorkflowType='ScheduledStart' AND ExecutionStatus='Running'"
+_PAGE = 500
 
 
 class ScheduledStarts:
@@ -46,8 +49,18 @@ class ScheduledStarts:
                 rpc_timeout=_TIMEOUT,
             )
 
-    async def withdraw(self, scheduled_start_id: str) -> None:
-        """Let its run end, if one goes on."""
+    async def running(self) -> dict[str, datetime]:
+        """Those that a run waits for, as the list shows them, perhaps a little late, and since when it does."""
+        found: dict[str, datetime] = {}
+        with translated():
+            async for run in self._client.list_workflows(_RUNNING, page_size=_PAGE, rpc_timeout=_LIST_TIMEOUT):
+                name = scheduled_of_workflow(run.id)
+                if name is not None:
+                    found[name] = run.start_time
+        return found
+
+    async def withdraw(self, scheduled_start_id: str) -> bool:
+        """Let its run end; False when none goes on."""
         try:
             with translated():
                 handle = self._client.get_workflow_handle(scheduled_workflow_id(scheduled_start_id))
@@ -55,3 +68,5 @@ class ScheduledStarts:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
+            return False
+        return True

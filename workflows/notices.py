@@ -7,7 +7,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ConfigDict
 
-    from activities import contracts
+    from activities import contracts, messages
     from core.domain.notices import Channel
     from core.domain.timings import seconds
     from workflows.options import DELIVER, HISTORY_LIMIT, history_is_long
@@ -31,8 +31,8 @@ class Notices:
     async def run(self, start: NoticesInput) -> None:
         while not history_is_long(start.history_limit):
             self._written = False
-            ask = contracts.Delivery(channel=start.channel)
-            done: contracts.Delivered = await workflow.execute_activity(contracts.deliver_notices, ask, **DELIVER)
+            ask = messages.Delivery(channel=start.channel)
+            done: messages.Delivered = await workflow.execute_activity(contracts.deliver_notices, ask, **DELIVER)
             workflow.set_current_details(f"{done.sent} sent, {done.retried} to be tried again, {done.dead} given up")
             await self._wait(None if done.next_in_seconds is None else seconds(done.next_in_seconds))
         await workflow.wait_condition(workflow.all_handlers_finished)

@@ -123,9 +123,10 @@ CLEAR: dict[str, Any] = {
     "retry_policy": RetryPolicy(maximum_attempts=2),
 }
 
-# What will not go takes half a minute to say so.
+# What will not go takes half a minute to say so. A worker that dies in the middle is noticed by its beats.
 REAP: dict[str, Any] = {
-    "start_to_close_timeout": timedelta(seconds=120),
+    "start_to_close_timeout": timedelta(seconds=180),
+    "heartbeat_timeout": _BEAT,
     "retry_policy": RetryPolicy(maximum_attempts=2),
 }
 

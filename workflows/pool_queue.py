@@ -7,7 +7,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ConfigDict
 
-    from activities import contracts
+    from activities import contracts, messages
     from core.domain.timings import seconds
     from workflows.options import HISTORY_LIMIT, LOCAL, history_is_long
 
@@ -40,7 +40,7 @@ class PoolQueue:
     async def _pass(self) -> None:
         self._dirty = False
         done = await workflow.execute_local_activity(
-            contracts.grant_slots, contracts.PoolRef(pool=self._start.pool), **LOCAL
+            contracts.grant_slots, messages.PoolRef(pool=self._start.pool), **LOCAL
         )
         # More than one batch was free: look again at once.
         self._dirty = self._dirty or (done.granted > 0 and done.waiting > 0)

@@ -3,7 +3,7 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities import contracts
+    from activities import contracts, messages
     from workflows.options import CLEAR, EVICT, LOOK_FOR_PRESSURE
 
 
@@ -14,15 +14,15 @@ class PressureWatch:
     """
 
     @workflow.run
-    async def run(self) -> contracts.PressureSeen:
+    async def run(self) -> messages.PressureSeen:
         at = workflow.now()
-        seen: contracts.PressureSeen = await workflow.execute_activity(
-            contracts.look_for_pressure, contracts.PressureLook(at=at), **LOOK_FOR_PRESSURE
+        seen: messages.PressureSeen = await workflow.execute_activity(
+            contracts.look_for_pressure, messages.PressureLook(at=at), **LOOK_FOR_PRESSURE
         )
         if seen.leaving:
-            ask = contracts.Evictions(at=at, leaving=seen.leaving)
+            ask = messages.Evictions(at=at, leaving=seen.leaving)
             await workflow.execute_activity(contracts.evict_agents, ask, **EVICT)
         if seen.emergencies:
-            emergency = contracts.Emergency(at=at, clusters=seen.emergencies)
+            emergency = messages.Emergency(at=at, clusters=seen.emergencies)
             await workflow.execute_activity(contracts.clear_disks, emergency, **CLEAR)
         return seen

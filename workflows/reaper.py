@@ -3,12 +3,12 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities import contracts
+    from activities import contracts, messages
     from workflows.options import REAP
 
 
 @workflow.defn(name="Reaper")
 class Reaper:
     @workflow.run
-    async def run(self) -> contracts.Reaped:
-        return await workflow.execute_activity(contracts.reap, contracts.Nothing(), **REAP)
+    async def run(self) -> messages.Reaped:
+        return await workflow.execute_activity(contracts.reap, messages.Nothing(), **REAP)

@@ -8,7 +8,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ConfigDict
 
-    from activities import contracts
+    from activities import contracts, messages
     from core.domain.schedule import AGAIN, PATIENCE
     from workflows.options import LOCAL, START
 
@@ -51,14 +51,14 @@ class ScheduledStart:
             await self._rest(left, "until it is due")
         give_up_at = workflow.now() + self._start.patience
         while not self._withdrawn:
-            ask = contracts.DueStart(
+            ask = messages.DueStart(
                 scheduled_start_id=self._start.scheduled_start_id, last=workflow.now() >= give_up_at
             )
             tried = await workflow.execute_activity(contracts.start_scheduled, ask, **START)
             if tried.over:
                 return
             await self._rest(self._start.again, "the queue is full")
-        ref = contracts.ScheduledRef(scheduled_start_id=self._start.scheduled_start_id)
+        ref = messages.ScheduledRef(scheduled_start_id=self._start.scheduled_start_id)
         await workflow.execute_local_activity(contracts.withdraw_scheduled, ref, **LOCAL)
 
     async def _rest(self, time: timedelta, why: str) -> None:

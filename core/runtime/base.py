@@ -82,6 +82,15 @@ class Observation(Value):
     node: str = ""
 
 
+class Present(Value):
+    """That an attempt exists, and since when; no word about how it is."""
+
+    agent_id: str
+    attempt: int
+    created_at: datetime | None = None
+    user_id: str = ""
+
+
 class Reach(Value):
     """Where an agent answers now and the credential it takes; from inside the control plane only."""
 
@@ -197,6 +206,14 @@ class SharedRuntime(Protocol):
 
     def watch_age(self) -> float | None:
         """Seconds since the runtime was last heard of by the watch; None while this process watches nothing."""
+
+
+@runtime_checkable
+class CountableRuntime(Protocol):
+    """What a runtime offers beside `AgentRuntime` when it can tell what exists at a small part of what `list` costs."""
+
+    async def present(self) -> Sequence[Present]:
+        """Every attempt that `list` would name."""
 
 
 @runtime_checkable

@@ -8,8 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
 from core.launch import Account
 
+_log = structlog.get_logger()
 # Unix sockets are made in a scratch folder, Chromium's in a folder below it, and their paths have 107 bytes at most.
 _MAX_WORK_PATH = 56
 _WORK_PREFIX = "berth-work-"
@@ -24,6 +27,8 @@ class Folders:
         self.logs = host / "logs"
         self.records = host / "attempts"
         self.programs = host / "program"
+        # Of this host alone, or it could not tell what an earlier one left from what another one uses.
+        self._far = f"{_WORK_PREFIX}{hashlib.sha256(os.fsencode(host.absolute())).hexdigest()[:8]}-"
 
     def make(self) -> None:
         """Agents pass through the first three, each to what is its own; nobody can list them."""
@@ -65,7 +70,7 @@ class Folders:
         """A fresh scratch folder; in the machine's temporary folder when the usual place has too long a path."""
         path = self.works / name
         if len(os.fsencode(path)) > _MAX_WORK_PATH:
-            path = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX))
+            path = Path(tempfile.mkdtemp(prefix=self._far))
         else:
             if path.exists():
                 shutil.rmtree(path)
@@ -74,6 +79,15 @@ class Folders:
         if account is not None:
             _give(path, account)
         return path
+
+    def clear_works(self) -> None:
+        """Remove every scratch folder of this host: call it while no agent runs. What cannot go is left, and told."""
+        for path in [*self.works.iterdir(), *Path(tempfile.gettempdir()).glob(f"{self._far}*")]:
+            try:
+                self.remove_work(path)
+            except OSError as error:
+                # In the machine's temporary folder anybody may make something of such a name, a link say.
+                _log.warning("work.not_removed", folder=str(path), error=str(error))
 
     def remove_work(self, path: Path) -> None:
         if path.parent == self.works or path.name.startswith(_WORK_PREFIX):

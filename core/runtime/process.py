@@ -87,8 +87,7 @@ class ProcessRuntime:
         self._cgroups = Cgroups(f"berth-{hashlib.sha256(os.fsencode(self._folders.host)).hexdigest()[:12]}")
         for record in self._records.load():
             await self._recover(record)
-        for stale in self._folders.works.iterdir():
-            self._folders.remove_work(stale)
+        self._folders.clear_works()
         try:
             self._program = find(self._folders.programs, self._settings.host.agent_python)
         except RuntimePermanent as missing:

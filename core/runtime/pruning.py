@@ -10,12 +10,17 @@ from core.runtime.base import Owner, Pruned
 from core.runtime.folders import Folders
 
 _log = structlog.get_logger()
+# A profile is some thousand files, which take up to a tenth of a second.
+_MOST = 50
 
 
 def prune(
     folders: Folders, accounts: Accounts, unused_for: timedelta, keep: Sequence[Owner], used: Iterable[str]
 ) -> Pruned:
-    """`keep` and `used` (owners of profiles in use) stay. Without a pause: no agent may begin in between."""
+    """`keep` and `used` (owners of profiles in use) stay. Without a pause: no agent may begin in between.
+
+    So many at most, as nothing else of the host goes on meanwhile; the rest is left to the next time.
+    """
     kept = {folders.owner(each.user_id, each.project_id) for each in keep}.union(used)
     removed = 0
     for owner in [*folders.unused_profiles((datetime.now(UTC) - unused_for).timestamp())]:
@@ -28,4 +33,6 @@ def prune(
             continue
         accounts.forget(owner)
         removed += 1
+        if removed == _MOST:
+            break
     return Pruned(profiles=removed)

@@ -13,11 +13,14 @@ from tests.bench.kubernetes import KubernetesBench
 from tests.bench.line import LineBench
 from tests.bench.local import LocalBench
 from tests.bench.queue import QueueBench
+from tests.bench.reaper import ReaperBench
 
-_PARTS: dict[str, type[LocalBench] | type[KubernetesBench] | type[LineBench] | type[QueueBench]] = {
+_Bench = LocalBench | KubernetesBench | LineBench | QueueBench | ReaperBench
+_PARTS: dict[str, type[_Bench]] = {
     "local": LocalBench,
     "queue": QueueBench,
     "line": LineBench,
+    "reaper": ReaperBench,
     "kubernetes": KubernetesBench,
 }
 

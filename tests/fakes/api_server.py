@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as the watch and the lease talk to: versions, watches, conflicts, forgetting."""
+"""As much of a Kubernetes API server as we talk to: versions, watches, conflicts, forgetting, what owns what."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from uuid import uuid4
 from aiohttp import web
 
 Json = dict[str, Any]
+_LISTED = ("pods", "nodes", "events", "secrets", "services", "persistentvolumeclaims")
 
 
 class ApiServer:
@@ -77,6 +78,9 @@ class ApiServer:
     def get(self, path: str, name: str) -> Json | None:
         return self._objects.get(path, {}).get(name)
 
+    def names(self, path: str) -> list[str]:
+        return sorted(self._objects.get(path, {}))
+
     def forget(self) -> None:
         self._history.clear()
         self._forgotten = self._version
@@ -103,8 +107,12 @@ class ApiServer:
                 return await self._watch(request)
             case "GET" if name in self._objects.get(collection, {}):
                 return web.json_response(self._objects[collection][name])
-            case "GET" if name in ("pods", "nodes", "events"):
+            case "GET" if name in _LISTED:
                 return self._list(path, request)
+            case "DELETE" if name in self._objects.get(collection, {}):
+                self._collect(self._objects[collection][name])
+                self.remove(collection, name)
+                return web.json_response({"kind": "Status", "status": "Success"})
             case "POST":
                 body = await request.json()
                 if body["metadata"]["name"] in self._objects.get(path, {}):
@@ -121,12 +129,23 @@ class ApiServer:
             case _:
                 return _status(404, "NotFound", "it is not there")
 
+    def _collect(self, owner: Json) -> None:
+        """Take away what `owner` owned, as a cluster does a moment later."""
+        for path, things in self._objects.items():
+            for name, thing in list(things.items()):
+                owners = thing["metadata"].get("ownerReferences") or ()
+                if any(each["uid"] == owner["metadata"]["uid"] for each in owners):
+                    self.remove(path, name)
+
     def _list(self, path: str, request: web.Request) -> web.Response:
         found = [thing for thing in self._objects.get(path, {}).values() if _selected(thing, request)]
         start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or len(found) or 1)
         more = str(start + limit) if start + limit < len(found) else ""
         meta = {"resourceVersion": str(self._version), "continue": more}
-        return web.json_response({"metadata": meta, "items": found[start : start + limit]})
+        page = found[start : start + limit]
+        if "PartialObjectMetadata" in request.headers.get("Accept", ""):
+            page = [{"metadata": thing["metadata"]} for thing in page]
+        return web.json_response({"metadata": meta, "items": page})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         version = int(request.query["resourceVersion"])

@@ -40,10 +40,10 @@ class SimulatedSchedule:
             raise self.away
         self.begun[start.scheduled_start_id] = start.start_at
 
-    async def withdraw(self, scheduled_start_id: str) -> None:
+    async def withdraw(self, scheduled_start_id: str) -> bool:
         if self.away is not None:
             raise self.away
-        self.begun.pop(scheduled_start_id, None)
+        return self.begun.pop(scheduled_start_id, None) is not None
 
 
 class SimulatedLives:

@@ -152,6 +152,29 @@ async def test_next_supervisor_clears_away_what_a_killed_one_left(runtime: Proce
 
 
 @pytest.mark.needs("root")
+async def test_next_supervisor_ends_no_process_that_is_not_an_agents(
+    runtime: ProcessRuntime, settings: Settings
+) -> None:
+    spec = doing("sleep 300")
+    await runtime.create(spec)
+    named = {**os.environ, "AGENT_ID": "ag-another", "AGENT_ATTEMPT": "1"}
+    foreign = [
+        await asyncio.create_subprocess_exec("sleep", "300", start_new_session=True, env=env) for env in (None, named)
+    ]
+    try:
+        after = ProcessRuntime(settings)
+        await after.start()
+        assert processes_of(spec, settings.data_dir) == []
+        assert [process.returncode for process in foreign] == [None, None]
+        await after.delete(spec.agent_id, 1)
+        await after.close()
+    finally:
+        for process in foreign:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.needs("root")
 async def test_each_project_has_an_account_that_it_keeps(runtime: ProcessRuntime, settings: Settings) -> None:
     one = doing("id -u; id -G; touch $AGENT_PROFILE/kept")
     other = doing("id -u")

@@ -10,7 +10,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from temporalio.testing import ActivityEnvironment
 
-from activities.contracts import Delivered, Delivery
+from activities.messages import Delivered, Delivery
 from activities.notices import NoticeActivities, Sender, senders_of
 from activities.posting import WebhookSender
 from core.db.engine import Db

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
 
-from activities.contracts import Emergency, Evictions, PressureLook, PressureSeen
 from activities.lives import LifeActivities
+from activities.messages import Emergency, Evictions, PressureLook, PressureSeen
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState

@@ -8,8 +8,9 @@ from sqlalchemy import text
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.contracts import DueStart, Registration
+from activities.contracts import Registration
 from activities.lives import LifeActivities
+from activities.messages import DueStart
 from core.db.repositories import scheduled
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.lifecycle import AgentState

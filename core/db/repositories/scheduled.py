@@ -1,9 +1,10 @@
 """Scheduled starts: booked by their users, taken up when they are due, ended once."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, delete, func, select
+from sqlalchemy import ARRAY, CursorResult, Text, any_, delete, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ScheduledStart
@@ -106,6 +107,16 @@ async def due(session: AsyncSession, before: datetime, most: int) -> list[Schedu
         .limit(most)
     )
     return [view(row) for row in (await session.scalars(query)).all()]
+
+
+async def without_future(session: AsyncSession, names: Collection[str], over_before: datetime) -> list[str]:
+    """Those of `names` that are no more to come: over since before then, or not there at all."""
+    kept = or_(ScheduledStart.state.in_(_PENDING), ScheduledStart.ended_at >= over_before)
+    # As one array: a list of parameters has 32,767 at most.
+    named = ScheduledStart.scheduled_start_id == any_(literal([*names], ARRAY(Text)))
+    query = select(ScheduledStart.scheduled_start_id).where(named, kept)
+    to_come = set((await session.scalars(query)).all())
+    return [name for name in names if name not in to_come]
 
 
 async def lock(session: AsyncSession, scheduled_start_id: str) -> ScheduledView | None:

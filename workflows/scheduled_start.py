@@ -4,6 +4,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from temporalio import workflow
+from temporalio.common import VersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ConfigDict
@@ -21,7 +22,8 @@ class ScheduledStartInput(BaseModel):
     again: timedelta = AGAIN
 
 
-@workflow.defn(name="ScheduledStart")
+# It may wait for a month, and no workers of an old release are to stand by for so long.
+@workflow.defn(name="ScheduledStart", versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
 class ScheduledStart:
     """The row says what became of it, so any number of runs for one row do no harm, one after the other or again.
 

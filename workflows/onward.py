@@ -1,0 +1,29 @@
+"""When a run goes on in a new one: its history is long, newer workers are there for it, or an operator said so.
+
+The new run begins with the workers that are current, however the old one was held to its own; within a run no code
+changes. Where workers have no versions that makes no difference.
+"""
+
+from temporalio import workflow
+from temporalio.workflow import ContinueAsNewVersioningBehavior
+
+ONTO_CURRENT = ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+
+
+class Onward:
+    """Made in a run's first moment. `told` is for handlers: it is for this run alone."""
+
+    def __init__(self, history_limit: int) -> None:
+        self.told = False
+        self._limit = history_limit
+        # Held to its workers by an operator's own order, which every run inherits: it would hand itself on for ever.
+        self._held = workflow.info().is_target_worker_deployment_version_changed()
+
+    def due(self) -> bool:
+        info = workflow.info()
+        return (
+            self.told
+            or info.is_continue_as_new_suggested()
+            or info.get_current_history_length() >= self._limit
+            or (info.is_target_worker_deployment_version_changed() and not self._held)
+        )

@@ -197,9 +197,9 @@ async def test_reset_to_its(stage: Stage, point: str) -> None:
 
     async def idle() -> bool:
         events = (await stage.workflow().fetch_history()).events
-        done = "workflow_task_completed_event_attributes"
-        decided[:] = [event.event_id for event in events if event.HasField(done)]
-        return events[-1].HasField(done)
+        tasks = [event.event_id for event in events if event.HasField("workflow_task_completed_event_attributes")]
+        decided[:] = tasks
+        return tasks[-1] == events[-1].event_id
 
     # A task that decides nothing: what is reset to it is a run that has made its first attempt run and knows no more.
     await stage.workflow().signal("failed")

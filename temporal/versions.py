@@ -25,8 +25,8 @@ _BEHAVIOR = {
     Versioning.PINNED: VersioningBehavior.PINNED,
     Versioning.AUTO_UPGRADE: VersioningBehavior.AUTO_UPGRADE,
 }
-# Those that never end by themselves, or not soon. A look of the reaper ends, and a scheduled start moves by itself.
-_MOVABLE = ("AgentWorkflow", "PoolQueue", "Notices")
+# Those that never end by themselves, or not soon; a look of the reaper does.
+_MOVABLE = ("AgentWorkflow", "PoolQueue", "Notices", "ScheduledStart")
 
 
 class Release(BaseModel):

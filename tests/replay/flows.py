@@ -323,6 +323,15 @@ async def test_scheduled_and_cancelled(stage: Stage) -> None:
     await keep(stage, "scheduled_and_cancelled", workflow_id=run_of(stage, start).id)
 
 
+async def test_scheduled_handed_on_by_word(stage: Stage) -> None:
+    start = await booked(stage)
+    handle = stage.client.get_workflow_handle(run_of(stage, start).id)
+    run_id = (await handle.describe()).run_id
+    await handle.signal("hand_on")
+    await until(partial(_another, handle, run_id), "another run of the start to come")
+    await keep(stage, "scheduled_handed_on_by_word", workflow_id=handle.id, run_id=run_id)
+
+
 async def test_scheduled_before_a_full_queue(set_stage: SetStage) -> None:
     stage, _ = await full_queue(set_stage)
     start = await row(stage, after=timedelta(0))

@@ -16,7 +16,8 @@ class Onward:
     def __init__(self, history_limit: int) -> None:
         self.told = False
         self._limit = history_limit
-        # Held to its workers by an operator's own order, which every run inherits: it would hand itself on for ever.
+        # Told so from the first moment, as one might be that an operator's order holds to its workers. Runs inherit
+        # such an order, so it would hand itself on for ever. (Temporal 1.32 does not tell a run that is held.)
         self._held = workflow.info().is_target_worker_deployment_version_changed()
 
     def due(self) -> bool:

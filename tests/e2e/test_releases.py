@@ -111,6 +111,40 @@ async def test_life_stays_with_its_release_until_it_is_moved_and_ends_on_the_nex
 
 
 @pytest.mark.timeout(240)
+async def test_life_that_an_order_holds_to_its_release_stays_there(tmp_path: Path) -> None:
+    async with local_stack(tmp_path / "data", WORKER__BUILD_ID="1-0", **SHORT) as stack:
+        await until_there(stack, "1-0")
+        await stack.berth("releases", "use")
+        ann = await stack.user("ann", "shop")
+        first = await ann.start("shop")
+        await ann.until(first, "running")
+        to = ["--versioning-override-deployment-name", "berth", "--versioning-override-build-id", "1-0"]
+        held = ["--versioning-override-behavior", "pinned", *to]
+        await stack.temporal("workflow", "update-options", "-w", "agent/ann/shop", *held)
+        async with worker(stack, "2-0"):
+            await until_there(stack, "2-0")
+            await stack.berth("releases", "use", "2-0")
+            before = await run_of(stack, "ann")
+            await stack.temporal("workflow", "signal", "-w", "agent/ann/shop", "--name", "failed")
+            await eventually(lambda: heard(stack, "ann"), "the word to be heard")
+            assert await run_of(stack, "ann") == before
+            assert await release_of(stack, "ann") == "1-0"
+            await gone(ann, first)
+
+
+async def run_of(stack: LocalStack, user: str) -> str:
+    told = json.loads(await stack.temporal("workflow", "describe", "-w", f"agent/{user}/shop", "--output", "json"))
+    return str(told["workflowExecutionInfo"]["execution"]["runId"])
+
+
+async def heard(stack: LocalStack, user: str) -> bool:
+    """Whether the last that happened is that a life has decided what to do about a word."""
+    told = json.loads(await stack.temporal("workflow", "show", "-w", f"agent/{user}/shop", "--output", "json"))
+    kinds = [event["eventType"].removeprefix("EVENT_TYPE_") for event in told["events"]]
+    return "WORKFLOW_EXECUTION_SIGNALED" in kinds and "WORKFLOW_TASK_COMPLETED" in kinds[-2:]
+
+
+@pytest.mark.timeout(240)
 async def test_life_whose_release_is_gone_is_carried_over_by_an_order_of_its_operator(tmp_path: Path) -> None:
     async with local_stack(tmp_path / "data", WORKER__BUILD_ID="2-0", **SHORT) as stack:
         await until_there(stack, "2-0")

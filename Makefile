@@ -14,7 +14,7 @@ demo: setup ## the local stack and one whole life with a real browser (DEMO_EXIT
 test: setup ## every test this machine can run (ARGS="-k word" for some)
 	@.ci/test $(ARGS)
 
-check: setup ## format, lint, types, import contracts, house rules
+check: setup ## format, lint, types, import contracts, house rules, recorded histories
 	@.ci/check
 
 fmt: setup ## format and mend what can be mended

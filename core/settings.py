@@ -48,6 +48,25 @@ class Temporal(Group):
     namespace: str = "default"
 
 
+class Versioning(StrEnum):
+    """What a running life does when another release becomes the current one."""
+
+    PINNED = "pinned"  # its run stays with the workers it began with; the next one goes to those that are current
+    AUTO_UPGRADE = "auto_upgrade"  # it goes on with those that are current from its next step
+
+
+class Worker(Group):
+    """Which release a worker is of. With a `build_id` lives are kept apart by release, see docs/upgrades.md."""
+
+    deployment: str = Field("berth", pattern=r"^[A-Za-z0-9_-]{1,100}$")
+    build_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,48}[A-Za-z0-9])?$",
+        description="such as 0-2-0; unset: workers have no versions, and each goes on with every life",
+    )
+    versioning: Versioning = Versioning.PINNED
+
+
 class Auth(Group):
     """Who may call: HS256 with our own secret, or tokens of an issuer whose keys are at `jwks_url`."""
 
@@ -243,6 +262,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     database: Database = Database()
     temporal: Temporal = Temporal()
+    worker: Worker = Worker()
     auth: Auth = Auth()
     pool: DefaultPool = DefaultPool()
     pools: dict[str, Pool] = {}

@@ -27,6 +27,7 @@ from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
+from temporal.versions import deployment_of
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
 from workflows.notices import Notices
@@ -134,6 +135,7 @@ def workers(
             pressure.clear_disks,
             notices.deliver_notices,
         ],
+        deployment_config=deployment_of(settings),
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,
         sticky_queue_schedule_to_start_timeout=_STICKY,
@@ -149,6 +151,8 @@ def workers(
                 at_runtime.resize_agent,
                 at_runtime.find_other_machine,
             ],
+            # Of the same version: what a life asks of its runtime is understood by those who ask it.
+            deployment_config=deployment_of(settings),
             # An agent that takes its 30 s to leave occupies one of these.
             max_concurrent_activities=500,
             graceful_shutdown_timeout=_DRAIN,

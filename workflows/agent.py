@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer
+    from workflows.onward import ONTO_CURRENT, Onward
     from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
     from workflows.passage import Passage
     from workflows.record import failure_of, remove, withdraw
@@ -39,6 +40,7 @@ class AgentWorkflow:
     @workflow.init
     def __init__(self, start: AgentInput) -> None:
         self._start = start
+        self._onward = Onward(start.history_limit)
         self._passage: Passage | None = self._passage_of(start.course) if start.course else None
         # The first decision of this run, once it is made; None in a run that was handed on.
         self._answer: StartAnswer | None = None
@@ -49,7 +51,7 @@ class AgentWorkflow:
         self._registered: set[str] = set()
 
     def _passage_of(self, course: Course) -> Passage:
-        return Passage(course, self._start.history_limit)
+        return Passage(course, self._onward)
 
     @workflow.run
     async def run(self, start: AgentInput) -> None:
@@ -65,7 +67,9 @@ class AgentWorkflow:
             if onward is None:
                 raise
         if onward is not None:
-            workflow.continue_as_new(onward, search_attributes=_attributes_of(onward))
+            workflow.continue_as_new(
+                onward, search_attributes=_attributes_of(onward), initial_versioning_behavior=ONTO_CURRENT
+            )
 
     async def _live(self) -> AgentInput | None:
         """Live until the end, or until this run is full; return what the next run starts from."""
@@ -241,6 +245,11 @@ class AgentWorkflow:
             return
         if order.agent_id in (None, course.life.agent_id):
             course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
+
+    @workflow.signal
+    def hand_on(self) -> None:
+        """Go on in a new run as soon as no step is under way: with the workers that are current, where they differ."""
+        self._onward.told = True
 
     @workflow.signal
     def admitted(self, grant: Grant | None = None) -> None:

@@ -10,7 +10,8 @@ with workflow.unsafe.imports_passed_through():
     from activities import contracts, messages
     from core.domain.notices import Channel
     from core.domain.timings import seconds
-    from workflows.options import DELIVER, HISTORY_LIMIT, history_is_long
+    from workflows.onward import ONTO_CURRENT, Onward
+    from workflows.options import DELIVER, HISTORY_LIMIT
 
 
 class NoticesInput(BaseModel):
@@ -26,17 +27,18 @@ class Notices:
     @workflow.init
     def __init__(self, start: NoticesInput) -> None:
         self._written = True
+        self._onward = Onward(start.history_limit)
 
     @workflow.run
     async def run(self, start: NoticesInput) -> None:
-        while not history_is_long(start.history_limit):
+        while not self._onward.due():
             self._written = False
             ask = messages.Delivery(channel=start.channel)
             done: messages.Delivered = await workflow.execute_activity(contracts.deliver_notices, ask, **DELIVER)
             workflow.set_current_details(f"{done.sent} sent, {done.retried} to be tried again, {done.dead} given up")
             await self._wait(None if done.next_in_seconds is None else seconds(done.next_in_seconds))
         await workflow.wait_condition(workflow.all_handlers_finished)
-        workflow.continue_as_new(start)
+        workflow.continue_as_new(start, initial_versioning_behavior=ONTO_CURRENT)
 
     async def _wait(self, until_due: timedelta | None) -> None:
         if until_due is not None and until_due <= timedelta(0):
@@ -49,3 +51,7 @@ class Notices:
     @workflow.signal
     def written(self) -> None:
         self._written = True
+
+    @workflow.signal
+    def hand_on(self) -> None:
+        self._onward.told = self._written = True

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.workflow import ActivityCancellationType
 
@@ -25,12 +24,6 @@ SEARCH_ATTRIBUTES = (AGENT_ID, AGENT_STATE, AGENT_USER, AGENT_PROJECT, AGENT_POO
 
 # A run is handed on long before the server's own limit: replaying costs about 0.6 ms an event.
 HISTORY_LIMIT = 2000
-
-
-def history_is_long(limit: int) -> bool:
-    info = workflow.info()
-    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= limit
-
 
 # Steps that came later: a run that passed the place without them replays without them.
 FORCE_IS_HEARD = "force is heard while the agent saves"

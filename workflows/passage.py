@@ -21,19 +21,20 @@ with workflow.unsafe.imports_passed_through():
     from workflows.alteration import Alteration
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
-    from workflows.options import LOCAL, create_options, history_is_long
+    from workflows.onward import Onward
+    from workflows.options import LOCAL, create_options
     from workflows.record import Record, failure_of
 
 
 class Passage:
     """Carries `course` along. Handlers write into its inbox; only steps change its state."""
 
-    def __init__(self, course: Course, history_limit: int) -> None:
+    def __init__(self, course: Course, onward: Onward) -> None:
         self.course = course
         self._record = Record(course)
         self.ending = Ending(self._record)
         self.alteration = Alteration(course)
-        self._history_limit = history_limit
+        self._onward = onward
 
     @property
     def over(self) -> bool:
@@ -48,7 +49,7 @@ class Passage:
         self._record.show(reason)
 
     def full(self) -> bool:
-        return history_is_long(self._history_limit)
+        return self._onward.due()
 
     async def step(self) -> None:
         match self.course.state:

@@ -9,7 +9,8 @@ with workflow.unsafe.imports_passed_through():
 
     from activities import contracts, messages
     from core.domain.timings import seconds
-    from workflows.options import HISTORY_LIMIT, LOCAL, history_is_long
+    from workflows.onward import ONTO_CURRENT, Onward
+    from workflows.options import HISTORY_LIMIT, LOCAL
 
 
 class PoolQueueInput(BaseModel):
@@ -28,14 +29,15 @@ class PoolQueue:
         self._start = start
         self._dirty = True
         self._open = False
+        self._onward = Onward(start.history_limit)
 
     @workflow.run
     async def run(self, start: PoolQueueInput) -> None:
-        while not history_is_long(start.history_limit):
+        while not self._onward.due():
             await self._pass()
             await self._wait()
         await workflow.wait_condition(workflow.all_handlers_finished)
-        workflow.continue_as_new(start)
+        workflow.continue_as_new(start, initial_versioning_behavior=ONTO_CURRENT)
 
     async def _pass(self) -> None:
         self._dirty = False
@@ -65,3 +67,7 @@ class PoolQueue:
     @workflow.signal
     def capacity_changed(self) -> None:
         self._dirty = True
+
+    @workflow.signal
+    def hand_on(self) -> None:
+        self._onward.told = self._dirty = True

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, alone, alterations, demo, doctor, notices, parts, scheduled, schema, show, users
+from api.cli import agents, alone, alterations, demo, doctor, notices, parts, releases, scheduled, schema, show, users
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ demo.add_to(app)
 agents.add_to(app)
 scheduled.add_to(agents.group)
 notices.add_to(app)
+releases.add_to(app)
 alterations.add_to(agents.group)
 
 

@@ -102,7 +102,7 @@ def api() -> None:
     log_as("api", settings)
     from api.app import run_api
 
-    _leave(asyncio.run(run_api(settings)))
+    leave(asyncio.run(run_api(settings)))
 
 
 def worker() -> None:
@@ -115,7 +115,7 @@ def worker() -> None:
     log_as("worker", settings)
     from temporal.worker import run_worker
 
-    _leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
+    leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
 
 
 def watch() -> None:
@@ -130,7 +130,7 @@ def watch() -> None:
     log_as("watch", settings)
     from temporal.watch import run_watch
 
-    _leave(asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready")))
+    leave(asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready")))
 
 
 def host() -> int:
@@ -185,7 +185,7 @@ def log_as(part: str, settings: "Settings") -> None:
         structlog.get_logger().warning("settings.unknown", problem=problem)
 
 
-def _leave(code: int) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """End a part that used Temporal's client, at once.
 
     Its native threads may still run when the interpreter is torn down, which now and then aborts the process (exit

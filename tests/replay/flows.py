@@ -2,23 +2,33 @@
 
 import asyncio
 import json
+import os
 import re
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
+import pytest
+from temporalio.client import WorkflowHandle
+
 from core.domain.lifecycle import AgentState
-from core.domain.notices import Patience
+from core.domain.notices import Channel, Patience
 from core.domain.sizes import Size
+from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
 from tests.fixtures.receivers import Backend
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.histories import HISTORIES
+from tests.replay.record import ANEW
+from tests.replay.seals import seal
 from tests.workflows.test_pressure import measured
 from tests.workflows.test_succession import forgotten
+from workflows.notices import Notices, NoticesInput
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
+from workflows.reaper import Reaper
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}
 _WORKER = re.compile(r"\d+@")
@@ -26,12 +36,15 @@ _OF_THE_MACHINE = {"identity", "binaryChecksum", "workerVersion", "deploymentVer
 
 
 async def keep(stage: Stage, name: str, *, run_id: str | None = None, workflow_id: str | None = None) -> None:
-    """Write the history of one run, without what it tells of the machine it was recorded on."""
+    """Write the history of one run, without what it tells of the machine it comes from; one that is there stays."""
+    path = HISTORIES / f"{name}.json"
+    if path.exists() and ANEW not in os.environ:
+        return
     handle = stage.client.get_workflow_handle(workflow_id or stage.workflow().id, run_id=run_id)
     history = await handle.fetch_history()
     events = _without(json.loads(history.to_json()))
-    path = HISTORIES / f"{name}.json"
     path.write_text(json.dumps({"workflowId": handle.id, **events}, separators=(",", ":")) + "\n")
+    seal(path)
 
 
 def _without(value: Any) -> Any:
@@ -178,6 +191,95 @@ async def test_handed_on(set_stage: SetStage) -> None:
     await keep(stage, "handed_on_after")
 
 
+@pytest.mark.parametrize("point", ["first_decision", "first_attempt"])
+async def test_reset_to_its(stage: Stage, point: str) -> None:
+    agent_id, decided = await stage.started(), list[int]()
+
+    async def idle() -> bool:
+        events = (await stage.workflow().fetch_history()).events
+        tasks = [event.event_id for event in events if event.HasField("workflow_task_completed_event_attributes")]
+        decided[:] = tasks
+        return tasks[-1] == events[-1].event_id
+
+    # A task that decides nothing: what is reset to it is a run that has made its first attempt run and knows no more.
+    await stage.workflow().signal("failed")
+    await until(idle, "its run to be idle")
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    back_to = str(decided[0] if point == "first_decision" else decided[-1])
+    of = ("--workflow-id", stage.workflow().id, "--event-id", back_to)
+    # What it heard since is not told again: it is to learn of its second attempt by a report alone.
+    await stage.temporal("workflow", "reset", *of, "--reason", "by hand", "--reapply-exclude", "Signal")
+    await stage.fail(agent_id, attempt=2)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    if point == "first_decision":
+        await keep(stage, "reset_to_its_first_decision")
+    else:
+        await keep(stage, "reset_to_its_first_attempt")
+
+
+async def test_never_made(set_stage: SetStage) -> None:
+    refused = {"default": Template(simulation=Simulation(fail_create=1000))}
+    stage = await set_stage({"ready_deadline_seconds": 1}, templates=refused)
+    await stage.start()
+    await stage.until_closed()
+    await keep(stage, "never_made")
+
+
+async def test_never_usable(set_stage: SetStage) -> None:
+    mute = {"default": Template(simulation=Simulation(never_ready=True))}
+    stage = await set_stage({"ready_deadline_seconds": 1}, templates=mute)
+    await stage.start()
+    await stage.until_closed()
+    await keep(stage, "never_usable")
+
+
+async def test_lived_its_longest(set_stage: SetStage) -> None:
+    stage = await set_stage({"max_life_seconds": 60, "grace_seconds": 0})
+    await stage.started()
+    await stage.forward(61)
+    await stage.until_closed()
+    await keep(stage, "lived_its_longest")
+
+
+async def test_pool_queue_handed_on(set_stage: SetStage) -> None:
+    stage = await set_stage({"grant_tick_seconds": 0.3}, capacity=0, history_limit=30)
+    await stage.queued()
+    pool = stage.client.get_workflow_handle("pool/default")
+    run_id = (await pool.describe()).run_id
+    for word in ("released", "enqueued"):
+        await pool.signal(word)
+    await until(partial(_another, pool, run_id), "the queue's run to be handed on")
+    await keep(stage, "pool_queue_handed_on", workflow_id=pool.id, run_id=run_id)
+
+
+async def test_handed_on_by_word(set_stage: SetStage, backend: Backend) -> None:
+    stage = await set_stage(LONG, webhook=backend.settings())
+    agent_id = await stage.started()
+    await stage.lives.wake_pool("default")
+    await tried(stage, "state = 'sent'")
+    ids = {"": stage.workflow().id, "pool_queue_": "pool/default", "notices_": "notices/webhook"}
+    runs = {name: (await stage.client.get_workflow_handle(id_).describe()).run_id for name, id_ in ids.items()}
+    for name, id_ in ids.items():
+        handle = stage.client.get_workflow_handle(id_)
+        await handle.signal("hand_on")
+        await until(partial(_another, handle, runs[name]), f"another run of {id_}")
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "handed_on_by_word", run_id=runs[""])
+    await keep(stage, "handed_on_by_word_after")
+    await keep(stage, "pool_queue_handed_on_by_word", workflow_id=ids["pool_queue_"], run_id=runs["pool_queue_"])
+    await keep(stage, "notices_handed_on_by_word", workflow_id=ids["notices_"], run_id=runs["notices_"])
+
+
+async def _another(handle: WorkflowHandle[Any, Any], run_id: str | None) -> bool:
+    return (await handle.describe()).run_id != run_id
+
+
 async def test_resized_and_moved(set_stage: SetStage) -> None:
     stage = await set_stage({"grace_seconds": 600})
     agent_id = await stage.started()
@@ -221,6 +323,15 @@ async def test_scheduled_and_cancelled(stage: Stage) -> None:
     await keep(stage, "scheduled_and_cancelled", workflow_id=run_of(stage, start).id)
 
 
+async def test_scheduled_handed_on_by_word(stage: Stage) -> None:
+    start = await booked(stage)
+    handle = stage.client.get_workflow_handle(run_of(stage, start).id)
+    run_id = (await handle.describe()).run_id
+    await handle.signal("hand_on")
+    await until(partial(_another, handle, run_id), "another run of the start to come")
+    await keep(stage, "scheduled_handed_on_by_word", workflow_id=handle.id, run_id=run_id)
+
+
 async def test_scheduled_before_a_full_queue(set_stage: SetStage) -> None:
     stage, _ = await full_queue(set_stage)
     start = await row(stage, after=timedelta(0))
@@ -240,6 +351,25 @@ async def test_relieved_of_pressure(set_stage: SetStage) -> None:
     assert [each.eviction.agent_id for each in seen.leaving] == [agent_id]
     assert seen.emergencies
     await keep(stage, "relieved_of_pressure", workflow_id="pressure")
+
+
+async def test_reaped(stage: Stage) -> None:
+    await stage.client.execute_workflow(Reaper.run, id="reaper", task_queue=CONTROL_QUEUE)
+    await keep(stage, "reaped", workflow_id="reaper")
+
+
+async def test_notices_handed_on(set_stage: SetStage, backend: Backend) -> None:
+    stage = await set_stage(LONG, webhook=backend.settings())
+    ask = NoticesInput(channel=Channel.WEBHOOK, history_limit=20)
+    notices = await stage.client.start_workflow(Notices.run, ask, id="notices/short", task_queue=CONTROL_QUEUE)
+    run_id = notices.first_execution_run_id
+
+    async def another() -> bool:
+        await notices.signal("written")
+        return (await stage.client.get_workflow_handle(notices.id).describe()).run_id != run_id
+
+    await until(another, "the run to be handed on")
+    await keep(stage, "notices_handed_on", workflow_id=notices.id, run_id=run_id)
 
 
 async def test_notices_sent_and_tried_again(set_stage: SetStage, backend: Backend) -> None:

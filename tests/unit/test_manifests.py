@@ -322,3 +322,15 @@ def test_every_file_is_part_of_something() -> None:
         told = yaml.safe_load(path.read_text())
         listed |= {(path.parent / name).resolve() for name in told.get("resources", [])}
     assert {Path(path).resolve() for path in FILES} <= listed
+
+
+@pytest.mark.needs("kubectl")
+def test_a_release_has_workers_and_a_migration_of_its_own_name() -> None:
+    prod = built("overlays/prod")
+    (settings,) = [found for found in of_kind("ConfigMap", prod) if "BERTH_WORKER__BUILD_ID" in found["data"]]
+    release = settings["data"]["BERTH_WORKER__BUILD_ID"]
+    workers = named("Deployment", f"berth-worker-{release}", prod)
+    # Else two releases' Deployments would take each other's pods for their own.
+    assert workers["spec"]["selector"]["matchLabels"]["berth.dev/release"] == release
+    assert workers["spec"]["template"]["metadata"]["labels"]["berth.dev/release"] == release
+    named("Job", f"berth-migrate-{release}", prod)

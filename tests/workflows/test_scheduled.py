@@ -1,6 +1,7 @@
 """A scheduled start waits for its time, makes one agent by the ordinary door, and says what became of it."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,8 +62,8 @@ class Early(ScheduledStart):
     async def run(self, start: ScheduledStartInput) -> None:
         await super().run(start)
 
-    async def _rest(self, time: timedelta, why: str) -> None:
-        await super()._rest(max(time / 2, timedelta(minutes=1)), why)
+    async def _rest(self, time: timedelta, why: str, called: Callable[[], bool] = bool) -> None:
+        await super()._rest(max(time / 2, timedelta(minutes=1)), why, called)
 
 
 async def test_timer_that_rings_early_is_set_again_for_the_rest(stage: Stage) -> None:

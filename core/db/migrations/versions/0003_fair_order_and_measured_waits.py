@@ -37,6 +37,7 @@ def upgrade() -> None:
     )
     op.add_column("life_statistics", sa.Column("counted_at", sa.DateTime(timezone=True), nullable=True))
     # Arrivals are counted before anybody departed.
+    # old replicas: ADD CONSTRAINT ck_life_statistics_weight: it takes all that the one before took
     op.drop_constraint(op.f("ck_life_statistics_weight"), "life_statistics", type_="check")
     op.create_check_constraint(op.f("ck_life_statistics_weight"), "life_statistics", "weight >= 0")
     op.create_table(

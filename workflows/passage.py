@@ -21,8 +21,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.alteration import Alteration
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
-    from workflows.options import LOCAL, create_options, history_is_long
+    from workflows.options import LOCAL, RESET_BREAKS_OFF, create_options, history_is_long
     from workflows.record import Record, failure_of
+    from workflows.removal import broken_off
 
 
 class Passage:
@@ -43,6 +44,10 @@ class Passage:
     def left_behind(self) -> Successor | None:
         """Who stood in line behind this life when its row was ended."""
         return self._record.successor
+
+    def give_up_on_runtime(self) -> None:
+        """Let this life end without its runtime's word."""
+        self._record.removal.give_up()
 
     def show(self, reason: str | None = None) -> None:
         self._record.show(reason)
@@ -125,6 +130,8 @@ class Passage:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.type == contracts.LIFE_MOVED_ON:
                 await self._catch_up()
+            elif broken_off(error) and not inbox.called_away() and workflow.patched(RESET_BREAKS_OFF):
+                await self._create()
             elif not inbox.called_away():
                 inbox.failure = _not_made(life, error)
 

@@ -11,6 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from temporal.interceptors import Sieve
 from tests.replay.histories import HISTORIES
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
@@ -40,7 +41,7 @@ class Hesitant(AgentWorkflow):
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_recorded_run_takes_the_same_way_today(path: Path) -> None:
     known = [AgentWorkflow, Notices, PoolQueue, PressureWatch, ScheduledStart]
-    replayer = Replayer(workflows=known, data_converter=pydantic_data_converter)
+    replayer = Replayer(workflows=known, data_converter=pydantic_data_converter, interceptors=[Sieve()])
     await replayer.replay_workflow(history(path))
 
 

@@ -251,11 +251,12 @@ async def test_warned_by_the_command_line_with_the_reason_and_the_grace_that_wer
 async def test_agent_whose_runtime_does_not_answer_is_given_up_and_removed_when_it_does(office: Office) -> None:
     stack, ann = office.stack, office.ann
     projects = [office.project() for _ in range(3)]
-    ids = [await office.agent_in("running", project) for project in projects]
+    states = ("running", "running", "draining")
+    ids = [await office.agent_in(state, project) for state, project in zip(states, projects, strict=True)]
     host = stack.pid("host")
     os.kill(host, signal.SIGSTOP)
     try:
-        # One that nothing but the runtime holds, one that nobody carries, one that a new start wants to clear up.
+        # One that nothing but the runtime holds, one that nobody carries, and one that its successor would clear away.
         await ann.stop(ids[0])
         await ann.until(ids[0], "draining")
         for agent_id, project in zip(ids[1:], projects[1:], strict=True):

@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
     from workflows.passage import Passage
     from workflows.record import failure_of, withdraw
-    from workflows.removal import Removal
+    from workflows.removal import UNSEEN, Removal
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -146,7 +146,8 @@ class AgentWorkflow:
                 self._cleared, self._clearing = life.agent_id, Removal()
                 await self._clearing.carry_out(life, EndReason.WORKFLOW_GONE)
                 self._cleared = None
-                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+                detail = UNSEEN if self._clearing.unseen else ""
+                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, detail=detail)
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 
     def _course_of(self, registered: Registered) -> Course | None:

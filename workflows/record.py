@@ -11,9 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from core.ids import keyword
     from workflows.life import Course
     from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL
-    from workflows.removal import Removal
-
-_UNSEEN = "an operator gave up on its runtime, so nobody has seen it gone"
+    from workflows.removal import UNSEEN, Removal
 
 
 class Record:
@@ -70,7 +68,7 @@ class Record:
         course = self.course
         while True:
             usage = await self.remove(reason, within_seconds=within_seconds)
-            told = "; ".join(part for part in (detail, _UNSEEN if self.removal.unseen else "") if part)
+            told = "; ".join(part for part in (detail, UNSEEN if self.removal.unseen else "") if part)
             ending = Final(life=course.life, state=state, reason=reason, detail=told, usage=usage)
             moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
             # An end is an end, also of an attempt that we learn of only now.

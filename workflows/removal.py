@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.contracts import Life, Usage
     from workflows.options import FORCE_IS_HEARD, removal_options
 
+UNSEEN = "an operator gave up on its runtime, so nobody has seen it gone"
 # A runtime that an operator has given up on may answer after all.
 _LAST_CHANCE = timedelta(seconds=5)
 

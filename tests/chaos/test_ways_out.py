@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -140,26 +141,29 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
     backend, mailbox = Backend(), Mailbox()
     await backend.up()
     await mailbox.up()
-    async with local_stack(
-        folder / "data",
-        CONFIG=str(config),
-        TIERS__ENTERPRISE="200",
-        TIMINGS__REAP_SECONDS="2",
-        TIMINGS__GRANT_TICK_SECONDS="2",
-        TIMINGS__SNAPSHOT_SECONDS="0.5",
-        THRESHOLDS__CPU_PERCENT="100",
-        WEBHOOK__URL=backend.url,
-        WEBHOOK__SECRETS=SECRET,
-        WEBHOOK__ALLOW_PRIVATE="true",
-        SMTP__HOST="127.0.0.1",
-        SMTP__PORT=str(mailbox.port),
-        SMTP__FROM="berth@example.org",
-    ) as stack:
+    async with AsyncExitStack() as receivers:
+        receivers.push_async_callback(backend.down)
+        receivers.push_async_callback(mailbox.down)
+        stack = await receivers.enter_async_context(
+            local_stack(
+                folder / "data",
+                CONFIG=str(config),
+                TIERS__ENTERPRISE="200",
+                TIMINGS__REAP_SECONDS="2",
+                TIMINGS__GRANT_TICK_SECONDS="2",
+                TIMINGS__SNAPSHOT_SECONDS="0.5",
+                THRESHOLDS__CPU_PERCENT="100",
+                WEBHOOK__URL=backend.url,
+                WEBHOOK__SECRETS=SECRET,
+                WEBHOOK__ALLOW_PRIVATE="true",
+                SMTP__HOST="127.0.0.1",
+                SMTP__PORT=str(mailbox.port),
+                SMTP__FROM="berth@example.org",
+            )
+        )
         root = await stack.user("root", admin=True)
         ann = await stack.user("ann", *(f"p{number}" for number in range(1, 100)), tier="enterprise")
         yield Office(stack, Typist(stack, root.token), ann, backend, mailbox)
-    await backend.down()
-    await mailbox.down()
 
 
 async def test_every_state_can_be_left_by_every_command_that_ends_an_agent(office: Office) -> None:

@@ -11,10 +11,10 @@ from core.errors import RuntimeFault, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Usage
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
+from workflows.removal import UNSEEN
 
 SLOW = {"grace_seconds": 600, "ready_deadline_seconds": 600, "restart_backoff_seconds": 600, "shutdown_seconds": 600}
 HELD = [AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING, AgentState.DRAINING]
-UNSEEN = "an operator gave up on its runtime, so nobody has seen it gone"
 
 
 class Deaf:
@@ -121,6 +121,7 @@ async def test_start_that_clears_up_behind_a_terminated_run_goes_on_when_that_is
     await deaf.was_asked()
     await abandon(stage, first)
     await stage.until(first, AgentState.TERMINATED)
+    assert (await stage.events(first))[-1].detail["detail"] == UNSEEN
     deaf.hears()
     # The reaper's work: the profile is free again.
     await stage.runtime.delete(first, 1)

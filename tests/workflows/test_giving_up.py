@@ -147,11 +147,17 @@ async def test_removal_that_the_runtime_refuses_for_good_is_tried_until_it_does_
 RESET = ("workflow", "reset", "--type", "LastWorkflowTask", "--reason", "by hand", "--workflow-id")
 
 
+async def decided_since(stage: Stage, agent_id: str) -> None:
+    """One more decision, so that a reset to it finds the activity under way."""
+    await stage.lives.keep(await stage.agent(agent_id))
+
+
 async def test_run_that_was_reset_while_its_agent_saves_ends_it_as_it_was_told(set_stage: SetStage) -> None:
     stage = await set_stage({"shutdown_seconds": 600})
     agent_id, stubborn = await stage.started(), Stubborn(stage.runtime)
     await stage.stop(agent_id, "maintenance", grace_seconds=0)
     await asyncio.wait_for(stubborn.asked.wait(), 10)
+    await decided_since(stage, agent_id)
     await stage.temporal(*RESET, stage.workflow().id)
     stubborn.asked.clear()
     await asyncio.wait_for(stubborn.asked.wait(), 10)
@@ -173,6 +179,7 @@ async def test_run_that_was_reset_while_its_agent_is_made_spends_no_restart(
     monkeypatch.setattr(stage.runtime, "create", slow)
     agent_id = (await stage.start()).agent_id or ""
     await asyncio.wait_for(asked.wait(), 10)
+    await decided_since(stage, agent_id)
     await stage.temporal(*RESET, stage.workflow().id)
     go_on.set()
     agent = await stage.until(agent_id, AgentState.RUNNING)

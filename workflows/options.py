@@ -36,7 +36,6 @@ def history_is_long(limit: int) -> bool:
 FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
 RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
-RESET_BREAKS_OFF = "a start that a reset broke off is made anew"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 LOCAL: dict[str, Any] = {

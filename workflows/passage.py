@@ -21,9 +21,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.alteration import Alteration
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
-    from workflows.options import LOCAL, RESET_BREAKS_OFF, create_options, history_is_long
+    from workflows.options import LOCAL, create_options, history_is_long
     from workflows.record import Record, failure_of
-    from workflows.removal import broken_off
 
 
 class Passage:
@@ -130,8 +129,6 @@ class Passage:
             cause = error.cause
             if isinstance(cause, ApplicationError) and cause.type == contracts.LIFE_MOVED_ON:
                 await self._catch_up()
-            elif broken_off(error) and not inbox.called_away() and workflow.patched(RESET_BREAKS_OFF):
-                await self._create()
             elif not inbox.called_away():
                 inbox.failure = _not_made(life, error)
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
@@ -35,20 +35,17 @@ class Removal:
         self, life: Life, reason: str, within_seconds: float = 0, forced: Callable[[], bool] = lambda: False
     ) -> Usage:
         """Give the agent its time to save, then have all of it removed; `forced` cuts that time short."""
-        while True:
-            try:
-                usage = await self._once(life, reason, within_seconds, forced)
-            except ActivityError as error:
-                if self._given_up:
-                    self.unseen = True
-                    return Usage()
-                if not broken_off(error):
-                    raise
-            else:
-                self.unseen = False
-                return usage
-            finally:
-                self._leaving = None
+        try:
+            usage = await self._once(life, reason, within_seconds, forced)
+        except ActivityError:
+            if not self._given_up:
+                raise
+            self.unseen = True
+            return Usage()
+        finally:
+            self._leaving = None
+        self.unseen = False
+        return usage
 
     async def _once(self, life: Life, reason: str, within_seconds: float, forced: Callable[[], bool]) -> Usage:
         leaving = self._leaving = _start(life, reason, within_seconds)
@@ -64,13 +61,6 @@ class Removal:
             if not leaving.done():
                 leaving.cancel()
         return await leaving
-
-
-def broken_off(error: ActivityError) -> bool:
-    """Whether an activity was under way when its run was reset by hand: what came of it is not known here."""
-    cause = error.cause
-    failure = cause.failure if isinstance(cause, FailureError) else None
-    return failure is not None and failure.HasField("reset_workflow_failure_info")
 
 
 def _start(life: Life, reason: str, within_seconds: float) -> workflow.ActivityHandle[Usage]:

@@ -46,7 +46,7 @@ from temporal.runs import attributes, ending, summary
 from temporal.scheduled import ScheduledStarts
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
-from workflows.options import AGENT_ID, CONTROL_QUEUE, HISTORY_LIMIT
+from workflows.options import AGENT_ID, AGENT_STATE, CONTROL_QUEUE, HISTORY_LIMIT
 from workflows.pool_queue import PoolQueue, PoolQueueInput
 
 log = structlog.get_logger()

@@ -71,7 +71,10 @@ class RuntimeActivities:
 
     @activity.defn(name="shut_down_agent")
     async def shut_down_agent(self, ask: Shutdown) -> Usage:
-        """Let the agent save and leave in its time, then remove what is left. Returns when the runtime says gone."""
+        """Let the agent save and leave in its time, then remove what is left. Returns when the runtime says gone.
+
+        Never fails for good: whatever the runtime says, somebody has to see it gone before its slot is free.
+        """
         life, runtime = ask.life, self._runtime(ask.life)
         try:
             left = await self._leaves_by_itself(ask) if ask.within_seconds > 0 else False
@@ -79,7 +82,7 @@ class RuntimeActivities:
             grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
             usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
-            raise _failure(error) from error
+            raise _failure(error, for_good=False) from error
         return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
 
     @activity.defn(name="resize_agent")
@@ -181,6 +184,7 @@ def _sized(template: Template, size: Size | None) -> Template:
 _EXPECTED = ApplicationErrorCategory.BENIGN
 
 
-def _failure(error: RuntimeFault) -> ApplicationError:
+def _failure(error: RuntimeFault, *, for_good: bool | None = None) -> ApplicationError:
     """A runtime's error as Temporal's; expected ones are not logged with a trace at every try."""
-    return ApplicationError(error.detail, type=error.error_code, non_retryable=not error.retryable, category=_EXPECTED)
+    final = not error.retryable if for_good is None else for_good
+    return ApplicationError(error.detail, type=error.error_code, non_retryable=final, category=_EXPECTED)

@@ -18,8 +18,9 @@ from core.db.repositories import users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
 from core.db.repositories.users import UserRecord
-from core.domain.orders import FailureReport, OrderAnswer, StartAnswer, StartRequest, StopOrder
+from core.domain.orders import AbandonOrder, FailureReport, OrderAnswer, StartAnswer, StartRequest, StopOrder
 from core.domain.sizes import Size
+from core.domain.timings import Timings
 from core.errors import Busy, Forbidden, Unauthenticated
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
@@ -46,6 +47,9 @@ class Lives(Protocol):
     async def start(self, request: StartRequest) -> StartAnswer: ...
 
     async def stop(self, agent: AgentView, order: StopOrder) -> bool: ...
+
+    async def abandon(self, agent: AgentView, order: AbandonOrder, timings: Timings) -> None:
+        """End it without its runtime's word, also when no workflow runs for it any more."""
 
     async def keep(self, agent: AgentView) -> bool:
         """True when the agent runs on."""

@@ -16,13 +16,14 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
 )
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.ports import Owner
 from core.db.repositories.agents import AgentView
 from core.domain.lifecycle import AgentState
 from core.domain.orders import (
+    AbandonOrder,
     FailureReport,
     Grant,
     KeepOrder,
@@ -37,21 +38,15 @@ from core.domain.orders import (
     Verdict,
 )
 from core.domain.sizes import Size
+from core.domain.timings import Timings
 from core.errors import Unavailable
-from core.ids import agent_workflow_id, keyword, pool_workflow_id
+from core.ids import agent_workflow_id, pool_workflow_id
 from temporal.client import is_away, translated
+from temporal.runs import attributes, ending, summary
 from temporal.scheduled import ScheduledStarts
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
-from workflows.options import (
-    AGENT_ID,
-    AGENT_POOL,
-    AGENT_PROJECT,
-    AGENT_STATE,
-    AGENT_USER,
-    CONTROL_QUEUE,
-    HISTORY_LIMIT,
-)
+from workflows.options import AGENT_ID, AGENT_STATE, CONTROL_QUEUE, HISTORY_LIMIT
 from workflows.pool_queue import PoolQueue, PoolQueueInput
 
 log = structlog.get_logger()
@@ -94,16 +89,8 @@ class Lives:
             id=workflow_id,
             task_queue=CONTROL_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            static_summary=f"agent of {request.user_id} in {request.project_id}"[:190],
-            search_attributes=TypedSearchAttributes(
-                [
-                    SearchAttributePair(AGENT_ID, request.agent_id),
-                    SearchAttributePair(AGENT_USER, keyword(request.user_id)),
-                    SearchAttributePair(AGENT_PROJECT, keyword(request.project_id)),
-                    SearchAttributePair(AGENT_POOL, keyword(request.pool)),
-                    SearchAttributePair(AGENT_STATE, "requested"),
-                ]
-            ),
+            static_summary=summary(request),
+            search_attributes=attributes(request, AgentState.REQUESTED),
         )
         try:
             return await self._client.execute_update_with_start_workflow(
@@ -119,6 +106,23 @@ class Lives:
     async def stop(self, agent: AgentView, order: StopOrder) -> bool:
         """Tell a life to drain; False when no workflow runs for it (the reaper will end its row)."""
         return await self.order_stop(agent.workflow_id, order.model_copy(update={"agent_id": agent.agent_id}))
+
+    async def abandon(self, agent: AgentView, order: AbandonOrder, timings: Timings) -> None:
+        """End a life without its runtime's word; where no workflow carries it any more, one is begun that does."""
+        given = ending(agent, order, timings).model_copy(update={"history_limit": self._history_limit})
+        with translated():
+            await self._client.start_workflow(
+                AgentWorkflow.run,
+                given,
+                id=agent.workflow_id,
+                task_queue=CONTROL_QUEUE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="abandon",
+                start_signal_args=[order.model_copy(update={"agent_id": agent.agent_id})],
+                search_attributes=attributes(given.request, agent.state),
+                static_summary=summary(given.request),
+                rpc_timeout=_SIGNAL_TIMEOUT,
+            )
 
     async def keep(self, agent: AgentView) -> bool:
         """Take a warning back; True when the agent runs on."""

@@ -22,6 +22,7 @@ from core.db.engine import Db
 from core.domain.notices import Channel
 from core.runtime.base import AgentRuntime, SharedRuntime
 from core.settings import Settings
+from temporal.interceptors import Sieve
 from temporal.lives import Lives
 from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
@@ -113,6 +114,7 @@ def workers(
         task_queue=CONTROL_QUEUE,
         workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Notices],
         workflow_runner=runner or SandboxedWorkflowRunner(),
+        interceptors=[Sieve()],
         activities=[
             life.register,
             life.begin,

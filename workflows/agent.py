@@ -7,12 +7,14 @@ import asyncio
 
 from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
     from activities.contracts import Final, Registered, Registration, Successor
     from core.domain.lifecycle import CURRENT, FINAL, WAITING, AgentState, EndReason
     from core.domain.orders import (
+        AbandonOrder,
         FailureReport,
         Grant,
         KeepOrder,
@@ -32,7 +34,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows.onward import ONTO_CURRENT, Onward
     from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
     from workflows.passage import Passage
-    from workflows.record import failure_of, remove, withdraw
+    from workflows.record import failure_of, withdraw
+    from workflows.removal import UNSEEN, Removal
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -49,6 +52,8 @@ class AgentWorkflow:
         self._early_stop: StopOrder | None = None
         # Every agent that a handler of this run registered: what became of it is known here.
         self._registered: set[str] = set()
+        self._clearing = Removal()
+        self._cleared: str | None = None
 
     def _passage_of(self, course: Course) -> Passage:
         return Passage(course, self._onward)
@@ -142,8 +147,11 @@ class AgentWorkflow:
                 return registered
             # A run of this id was terminated by hand and the reaper has not come by yet: clear up behind it first.
             for life in registered.leftovers:
-                await remove(life, EndReason.WORKFLOW_GONE)
-                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+                self._cleared, self._clearing = life.agent_id, Removal()
+                await self._clearing.carry_out(life, EndReason.WORKFLOW_GONE)
+                self._cleared = None
+                detail = UNSEEN if self._clearing.unseen else ""
+                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, detail=detail)
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 
     def _course_of(self, registered: Registered) -> Course | None:
@@ -164,6 +172,8 @@ class AgentWorkflow:
     @workflow.update
     async def start(self, request: StartRequest) -> StartAnswer:
         """Answer a start-agent call: with the first decision, with the living agent, or with a successor in line."""
+        if (request.user_id, request.project_id) != (self._start.request.user_id, self._start.request.project_id):
+            raise ApplicationError("this workflow is of another user's project", type="invalid_request")
         await workflow.wait_condition(lambda: self._answer is not None or self._passage is not None)
         async with self._registering:
             passage = self._passage
@@ -237,6 +247,17 @@ class AgentWorkflow:
         if self._passage is None or order.agent_id != self._passage.course.life.agent_id:
             # Told before the decision that it speaks of has come back to us: let it be made, then stop.
             self._early_stop = order
+
+    @workflow.signal
+    async def abandon(self, order: AbandonOrder | None = None) -> None:
+        """Stop by force, and end without the runtime's word where it does not answer: an operator's alone."""
+        order = order or AbandonOrder()
+        passage = self._passage
+        if passage is not None and order.agent_id in (None, passage.course.life.agent_id):
+            passage.give_up_on_runtime()
+        if self._cleared is not None and order.agent_id in (None, self._cleared):
+            self._clearing.give_up()
+        await self.stop(StopOrder(agent_id=order.agent_id, reason=order.reason, force=True, detail=order.detail))
 
     @workflow.signal
     def restart(self, order: RestartOrder | None = None) -> None:

@@ -68,8 +68,10 @@ class Ending:
 
     async def drain(self) -> None:
         course, inbox = self.course, self.course.inbox
+        # A run that was reset by hand does not know of a grace any more: it is over.
+        told = inbox.stop or StopOrder()
         drain = course.drain or Drain(
-            reason=EndReason.OPERATOR, deadline_at=workflow.now(), keepable=False, force=False
+            reason=told.reason, detail=told.detail, deadline_at=workflow.now(), keepable=False, force=told.force
         )
         while inbox.failure is None and (left := drain.deadline_at - workflow.now()) > timedelta(0):
             try:

@@ -45,6 +45,10 @@ class Passage:
         """Who stood in line behind this life when its row was ended."""
         return self._record.successor
 
+    def give_up_on_runtime(self) -> None:
+        """Let this life end without its runtime's word."""
+        self._record.removal.give_up()
+
     def show(self, reason: str | None = None) -> None:
         self._record.show(reason)
 

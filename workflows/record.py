@@ -10,7 +10,8 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from core.ids import keyword
     from workflows.life import Course
-    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, FORCE_IS_HEARD, LOCAL, removal_options
+    from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL
+    from workflows.removal import UNSEEN, Removal
 
 
 class Record:
@@ -18,6 +19,7 @@ class Record:
 
     def __init__(self, course: Course) -> None:
         self.course = course
+        self.removal = Removal()
         # Who stood in line behind this life when its row was ended.
         self.successor: Successor | None = None
 
@@ -50,15 +52,7 @@ class Record:
 
     async def remove(self, reason: str, *, within_seconds: float) -> contracts.Usage:
         """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
-        course = self.course
-        leaving = start_removal(course.life, reason, within_seconds)
-        if within_seconds > 0:
-            await workflow.wait_condition(lambda: leaving.done() or course.inbox.forced())
-            if not leaving.done() and workflow.patched(FORCE_IS_HEARD):
-                # Not waited for: it hears of this with its next beat, and finds by then that the agent is gone.
-                leaving.cancel()
-                leaving = start_removal(course.life, reason, 0)
-        return await leaving
+        return await self.removal.carry_out(self.course.life, reason, within_seconds, self.course.inbox.forced)
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
@@ -74,7 +68,8 @@ class Record:
         course = self.course
         while True:
             usage = await self.remove(reason, within_seconds=within_seconds)
-            ending = Final(life=course.life, state=state, reason=reason, detail=detail, usage=usage)
+            told = "; ".join(part for part in (detail, UNSEEN if self.removal.unseen else "") if part)
+            ending = Final(life=course.life, state=state, reason=reason, detail=told, usage=usage)
             moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
             # An end is an end, also of an attempt that we learn of only now.
             if not self.overtaken(moved):
@@ -105,17 +100,3 @@ async def withdraw(life: Life, order: StopOrder) -> Ended:
     """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
     ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
     return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
-
-
-async def remove(life: Life, reason: str) -> None:
-    """Have everything of an attempt removed at once; returns when the runtime says gone."""
-    await start_removal(life, reason, 0)
-
-
-def start_removal(life: Life, reason: str, within_seconds: float) -> workflow.ActivityHandle[contracts.Usage]:
-    return workflow.start_activity(
-        contracts.shut_down_agent,
-        contracts.Shutdown(life=life, reason=reason, within_seconds=within_seconds),
-        summary=reason,
-        **removal_options(life.pool, within_seconds),
-    )

@@ -26,12 +26,17 @@ from api.services.access import readable_agent
 from api.services.start import Starter
 from core.db.repositories import agents, events, queue
 from core.domain.lifecycle import AgentState
-from core.errors import Conflict, InvalidRequest, NotFound, Rejected, Unavailable
+from core.errors import Busy, Conflict, InvalidRequest, NotFound, Rejected, Unavailable
 
 router = APIRouter(prefix="/api/agents", tags=["agents"])
 
 _ONE = problems.responses(NotFound)
-_ORDER = problems.responses(NotFound, (Conflict, "wrong_state"), (Unavailable, "temporal_unavailable"))
+_ORDERED: tuple[problems.type_or_code, ...] = (
+    NotFound,
+    (Conflict, "wrong_state"),
+    (Unavailable, "temporal_unavailable"),
+)
+_ORDER = problems.responses(*_ORDERED)
 
 State = Annotated[AgentState | None, Query(description="only agents in this state")]
 OfProject = Annotated[ProjectIdText | None, Query(alias="projectId", description="only agents of this project")]
@@ -106,8 +111,13 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
     status_code=202,
     response_model=None,
     responses={
-        **_ORDER,
-        **problems.problems((Rejected, "max_agents_exceeded"), (Rejected, "subscription_inactive")),
+        **problems.responses(
+            *_ORDERED,
+            (Rejected, "max_agents_exceeded"),
+            (Rejected, "subscription_inactive"),
+            (InvalidRequest, "unknown_template"),
+            (Busy, "queue_full"),
+        ),
         202: {
             "model": AgentBody | QueuedBody | PendingBody,
             "description": "restarts; or a failed agent's new life waits",

@@ -48,6 +48,10 @@ class TerminateBody(Asked):
         None, ge=0, le=600, allow_inf_nan=False, strict=True, description="null: by the reason"
     )
     force: bool = Field(False, description="no warning, no saving")
+    abandon: bool = Field(
+        False,
+        description="by force, and without its runtime's word that it is gone: only for a runtime that does not answer",
+    )
 
 
 class ResizeBody(Asked):

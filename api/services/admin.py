@@ -11,7 +11,7 @@ from core.db.repositories import agents, census, channels, clusters, ordering, p
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import EndReason
-from core.domain.orders import StopOrder
+from core.domain.orders import AbandonOrder, StopOrder
 from core.domain.thresholds import Look, Measure
 from core.domain.wire import Health
 from core.errors import NotFound
@@ -64,14 +64,15 @@ async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBod
     if view.over:
         raise wrong_state(view, "its life is over")
     known = body.reason in _REASONS
-    order = StopOrder(
-        agent_id=agent_id,
-        reason=body.reason if known else EndReason.OPERATOR.value,
-        grace_seconds=body.grace_seconds,
-        force=body.force,
-        detail="" if known else body.reason,
-    )
-    await deps.lives.stop(view, order)
+    reason, detail = (body.reason, "") if known else (EndReason.OPERATOR.value, body.reason)
+    if body.abandon:
+        # Its template, or its times, may be in the settings no more, and nothing is waited for any more either.
+        await deps.lives.abandon(view, AbandonOrder(reason=reason, detail=detail), deps.settings.timings)
+    else:
+        order = StopOrder(
+            agent_id=agent_id, reason=reason, grace_seconds=body.grace_seconds, force=body.force, detail=detail
+        )
+        await deps.lives.stop(view, order)
     return await anyones(deps, who, agent_id)
 
 

@@ -51,6 +51,8 @@ async def _wanted(deps: Deps, who: Identity, view: AgentView, body: ResizeBody) 
     memory = now.memory_mib if body.memory is None else sizes.mebibytes(body.memory)
     if cpu <= 0 or memory <= 0:
         raise _out_of_range("an agent needs a part of a core and some memory")
+    if cpu > sizes.MOST_CORES or memory > sizes.MOST_MIB:
+        raise _out_of_range("no machine is that large")
     wanted = Size(cpu=cpu, memory_mib=memory)
     why = sizes.why_not(wanted, resources)
     if why is not None:

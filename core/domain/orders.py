@@ -58,6 +58,14 @@ class StopOrder(Order):
     detail: Text = ""
 
 
+class AbandonOrder(Order):
+    """Stop by force, and do not wait for a runtime that does not answer: the operator knows that nothing runs there."""
+
+    agent_id: str | None = None
+    reason: Text = "operator"
+    detail: Text = ""
+
+
 class KeepOrder(Order):
     """Take a warning back while its grace runs and its reason allows."""
 

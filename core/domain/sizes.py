@@ -9,6 +9,8 @@ from core.domain.templates import MIB, Resources
 
 CORES = r"^[0-9]{1,6}(\.[0-9]{1,3})?$|^[0-9]{1,9}m$"
 BYTES = r"^[0-9]{1,15}(\.[0-9]{1,3})?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
+# More than any machine has, and no more than a row holds: what cannot be written would be tried again for ever.
+MOST_CORES, MOST_MIB = 1_000_000, 1_000_000_000
 _UNITS = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
 }  # fmt: skip
@@ -18,8 +20,8 @@ class Size(BaseModel):
     """The limits of an agent: cores, and memory in MiB. What it is placed by, its requests, is the template's alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    cpu: float = Field(gt=0)
-    memory_mib: int = Field(gt=0)
+    cpu: float = Field(gt=0, le=MOST_CORES)
+    memory_mib: int = Field(gt=0, le=MOST_MIB)
 
     def told(self) -> dict[str, float]:
         """As events tell it."""

@@ -16,7 +16,7 @@ from core.db.repositories import agents
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
-from core.domain.templates import Pool
+from core.domain.templates import Pool, Template
 from core.runtime.base import Reach
 from core.settings import Auth, Settings
 from tests.fixtures.api import SECRET, Api
@@ -32,7 +32,7 @@ MARKUP = '<img src=x onerror="document.title=1">'
 def settings() -> Settings:
     """One place, so that a second agent waits."""
     pool = Pool(runtime="memory", capacity=1, max_starting=5)
-    return Settings(auth=Auth(secret=SecretStr(SECRET)), pools={"default": pool})
+    return Settings(auth=Auth(secret=SecretStr(SECRET)), pools={"default": pool}, templates={"big": Template()})
 
 
 async def only_agent(api: Api, user_id: str = "owner") -> str:
@@ -154,6 +154,22 @@ async def test_failure_is_told_with_its_reason_and_what_would_help(dashboard: Da
     await expect(agent(page, "shop")).to_contain_text("It needed more memory than it may have.")
     await expect(agent(page, "shop")).to_contain_text("Fewer open pages, or a larger agent, would help.")
     await expect(page.get_by_role("alert").filter(has_text="shop failed.")).to_be_visible()
+
+
+async def test_failed_agent_starts_again_with_its_template_where_the_link_of_its_letter_leads(
+    dashboard: Dashboard,
+) -> None:
+    api = dashboard.api
+    answer = await api.ask("POST", "/api/projects/shop/start-agent", json={"template": "big"})
+    failed = answer.json()["agent"]["agentId"]
+    await api.lives.move(failed, AgentState.FAILED, EventKind.FAILED, FailureKind.CRASH)
+    page = await dashboard.open()
+    await page.goto(f"{dashboard.url}/#/agents/{failed}")
+    await agent(page, "shop").get_by_role("button", name="Start again").click()
+    await expect(card(page, "shop").first).to_contain_text("Starting")
+    again = (await api.ask("GET", f"/api/agents/{await only_agent(api)}")).json()
+    assert again["agentId"] != failed
+    assert (again["state"], again["template"]) == ("starting", "big")
 
 
 async def test_stranger_sees_nothing_of_others(dashboard: Dashboard) -> None:

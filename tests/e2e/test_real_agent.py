@@ -94,6 +94,27 @@ async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> N
     await _ended(town, second)
 
 
+@pytest.mark.chaos
+async def test_a_failed_agents_user_starts_again_with_the_same_cookies(town: Town) -> None:
+    first = await town.ann.start("shop", key="first")
+    await town.ann.until(first, "running")
+    assert await town.ann.visit(first, town.shop.url) == 1
+    await _ended(town, first)
+    failed = await town.ann.start("shop", key="second")
+    await town.ann.until(failed, "running")
+    for_good = json.dumps({"agent_id": failed, "attempt": 1, "kind": "cannot_start"})
+    await town.stack.temporal("workflow", "signal", "-w", "agent/ann/shop", "--name", "failed", "--input", for_good)
+    await town.ann.until(failed, "failed")
+    answer = await town.ann.ask("POST", f"/api/agents/{failed}/restart")
+    assert answer.status_code == 201, answer.text
+    again = answer.json()["agent"]["agentId"]
+    assert again != failed
+    await town.ann.until(again, "running")
+    # What fails is not asked to save, so it is what the first one saved that counts.
+    assert await town.ann.visit(again, town.shop.url) == 2
+    await _ended(town, again)
+
+
 async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")

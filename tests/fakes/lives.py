@@ -11,6 +11,7 @@ from core.db.repositories.scheduled import ScheduledView
 from core.domain.events import EventKind
 from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
 from core.domain.orders import (
+    AbandonOrder,
     FailureReport,
     OrderAnswer,
     StartAnswer,
@@ -21,6 +22,7 @@ from core.domain.orders import (
 )
 from core.domain.sizes import Size
 from core.domain.thresholds import Load, Look, over
+from core.domain.timings import Timings
 from core.errors import Unavailable
 from core.ids import agent_workflow_id
 from core.settings import Settings
@@ -55,6 +57,7 @@ class SimulatedLives:
         self.scheduled = SimulatedSchedule()
         self.orders: Counter[str] = Counter()
         self.stops: list[StopOrder] = []
+        self.abandoned: list[AbandonOrder] = []
         self.pools: list[str] = []
         self.sizes: list[Size] = []
         self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
@@ -114,6 +117,11 @@ class SimulatedLives:
             }
             await self.move(agent.agent_id, AgentState.DRAINING, EventKind.DRAINING, order.reason, **changes)
         return True
+
+    async def abandon(self, agent: AgentView, order: AbandonOrder, timings: Timings) -> None:
+        self._count("abandon")
+        self.abandoned.append(order)
+        await self.end(agent.agent_id)
 
     async def keep(self, agent: AgentView) -> bool:
         self._count("keep")

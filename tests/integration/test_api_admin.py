@@ -139,6 +139,21 @@ async def test_admin_terminates_with_reason_grace_and_force(api: Api) -> None:
     await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "user_requested"})
     assert (api.lives.stops[2].reason, api.lives.stops[2].detail) == ("operator", "user_requested")
     assert (await _as_admin(api, "POST", "/agents/ag-none/terminate")).status_code == 404
+    assert (await api.ask("POST", f"/api/admin/agents/{agent_id}/terminate", json=body)).json()["code"] == "forbidden"
+    assert len(api.lives.stops) == 3
+    await api.lives.end(agent_id)
+    over = await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"force": True})
+    assert (over.status_code, over.json()["code"], over.json()["state"]) == (409, "wrong_state", "terminated")
+
+
+async def test_admin_gives_up_on_a_runtime_and_nobody_else_does(api: Api) -> None:
+    agent_id = await api.running()
+    path, body = f"/agents/{agent_id}/terminate", {"abandon": True, "reason": "the machine burnt"}
+    assert (await api.ask("POST", f"/api/admin{path}", json=body)).json()["code"] == "forbidden"
+    answer = await _as_admin(api, "POST", path, body)
+    assert (answer.status_code, answer.json()["state"]) == (202, "terminated")
+    assert [(order.reason, order.detail) for order in api.lives.abandoned] == [("operator", "the machine burnt")]
+    assert not api.lives.stops
 
 
 async def test_pool_tells_its_room_and_where_its_capacity_comes_from(api: Api) -> None:

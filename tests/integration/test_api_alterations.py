@@ -57,6 +57,7 @@ async def test_admin_moves_a_running_agent(api: Api) -> None:
         ({"memory": "2"}, "size_out_of_range"),
         ({"cpu": "5"}, "size_out_of_range"),
         ({"memory": "9Gi"}, "size_out_of_range"),
+        ({"memory": "999999999999999Ti"}, "size_out_of_range"),
     ],
 )
 async def test_size_that_makes_no_sense_is_refused_before_anybody_is_asked(

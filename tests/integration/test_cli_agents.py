@@ -141,6 +141,23 @@ async def test_admin_resizes_and_moves_an_agent_and_nobody_else_does(desk: Desk)
         assert (own.code, "for administrators" in own.line) == (3, True)
 
 
+async def test_admin_ends_anyones_agent_with_reason_and_force_and_nobody_else_does(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    for named in (agent_id, "shop"):
+        refused = await desk.as_user("owner")("agents", "terminate", named)
+        assert (refused.code, "for administrators" in refused.line) == (3, True)
+    admin = desk.as_user("admin", role=Role.ADMIN)
+    warned = await admin("agents", "terminate", agent_id, "--reason", "maintenance", "--grace", "60", "--json")
+    assert (warned.code, json.loads(warned.out)["reason"]) == (0, "maintenance")
+    assert (await admin("agents", "terminate", agent_id, "--force")).code == 0
+    assert [(order.grace_seconds, order.force) for order in desk.api.lives.stops] == [(60, False), (None, True)]
+    ended = await admin("agents", "terminate", agent_id, "--abandon", "--wait", "--json")
+    assert (ended.code, json.loads(ended.out)["state"]) == (0, "terminated")
+    again = await admin("agents", "terminate", agent_id)
+    assert (again.code, "its life is over" in again.line) == (3, True)
+    assert (await admin("agents", "terminate", agent_id, "--grace", "601")).code == 2
+
+
 async def test_list_without_a_living_agent_says_how_many_ended(desk: Desk) -> None:
     await desk.api.lives.end(await desk.api.running())
     shown = await desk.as_user("owner")("agents", "list")

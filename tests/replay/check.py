@@ -12,6 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from temporal.interceptors import Sieve
 from tests.replay.seals import recorded, unsound
 from workflows.agent import AgentWorkflow
 from workflows.notices import Notices
@@ -43,7 +44,7 @@ def history(path: Path) -> WorkflowHistory:
 
 async def broken(paths: list[Path]) -> dict[str, dict[str, Exception]]:
     """Which histories today's workflows cannot repeat, and why: type of workflow to name of history to reason."""
-    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter, interceptors=[Sieve()])
     found: dict[str, dict[str, Exception]] = defaultdict(dict)
     for path in paths:
         told = history(path)

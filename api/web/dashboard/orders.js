@@ -15,11 +15,15 @@ export class Orders {
     this.client = store.client;
   }
 
-  /** Start an agent for a project; `told` hears sentences while nobody has decided yet. Raises `Failure`. */
-  async start(projectId, told = () => {}) {
+  /**
+   * Start an agent for a project, of the default template if none is named; `told` hears sentences while nobody has
+   * decided yet. Raises `Failure`.
+   */
+  async start(projectId, told = () => {}, template = undefined) {
+    const wish = template && { template };
     const key = { "Idempotency-Key": newKey() };
     for (let tries = 0; tries < PENDING_TRIES; tries += 1) {
-      const answer = await this.client.post(path`api/projects/${projectId}/start-agent`, undefined, key);
+      const answer = await this.client.post(path`api/projects/${projectId}/start-agent`, wish, key);
       if (answer.body.status !== "pending") return this.#started(answer, projectId);
       told("Asked for. No worker has answered yet; asking again …");
       await new Promise((done) => setTimeout(done, (answer.retryAfter ?? 2) * 1000));
@@ -75,10 +79,10 @@ export class Orders {
     if (answer) await this.#order(agent, "restart");
   }
 
-  /** A new life after one that is over. */
+  /** A new life after one that is over, of the same template. */
   async again(agent) {
     await attempt(async () => {
-      const agentId = await this.start(agent.projectId, announce);
+      const agentId = await this.start(agent.projectId, announce, agent.template);
       if (agentId) location.hash = path`#/agents/${agentId}`;
     });
   }

@@ -1,9 +1,6 @@
 """The flows whose histories are checked in. Run by `tests.replay.record`, never as tests."""
 
 import asyncio
-import json
-import os
-import re
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -13,6 +10,7 @@ from temporalio.client import WorkflowHandle
 
 from core.domain.lifecycle import AgentState
 from core.domain.notices import Channel, Patience
+from core.domain.orders import AbandonOrder
 from core.domain.sizes import Size
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
@@ -20,9 +18,8 @@ from tests.fakes.stubborn import Stubborn
 from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, row, run_of
 from tests.fixtures.receivers import Backend
 from tests.fixtures.stage import SetStage, Stage, until
-from tests.replay.histories import HISTORIES
-from tests.replay.record import ANEW
-from tests.replay.seals import seal
+from tests.replay.keeping import keep
+from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_pressure import measured
 from tests.workflows.test_succession import forgotten
 from workflows.notices import Notices, NoticesInput
@@ -31,29 +28,6 @@ from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600}
-_WORKER = re.compile(r"\d+@")
-_OF_THE_MACHINE = {"identity", "binaryChecksum", "workerVersion", "deploymentVersion", "workerDeploymentName"}
-
-
-async def keep(stage: Stage, name: str, *, run_id: str | None = None, workflow_id: str | None = None) -> None:
-    """Write the history of one run, without what it tells of the machine it comes from; one that is there stays."""
-    path = HISTORIES / f"{name}.json"
-    if path.exists() and ANEW not in os.environ:
-        return
-    handle = stage.client.get_workflow_handle(workflow_id or stage.workflow().id, run_id=run_id)
-    history = await handle.fetch_history()
-    events = _without(json.loads(history.to_json()))
-    path.write_text(json.dumps({"workflowId": handle.id, **events}, separators=(",", ":")) + "\n")
-    seal(path)
-
-
-def _without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(inner) for key, inner in value.items() if key not in _OF_THE_MACHINE}
-    if isinstance(value, list):
-        return [_without(inner) for inner in value]
-    # A worker's own queue is called by its process and host.
-    return "worker" if isinstance(value, str) and _WORKER.match(value) else value
 
 
 async def this_run(stage: Stage) -> str | None:
@@ -136,6 +110,16 @@ async def test_hastened_and_forced(set_stage: SetStage) -> None:
     await stage.stop(agent_id, "operator", force=True)
     await stage.until_closed()
     await keep(stage, "hastened_and_forced")
+
+
+async def test_given_up_by_an_operator(stage: Stage) -> None:
+    agent_id = await stage.started()
+    deaf = Deaf(stage)
+    await stage.stop(agent_id)
+    await deaf.was_asked()
+    await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(detail="it burnt"), stage.settings.timings)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await keep(stage, "given_up_by_an_operator")
 
 
 async def test_cancelled_by_an_operator(stage: Stage) -> None:

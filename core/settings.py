@@ -7,6 +7,7 @@ import os
 from datetime import timedelta
 from email.utils import parseaddr
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -242,6 +243,22 @@ class Kubernetes(Group):
     request_seconds: float = Field(15, gt=0, le=300)
 
 
+class Worker(Group):
+    """The part `berth worker`."""
+
+    metrics_host: str = Field("127.0.0.1", description="an IP address, on which its metrics are served")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="unset: its metrics are not served")
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return str(ip_address(value))
+
+    def metrics_address(self) -> str:
+        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
+        return f"{host}:{self.metrics_port}"
+
+
 class Watch(Group):
     """The part `berth watch`."""
 
@@ -276,6 +293,7 @@ class Settings(BaseSettings):
     host: Host = Host()
     retention: Retention = Retention()
     kubernetes: Kubernetes = Kubernetes()
+    worker: Worker = Worker()
     watch: Watch = Watch()
     smtp: Smtp = Smtp()
     webhook: Webhook = Webhook()

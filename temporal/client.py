@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors import Unavailable
@@ -23,10 +24,11 @@ _AWAY = frozenset(
 )
 
 
-async def connect(settings: Settings, *, lazy: bool = True) -> Client:
+async def connect(settings: Settings, *, lazy: bool = True, runtime: Runtime | None = None) -> Client:
     """A client that connects at its first call, so that a part of ours can start before Temporal does.
 
-    Workers need one that is not `lazy`: it connects now, and raises RuntimeError when there is no server.
+    Workers need one that is not `lazy`: it connects now, and raises RuntimeError when there is no server. Theirs may
+    run on a `runtime` of its own, which counts.
     """
     if settings.temporal.address is None:
         raise ValueError("set BERTH_TEMPORAL__ADDRESS, or start everything with `berth up`")
@@ -35,6 +37,7 @@ async def connect(settings: Settings, *, lazy: bool = True) -> Client:
         namespace=settings.temporal.namespace,
         data_converter=pydantic_data_converter,
         lazy=lazy,
+        runtime=runtime,
     )
 
 

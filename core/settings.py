@@ -266,6 +266,16 @@ class Watch(Group):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="unset: its metrics are not served")
 
 
+class Tracing(Group):
+    """Where traces go, by OTLP over HTTP."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="http://host:4318; unset: as OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere",
+    )
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BERTH_",
@@ -299,6 +309,7 @@ class Settings(BaseSettings):
     webhook: Webhook = Webhook()
     notices: Patience = Patience()
     llm: ModelAccess | None = None
+    tracing: Tracing = Tracing()
     log_json: bool = False
 
     @field_validator("data_dir")

@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 from core.settings import Settings
 from temporal import schedules
 from temporal.client import connect
+from temporal.tracing import Traces
 
 log = structlog.get_logger()
 
@@ -26,19 +27,19 @@ def told_to_stop() -> asyncio.Event:
     return stop
 
 
-async def when_there(settings: Settings, runtime: Runtime | None = None) -> Client:
+async def when_there(settings: Settings, runtime: Runtime | None = None, traces: Traces | None = None) -> Client:
     """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
     for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
         try:
-            return await _prepared(settings, runtime)
+            return await _prepared(settings, runtime, traces)
         except (RPCError, RuntimeError) as error:
             log.info("temporal.waited_for", error=type(error).__name__)
             await asyncio.sleep(pause)
-    return await _prepared(settings, runtime)
+    return await _prepared(settings, runtime, traces)
 
 
-async def _prepared(settings: Settings, runtime: Runtime | None) -> Client:
-    client = await connect(settings, lazy=False, runtime=runtime)
+async def _prepared(settings: Settings, runtime: Runtime | None, traces: Traces | None) -> Client:
+    client = await connect(settings, lazy=False, runtime=runtime, traces=traces)
     timings = settings.timings
     await schedules.ensure(client, reap_seconds=timings.reap_seconds, pressure_seconds=timings.pressure_seconds)
     return client

@@ -32,6 +32,7 @@ from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
+from temporal.tracing import tracing
 from temporal.versions import deployment_of
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
@@ -62,12 +63,13 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         Db.open(
             url.get_secret_value(), application="worker", pool_size=settings.database.pool_size, ask_first=False
         ) as db,
+        tracing(settings, "worker") as traces,
         contextlib.AsyncExitStack() as opened,
     ):
         await open_channels(db, settings, senders)
         places = await places_to_serve(db, settings)
         runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
-        client = await when_there(settings, sdk)
+        client = await when_there(settings, sdk, traces)
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives, meter)
         await sampler.look()
@@ -123,7 +125,7 @@ def workers(
         task_queue=CONTROL_QUEUE,
         workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Notices],
         workflow_runner=runner or SandboxedWorkflowRunner(),
-        interceptors=[Sieve()],
+        interceptors=[Sieve(), LifeLog()],
         activities=[
             life.register,
             life.begin,
@@ -150,7 +152,6 @@ def workers(
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,
         sticky_queue_schedule_to_start_timeout=_STICKY,
-        interceptors=[LifeLog()],
         graceful_shutdown_timeout=_DRAIN,
     )
     per_pool = [

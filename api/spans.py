@@ -28,7 +28,7 @@ class Spans:
         carried = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
         asked = {"http.request.method": scope["method"]}
         with self._tracer.start_as_current_span(
-            scope["method"], self._propagator.extract(carried), SpanKind.SERVER, asked
+            scope["method"], self._propagator.extract(carried), SpanKind.SERVER, asked, record_exception=False
         ) as span:
 
             async def send_noted(message: Message) -> None:

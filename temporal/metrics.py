@@ -18,6 +18,7 @@ _TOLD: Mapping[str, str] = {
     STATE_SECONDS: "Seconds spent in a state, counted when it is left",
     FAILURES: "Failures of agents, restarted or not",
     RESTARTS: "Restarts of agents, also those that somebody ordered",
+    "berth_orphans_total": "What the reaper found that nobody owns",
     RUNTIME_ERRORS: "Calls of a runtime that failed, by the code of the error",
 }
 # From a slot granted at once to a day of work: 0.1 s to 24 h.

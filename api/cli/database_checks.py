@@ -34,8 +34,12 @@ async def places(db: "Db | None", settings: "Settings") -> set[str]:
     configured = set(settings.all_pools())
     if db is None:
         return configured
-    async with db.single() as session:
-        used = await upkeep.places_in_use(session)
+    try:
+        async with asyncio.timeout(_SECONDS), db.single() as session:
+            used = await upkeep.places_in_use(session)
+    except (SQLAlchemyError, OSError, TimeoutError):
+        # Told of where its tables are read for their own sake.
+        return configured
     return configured | {pool for pool, runtime in used.items() if runtime in runtime_names()}
 
 

@@ -116,7 +116,7 @@ def workers(
     looking = LookActivities(db, settings, runtimes)
     pool = PoolActivities(db, settings, lives, meter)
     scheduling = SchedulingActivities(db, settings, lives)
-    reaping = ReapingActivities(db, settings, lives, runtimes, life)
+    reaping = ReapingActivities(db, settings, lives, runtimes, life, meter)
     pressure = PressureActivities(db, settings, lives, runtimes, reaping)
     notices = NoticeActivities(db, settings, senders)
     at_runtime = RuntimeActivities(db, settings, runtimes, meter)

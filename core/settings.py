@@ -57,7 +57,7 @@ class Versioning(StrEnum):
 
 
 class Worker(Group):
-    """Which release a worker is of. With a `build_id` lives are kept apart by release, see docs/upgrades.md."""
+    """The part `berth worker`. With a `build_id` lives are kept apart by release, see docs/upgrades.md."""
 
     deployment: str = Field("berth", pattern=r"^[A-Za-z0-9_-]{1,100}$")
     build_id: str | None = Field(
@@ -66,6 +66,17 @@ class Worker(Group):
         description="such as 0-2-0; unset: workers have no versions, and each goes on with every life",
     )
     versioning: Versioning = Versioning.PINNED
+    metrics_host: str = Field("127.0.0.1", description="an IP address, on which its metrics are served")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="unset: its metrics are not served")
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return str(ip_address(value))
+
+    def metrics_address(self) -> str:
+        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
+        return f"{host}:{self.metrics_port}"
 
 
 class Auth(Group):
@@ -243,22 +254,6 @@ class Kubernetes(Group):
     request_seconds: float = Field(15, gt=0, le=300)
 
 
-class Worker(Group):
-    """The part `berth worker`."""
-
-    metrics_host: str = Field("127.0.0.1", description="an IP address, on which its metrics are served")
-    metrics_port: int | None = Field(None, ge=1, le=65535, description="unset: its metrics are not served")
-
-    @field_validator("metrics_host")
-    @classmethod
-    def _address(cls, value: str) -> str:
-        return str(ip_address(value))
-
-    def metrics_address(self) -> str:
-        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
-        return f"{host}:{self.metrics_port}"
-
-
 class Watch(Group):
     """The part `berth watch`."""
 
@@ -303,7 +298,6 @@ class Settings(BaseSettings):
     host: Host = Host()
     retention: Retention = Retention()
     kubernetes: Kubernetes = Kubernetes()
-    worker: Worker = Worker()
     watch: Watch = Watch()
     smtp: Smtp = Smtp()
     webhook: Webhook = Webhook()

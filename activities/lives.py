@@ -1,21 +1,18 @@
 """An agent's row, written for its workflow: each write is a state, its events and a NOTIFY in one transaction."""
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
 from pydantic.alias_generators import to_camel
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 from activities import contracts
 from activities.contracts import Ended, Final, Life, Moved, Successor
-from activities.ports import Signals
+from activities.ports import Meter, Signals, Unmetered
+from activities.turns import Turns
 from core.db.engine import Db
-from core.db.models import Agent, Channel
 from core.db.repositories import admission, agents, alterations, clusters, events, flows, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
@@ -23,12 +20,8 @@ from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.recovery import ORDERED, FailureKind
-from core.errors import NotFound, RuntimeFault
-from core.runtime.base import AgentRuntime, Observation, Phase
+from core.errors import NotFound
 from core.settings import Settings
-
-log = structlog.get_logger()
-_OBSERVE_SECONDS = 5
 
 
 def _now() -> datetime:
@@ -51,12 +44,9 @@ def life_of(row: AgentView | LivingRow) -> Life:
 class LifeActivities:
     """Every method may run twice: the second finds the row where the first left it and says so."""
 
-    def __init__(
-        self, db: Db, settings: Settings, signals: Signals, runtimes: Mapping[str, AgentRuntime] | None = None
-    ) -> None:
-        """`runtimes` are asked about agents that do not come up; without them that is found out later, or not."""
+    def __init__(self, db: Db, settings: Settings, signals: Signals, meter: Meter | None = None) -> None:
         self._db = db
-        self._runtimes = runtimes or {}
+        self._turns = Turns(meter or Unmetered())
         self._settings = settings
         self._signals = signals
         self._pools = settings.all_pools()
@@ -81,8 +71,6 @@ class LifeActivities:
                 )
         except NotFound as error:
             return _refused(error.error_code)
-        if done.state is AgentState.QUEUED:
-            await self._signals.wake_pool(request.pool)
         life = Life(
             agent_id=request.agent_id,
             attempt=done.attempt,
@@ -92,6 +80,10 @@ class LifeActivities:
             template=request.template,
             runtime=pool.runtime,
         )
+        if done.written and done.state is not None:
+            self._turns.came(life, done.state, done.answer.reason if done.answer is not None else None)
+        if done.state is AgentState.QUEUED:
+            await self._signals.wake_pool(request.pool)
         return contracts.Registered(
             answer=done.answer,
             life=life if done.state is not None else None,
@@ -119,6 +111,7 @@ class LifeActivities:
         deadline = now + timedelta(seconds=ask.deadline_seconds)
         async with self._db.single() as session:
             moved = await agents.begin(session, ask.life.agent_id, ask.life.attempt, now, deadline)
+        self._turns.took(ask.life, moved, now)
         return _moved(moved)
 
     @activity.defn(name="mark_running")
@@ -162,6 +155,7 @@ class LifeActivities:
             if moved.applied:
                 # What was asked of the attempt that is gone cannot be answered by the next one.
                 await agents.expire_commands(session, ask.life.agent_id, now)
+        self._turns.restarted(ask.life, moved, now, ask.kind, failed=ask.kind not in ORDERED)
         await self._start_over(ask.life)
         return _moved(moved)
 
@@ -244,48 +238,32 @@ class LifeActivities:
     @activity.defn(name="withdraw")
     async def withdraw(self, ask: Final) -> Ended:
         """Cancel a waiting agent. One that was granted a slot meanwhile ends by the legal way, nothing was made yet."""
+        now = _now()
         async with self._db.transaction() as session:
-            moved = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), _now())
+            moves = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
             await queue.announce(session, ask.life.pool)
-            held = moved.state is AgentState.TERMINATED
+            held = moves[-1].state is AgentState.TERMINATED
             waiting = await self._may_go_now(session, ask.life) if held else []
             successor = await self._successor_of(session, ask.life)
-        await self._wake(waiting)
-        return Ended(**dict(moved), successor=successor)
+        return await self._ended(ask, moves, now, waiting, successor)
 
     @activity.defn(name="finish")
     async def finish(self, ask: Final) -> Ended:
         """Write the end and give the slot back; whoever waits for room there, or for its user's quota, is told."""
+        now = _now()
         async with self._db.transaction() as session:
-            moved = await self._conclude(session, ask, _now())
+            moves = await self._conclude(session, ask, now)
             waiting = await self._may_go_now(session, ask.life)
             successor = await self._successor_of(session, ask.life)
-        await self._wake(waiting)
-        return Ended(**dict(moved), successor=successor)
+        return await self._ended(ask, moves, now, waiting, successor)
 
-    @activity.defn(name="look")
-    async def look(self, life: Life) -> contracts.Activity:
-        query = (
-            select(Agent.state, Agent.attempt, Agent.last_activity_at, Agent.admitted_at, Channel.ready_at)
-            .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == life.attempt))
-            .where(Agent.agent_id == life.agent_id)
-        )
-        async with self._db.single() as session:
-            state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
-        starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
-        seen = await self._observe(life) if starting else None
-        if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
-            async with self._db.transaction() as session:
-                await clusters.note_refusal(session, self._cluster(life), life.pool, _now())
-        return contracts.Activity(
-            last_activity_at=last_activity_at,
-            ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
-            admitted=admitted_at is not None,
-            state=AgentState(state),
-            attempt=attempt,
-            trouble=seen.detail[:1000] if seen else "",
-            failure=seen.failure if seen and seen.phase is Phase.EXITED else None,
-        )
+    async def _ended(
+        self, ask: Final, moves: list[agents.Moved], at: datetime, waiting: list[str], successor: Successor | None
+    ) -> Ended:
+        for moved in moves:
+            self._turns.took(ask.life, moved, at, ask.reason)
+        await self._wake(waiting)
+        return Ended(**dict(_moved(moves[-1])), successor=successor)
 
     async def _start_over(self, life: Life) -> None:
         """An agent starts no more, so that another may where only so many do at once. Asked again it wakes again."""
@@ -303,18 +281,6 @@ class LifeActivities:
     async def _wake(self, pools: Iterable[str]) -> None:
         for pool in pools:
             await self._signals.wake_pool(pool)
-
-    async def _observe(self, life: Life) -> Observation | None:
-        """What the runtime knows of an attempt; None when it cannot be asked in a moment, as it only adds words."""
-        runtime = self._runtimes.get(life.runtime)
-        if runtime is None:
-            return None
-        try:
-            async with asyncio.timeout(_OBSERVE_SECONDS):
-                return await runtime.observe(life.agent_id, life.attempt)
-        except (RuntimeFault, TimeoutError) as error:
-            log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
-            return None
 
     async def _strain(self, life: Life) -> dict[str, float]:
         """The memory for which an agent has to go, as its cluster was last seen."""
@@ -348,18 +314,23 @@ class LifeActivities:
     async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
         async with self._db.single() as session:
             moved = await agents.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
+        self._turns.took(life, moved, at, changes.get("reason"))
         return _moved(moved)
 
-    async def _conclude(self, session: AsyncSession, ask: Final, now: datetime) -> Moved:
-        """Any living state to its end by legal edges, under the cluster's lock so that no freed slot is missed."""
+    async def _conclude(self, session: AsyncSession, ask: Final, now: datetime) -> list[agents.Moved]:
+        """Any living state to its end by legal edges, under the cluster's lock so that no freed slot is missed.
+
+        Returns every step, the one to the end last.
+        """
         life = ask.life
+        steps: list[agents.Moved] = []
         await clusters.lock_cluster(session, self._cluster(life))
         row = await agents.lock(session, life.agent_id)
         if row is None:
             raise NotFound("no such agent")
         state = AgentState(row.state)
         if state in FINAL or row.attempt != life.attempt:
-            return Moved(applied=False, state=state, attempt=row.attempt)
+            return [agents.Moved(applied=False, state=state, attempt=row.attempt)]
         to = ask.state
         if state in WAITING:
             to = AgentState.CANCELLED
@@ -367,7 +338,11 @@ class LifeActivities:
             to = AgentState.TERMINATED
         elif to is AgentState.TERMINATED:
             drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
-            await agents.move(session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason)
+            steps.append(
+                await agents.move(
+                    session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason
+                )
+            )
         if ask.reason == FailureKind.UNSCHEDULABLE:
             await clusters.note_refusal(session, self._cluster(life), life.pool, now)
         elif row.ready_at is not None:
@@ -384,7 +359,7 @@ class LifeActivities:
         )
         end = fact(kind, to, ask.reason, detail=ask.detail, usage=usage)
         moved = await agents.move(session, life.agent_id, life.attempt, to, now, end, reason=ask.reason, usage=usage)
-        return _moved(moved)
+        return [*steps, moved]
 
 
 def _moved(moved: agents.Moved) -> Moved:

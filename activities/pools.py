@@ -8,7 +8,8 @@ from temporalio import activity
 from temporalio.service import RPCError
 
 from activities.messages import Granted, PoolRef
-from activities.ports import Signals
+from activities.ports import Meter, Signals, Unmetered
+from activities.turns import Turns
 from core.db.engine import Db
 from core.db.repositories import queue
 from core.settings import Settings
@@ -19,8 +20,9 @@ _AT_ONCE = 16
 
 
 class PoolActivities:
-    def __init__(self, db: Db, settings: Settings, signals: Signals) -> None:
+    def __init__(self, db: Db, settings: Settings, signals: Signals, meter: Meter | None = None) -> None:
         self._db = db
+        self._turns = Turns(meter or Unmetered())
         self._settings = settings
         self._signals = signals
         self._pools = settings.all_pools()
@@ -37,6 +39,7 @@ class PoolActivities:
             done = await queue.grant(
                 session, ask.pool, pool, self._settings.tiers, datetime.now(UTC), self._settings.queue.max
             )
+        self._turns.granted(done.waited)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def tell(winner: queue.Winner) -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrder
+from core.errors import RuntimeFault
 
 
 class Owner(BaseModel):
@@ -66,6 +67,10 @@ class Signals(Protocol):
         """Terminate this very run, without a step of its own; False when it is over."""
 
 
+# What a runtime said no with, by its code; counted wherever a worker calls one.
+RUNTIME_ERRORS = "berth_runtime_errors_total"
+
+
 class Meter(Protocol):
     """Counts what this process does, for whoever scrapes it. Labels must stay few: no ids. Never fails."""
 
@@ -84,3 +89,9 @@ class Unmetered:
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         pass
+
+
+def note_runtime_error(meter: Meter, error: BaseException) -> None:
+    """Count an error that a runtime said, by its code; others are not a runtime's."""
+    if isinstance(error, RuntimeFault):
+        meter.count(RUNTIME_ERRORS, code=error.error_code)

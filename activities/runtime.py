@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.beats import beating
 from activities.contracts import LIFE_MOVED_ON, Life, Placed, Resize, Resized, Shutdown, Usage
 from activities.messages import Nothing
+from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.models import Agent, Channel, Command
 from core.db.repositories import alterations
@@ -33,8 +34,11 @@ _LOOK_EVERY = 0.1
 class RuntimeActivities:
     """`runtimes` by name; agents of a pool are made by the runtime that was the pool's when they were requested."""
 
-    def __init__(self, db: Db, settings: Settings, runtimes: Mapping[str, AgentRuntime]) -> None:
+    def __init__(
+        self, db: Db, settings: Settings, runtimes: Mapping[str, AgentRuntime], meter: Meter | None = None
+    ) -> None:
         self._db = db
+        self._meter = meter or Unmetered()
         self._settings = settings
         self._runtimes = runtimes
 
@@ -64,7 +68,7 @@ class RuntimeActivities:
         try:
             created = await beating(self._runtime(life).create(spec))
         except RuntimeFault as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
         if created.token_hash != mine:
             await self._accept(life, created.token_hash)
         return Nothing()
@@ -82,7 +86,7 @@ class RuntimeActivities:
             grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
             usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
-            raise _failure(error, for_good=False) from error
+            raise self._failure(error, for_good=False) from error
         return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
 
     @activity.defn(name="resize_agent")
@@ -92,7 +96,7 @@ class RuntimeActivities:
         try:
             resized = await beating(self._runtime(life).resize(life.agent_id, life.attempt, ask.size), to_its_end=False)
         except RuntimeFault as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
         return Resized(life=life, before=resized.before, size=ask.size, waits_for=resized.waits_for)
 
     @activity.defn(name="find_other_machine")
@@ -103,7 +107,13 @@ class RuntimeActivities:
             look = self._runtime(life).elsewhere(life.agent_id, life.attempt, template)
             return Placed(node=await beating(look, to_its_end=False))
         except RuntimeFault as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: RuntimeFault, *, for_good: bool | None = None) -> ApplicationError:
+        """A runtime's error as Temporal's, counted; expected ones are not logged with a trace at every try."""
+        note_runtime_error(self._meter, error)
+        final = not error.retryable if for_good is None else for_good
+        return ApplicationError(error.detail, type=error.error_code, non_retryable=final, category=_EXPECTED)
 
     def _runtime(self, life: Life) -> AgentRuntime:
         try:
@@ -182,9 +192,3 @@ def _sized(template: Template, size: Size | None) -> Template:
 
 
 _EXPECTED = ApplicationErrorCategory.BENIGN
-
-
-def _failure(error: RuntimeFault, *, for_good: bool | None = None) -> ApplicationError:
-    """A runtime's error as Temporal's; expected ones are not logged with a trace at every try."""
-    final = not error.retryable if for_good is None else for_good
-    return ApplicationError(error.detail, type=error.error_code, non_retryable=final, category=_EXPECTED)

@@ -45,6 +45,7 @@ from core.settings import Settings
 from temporal.client import connect
 from temporal.lives import Lives
 from temporal.places import open_runtimes
+from temporal.tracing import Traces, tracing
 
 _MOST_WAITING = 5000
 _PROBE_SECONDS = timedelta(seconds=2)
@@ -67,7 +68,7 @@ _ROUTES = (
 )
 
 
-def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastAPI:
+def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: Traces | None = None) -> FastAPI:
     """The app over `deps` and `hub`, which the caller opens and closes. Without `hub` nothing live can be asked."""
 
     @asynccontextmanager
@@ -88,6 +89,8 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(decode_parameters)],
+        # Its own spans tell paths and queries, which may hold a ticket; ours are those of `api.spans`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.deps = deps
     app.state.settings = settings
@@ -97,6 +100,10 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None) -> FastA
     app.state.metrics = Metrics()
     # The one added last is the outermost.
     app.add_middleware(BodyLimit)
+    if traces is not None:
+        from api.spans import Spans
+
+        app.add_middleware(Spans, tracer=traces.tracer)
     app.add_middleware(Requests, metrics=app.state.metrics)
     problems.install(app)
     for module in _ROUTES:
@@ -120,7 +127,8 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
         hosts = dict.fromkeys([settings.api.host, settings.api.agent_host or settings.api.host])
         listening = [stack.enter_context(listen(host, settings.api.port)) for host in hosts]
         db = await stack.enter_async_context(Db.open(url, application="api", pool_size=size))
-        client = await connect(settings)
+        traces = await stack.enter_async_context(tracing(settings, "api"))
+        client = await connect(settings, traces=traces)
         deps = Deps(
             settings=settings,
             db=db,
@@ -133,7 +141,7 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
         )
         hub = await stack.enter_async_context(open_live(deps, url))
         file = ready_file or settings.data_dir / "run" / "api.ready"
-        return await serve(create_app(settings, deps, hub), listening, file)
+        return await serve(create_app(settings, deps, hub, traces), listening, file)
 
 
 async def _schema_answers(db: Db) -> None:

@@ -8,8 +8,11 @@ from urllib.parse import quote, unquote
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
+from structlog.contextvars import bind_contextvars
 
 from core.ids import MalformedId
+
+_MOST_LOGGED = 100
 
 
 def keep_encoded(scope: Scope) -> None:
@@ -25,3 +28,6 @@ async def decode_parameters(connection: HTTPConnection) -> None:
     except UnicodeDecodeError:
         raise MalformedId("the path is not percent-encoded UTF-8") from None
     connection.scope["path_params"] = decoded
+    if (agent_id := decoded.get("agentId")) is not None:
+        # For every line that the request logs from here on; whatever was sent as an id, however long.
+        bind_contextvars(agent_id=agent_id[:_MOST_LOGGED])

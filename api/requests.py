@@ -50,6 +50,9 @@ class Requests:
                 log.error("api.internal_error", method=scope["method"], route=_route(scope), exc_info=error)
                 if not status:
                     await problems.answer(_INTERNAL)(scope, receive, send_marked)
+            finally:
+                # Bound on the way, once it was known.
+                structlog.contextvars.unbind_contextvars("agent_id")
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)

@@ -7,6 +7,7 @@ import os
 from datetime import timedelta
 from email.utils import parseaddr
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,7 +57,7 @@ class Versioning(StrEnum):
 
 
 class Worker(Group):
-    """Which release a worker is of. With a `build_id` lives are kept apart by release, see docs/upgrades.md."""
+    """The part `berth worker`. With a `build_id` lives are kept apart by release, see docs/upgrades.md."""
 
     deployment: str = Field("berth", pattern=r"^[A-Za-z0-9_-]{1,100}$")
     build_id: str | None = Field(
@@ -65,6 +66,17 @@ class Worker(Group):
         description="such as 0-2-0; unset: workers have no versions, and each goes on with every life",
     )
     versioning: Versioning = Versioning.PINNED
+    metrics_host: str = Field("127.0.0.1", description="an IP address, on which its metrics are served")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="unset: its metrics are not served")
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        return str(ip_address(value))
+
+    def metrics_address(self) -> str:
+        host = f"[{self.metrics_host}]" if ":" in self.metrics_host else self.metrics_host
+        return f"{host}:{self.metrics_port}"
 
 
 class Auth(Group):
@@ -249,6 +261,16 @@ class Watch(Group):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="unset: its metrics are not served")
 
 
+class Tracing(Group):
+    """Where traces go, by OTLP over HTTP."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="http://host:4318; unset: as OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere",
+    )
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="BERTH_",
@@ -281,6 +303,7 @@ class Settings(BaseSettings):
     webhook: Webhook = Webhook()
     notices: Patience = Patience()
     llm: ModelAccess | None = None
+    tracing: Tracing = Tracing()
     log_json: bool = False
 
     @field_validator("data_dir")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 
@@ -45,6 +46,28 @@ class _Sight:
 def unique() -> str:
     """A name for this process that no other has or had."""
     return f"{socket.gethostname()[:100]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+class Holding(NamedTuple):
+    """Who holds a lease, since when they last said so by their own clock, and for how many seconds that holds."""
+
+    holder: str
+    renewed_at: datetime
+    seconds: float
+
+
+async def held(cluster: Cluster, namespace: str, name: str) -> Holding | None:
+    """Who holds it; None when nobody ever did, or whoever did gave it back. Raises what the cluster says."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
+    try:
+        found = await cluster.call("GET", path, doing="ask which watcher leads", seconds=Terms().request)
+    except NotThere:
+        return None
+    spec = found.get("spec") or {}
+    if not spec.get("holderIdentity") or not spec.get("renewTime"):
+        return None
+    seconds = float(spec.get("leaseDurationSeconds") or Terms().duration)
+    return Holding(str(spec["holderIdentity"]), datetime.fromisoformat(str(spec["renewTime"])), seconds)
 
 
 class Lease:

@@ -22,6 +22,11 @@ def profile_name(installation: str, user_id: str, project_id: str) -> str:
     return f"profile-{_digest(installation, user_id, project_id)[:40]}"
 
 
+def watch_lease(installation: str) -> str:
+    """Of the Lease that whoever watches an installation's agents holds."""
+    return f"berth-watch-{installation}"
+
+
 def label_value(value: str) -> str:
     """`value` where a label may hold it, else what can be read of it and a hash. The full value is in an annotation."""
     if value == "" or (len(value) <= MAX_NAME and _MARK not in value and _PLAIN_LABEL.fullmatch(value)):

@@ -36,7 +36,7 @@ from k8s.lease import Lease, unique
 from k8s.logs import logs
 from k8s.marks import Marks
 from k8s.moving import require_other, volume_terms
-from k8s.names import attempt_name
+from k8s.names import attempt_name, watch_lease
 from k8s.nodes import ended
 from k8s.observe import RUNTIME, observation_of, pod_of
 from k8s.profiles import Profiles
@@ -181,8 +181,7 @@ class KubernetesRuntime:
 
     async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
         """Of all that watch this installation's agents, one does the work; its Lease is in the agents' namespace."""
-        name = f"berth-watch-{self._installation}"
-        await Lease(self._cluster, self._space.namespace, name, unique()).lead(work)
+        await Lease(self._cluster, self._space.namespace, watch_lease(self._installation), unique()).lead(work)
 
     def watch_age(self) -> float | None:
         return self._watcher.age_seconds

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors import Unavailable
 from core.settings import Settings
+from temporal.tracing import Traces
 
 _AWAY = frozenset(
     {
@@ -23,18 +26,24 @@ _AWAY = frozenset(
 )
 
 
-async def connect(settings: Settings, *, lazy: bool = True) -> Client:
+async def connect(
+    settings: Settings, *, lazy: bool = True, runtime: Runtime | None = None, traces: Traces | None = None
+) -> Client:
     """A client that connects at its first call, so that a part of ours can start before Temporal does.
 
-    Workers need one that is not `lazy`: it connects now, and raises RuntimeError when there is no server.
+    Workers need one that is not `lazy`: it connects now, and raises RuntimeError when there is no server. Theirs may
+    run on a `runtime` of its own, which counts. With `traces`, what is asked for by it carries the trace along.
     """
     if settings.temporal.address is None:
         raise ValueError("set BERTH_TEMPORAL__ADDRESS, or start everything with `berth up`")
+    more: dict[str, Any] = {} if traces is None else {"interceptors": [traces.interceptor]}
     return await Client.connect(
         settings.temporal.address,
         namespace=settings.temporal.namespace,
         data_converter=pydantic_data_converter,
         lazy=lazy,
+        runtime=runtime,
+        **more,
     )
 
 

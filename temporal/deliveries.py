@@ -7,6 +7,7 @@ from types import TracebackType
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from structlog.contextvars import bind_contextvars
 
 from core.errors import RuntimeFault, Unavailable
 
@@ -61,6 +62,7 @@ class Deliveries:
         self._group.create_task(self._empty(agent_id), name=f"deliver {agent_id}")
 
     async def _empty(self, agent_id: str) -> None:
+        bind_contextvars(agent_id=agent_id)  # of this task alone
         line = self._lines[agent_id]
         while line:
             await self._deliver(agent_id, line[0])

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import structlog
 from temporalio.client import Client
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
 from core.settings import Settings
 from temporal import schedules
 from temporal.client import connect
+from temporal.tracing import Traces
 
 log = structlog.get_logger()
 
@@ -25,19 +27,19 @@ def told_to_stop() -> asyncio.Event:
     return stop
 
 
-async def when_there(settings: Settings) -> Client:
+async def when_there(settings: Settings, runtime: Runtime | None = None, traces: Traces | None = None) -> Client:
     """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
     for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
         try:
-            return await _prepared(settings)
+            return await _prepared(settings, runtime, traces)
         except (RPCError, RuntimeError) as error:
             log.info("temporal.waited_for", error=type(error).__name__)
             await asyncio.sleep(pause)
-    return await _prepared(settings)
+    return await _prepared(settings, runtime, traces)
 
 
-async def _prepared(settings: Settings) -> Client:
-    client = await connect(settings, lazy=False)
+async def _prepared(settings: Settings, runtime: Runtime | None, traces: Traces | None) -> Client:
+    client = await connect(settings, lazy=False, runtime=runtime, traces=traces)
     timings = settings.timings
     await schedules.ensure(client, reap_seconds=timings.reap_seconds, pressure_seconds=timings.pressure_seconds)
     return client

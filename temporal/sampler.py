@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.repositories import channels, clusters, queue
 from core.domain.templates import Pool
@@ -24,8 +25,16 @@ log = structlog.get_logger()
 class Sampler:
     """Looks at every cluster, stores what it saw, and wakes the pools when there may be more room than before."""
 
-    def __init__(self, settings: Settings, runtimes: Mapping[str, AgentRuntime], db: Db, lives: Lives) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        runtimes: Mapping[str, AgentRuntime],
+        db: Db,
+        lives: Lives,
+        meter: Meter | None = None,
+    ) -> None:
         self._settings = settings
+        self._meter = meter or Unmetered()
         self._runtimes = runtimes
         self._db = db
         self._lives = lives
@@ -47,6 +56,7 @@ class Sampler:
                 await self._measure(pool)
             except (RuntimeFault, Unavailable, SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("sample.failed", cluster=pool.cluster, error=type(error).__name__)
+                note_runtime_error(self._meter, error)
 
     async def _measure(self, pool: Pool) -> None:
         runtime, limits = self._runtimes[pool.runtime], self._settings.thresholds

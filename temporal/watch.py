@@ -10,10 +10,12 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from activities.ports import RUNTIME_ERRORS
 from core.db.engine import Db
 from core.runtime.base import SharedRuntime
 from core.settings import Settings, Watch
 from temporal.lives import Lives
+from temporal.metrics import CODES
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.watcher import Watcher
@@ -42,7 +44,7 @@ async def run_watch(settings: Settings, *, ready_file: Path | None = None) -> in
         with served(numbers, settings.watch):
             background = []
             for name, runtime in shared.items():
-                work = numbers.counted(name, Watcher(name, runtimes[name], db, lives).run)
+                work = numbers.counted(name, Watcher(name, runtimes[name], db, lives, numbers).run)
                 background.append(asyncio.create_task(runtime.lead(work), name=f"watch {name}"))
             if ready_file is not None:
                 await asyncio.to_thread(announce, ready_file)
@@ -69,9 +71,25 @@ class Numbers:
             ["runtime"],
             registry=self.registry,
         )
+        self._errors = Counter(
+            RUNTIME_ERRORS.removesuffix("_total"),
+            "Calls of a runtime that failed, by the code of the error",
+            ["code"],
+            registry=self.registry,
+        )
+        for code in CODES:
+            self._errors.labels(code)
         for name, runtime in shared.items():
             self._leads.labels(name).set(0)
             age.labels(name).set_function(partial(self._age, name, runtime))
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """As `activities.ports.Meter`, of the one counter that a watcher has."""
+        if name == RUNTIME_ERRORS:
+            self._errors.labels(**labels).inc(amount)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        pass
 
     def counted(self, name: str, work: Work) -> Work:
         """The same work, counted as leading while it is done."""

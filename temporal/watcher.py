@@ -6,6 +6,7 @@ from functools import partial
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.repositories import agents, upkeep
 from core.db.repositories.upkeep import LivingRow
@@ -30,8 +31,9 @@ class Watcher:
     Signals name agent and attempt and are dropped by a life they do not fit, so saying a thing twice does no harm.
     """
 
-    def __init__(self, name: str, runtime: AgentRuntime, db: Db, lives: Lives) -> None:
+    def __init__(self, name: str, runtime: AgentRuntime, db: Db, lives: Lives, meter: Meter | None = None) -> None:
         self._name = name
+        self._meter = meter or Unmetered()
         self._runtime = runtime
         self._db = db
         self._lives = lives
@@ -48,6 +50,7 @@ class Watcher:
                 pause = _PAUSE
             except (RuntimeFault, Unavailable, SQLAlchemyError, OSError) as error:
                 log.warning("watch.broken", runtime=self._name, error=type(error).__name__)
+                note_runtime_error(self._meter, error)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
 

@@ -12,8 +12,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
+from activities.looking import LookActivities
 from activities.notices import NoticeActivities, Sender, senders_of
 from activities.pools import PoolActivities
+from activities.ports import Meter
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from activities.runtime import RuntimeActivities
@@ -23,11 +25,14 @@ from core.domain.notices import Channel
 from core.runtime.base import AgentRuntime, SharedRuntime
 from core.settings import Settings
 from temporal.interceptors import Sieve
+from temporal.lifelog import LifeLog
 from temporal.lives import Lives
+from temporal.metrics import metered
 from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, told_to_stop, until, when_there
 from temporal.sampler import Sampler
+from temporal.tracing import tracing
 from temporal.versions import deployment_of
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
@@ -52,23 +57,26 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
     if url is None:
         raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
     senders = senders_of(settings)
+    sdk, meter = metered(settings.worker)
     async with (
         # Activities are tried again, so nothing is lost by finding a dead connection the hard way.
         Db.open(
             url.get_secret_value(), application="worker", pool_size=settings.database.pool_size, ask_first=False
         ) as db,
+        tracing(settings, "worker") as traces,
         contextlib.AsyncExitStack() as opened,
     ):
         await open_channels(db, settings, senders)
         places = await places_to_serve(db, settings)
         runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
-        client = await when_there(settings)
+        client = await when_there(settings, sdk, traces)
         lives = Lives(client, settings.timings.grant_tick_seconds)
-        sampler = Sampler(settings, runtimes, db, lives)
+        sampler = Sampler(settings, runtimes, db, lives, meter)
         await sampler.look()
         async with contextlib.AsyncExitStack() as stack:
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
-            for worker in workers(client, settings, db, runtimes, lives, places, senders, UnsandboxedWorkflowRunner()):
+            runner = UnsandboxedWorkflowRunner()
+            for worker in workers(client, settings, db, runtimes, lives, places, senders, runner, meter):
                 await stack.enter_async_context(worker)
             bell = Bell(client, db, url.get_secret_value(), settings.timings.grant_tick_seconds)
             background = [
@@ -77,7 +85,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
             ]
             for name, runtime in runtimes.items():
                 if not isinstance(runtime, SharedRuntime):  # those are watched by `berth watch`, once for all workers
-                    watcher = Watcher(name, runtime, db, lives)
+                    watcher = Watcher(name, runtime, db, lives, meter)
                     background.append(asyncio.create_task(watcher.run(), name=f"watch {name}"))
             if ready_file is not None:
                 await asyncio.to_thread(announce, ready_file)
@@ -97,24 +105,27 @@ def workers(
     places: Mapping[str, str],
     senders: Mapping[Channel, Sender],
     runner: WorkflowRunner | None = None,
+    meter: Meter | None = None,
 ) -> list[Worker]:
     """One for decisions, and one for each of `places` (pool to runtime) whose runtime can be reached from here.
 
     `runner` None is the sandbox, which catches workflow code that is not deterministic; all tests run under it.
+    `meter` None counts nothing.
     """
-    life = LifeActivities(db, settings, lives, runtimes)
-    pool = PoolActivities(db, settings, lives)
+    life = LifeActivities(db, settings, lives, meter)
+    looking = LookActivities(db, settings, runtimes)
+    pool = PoolActivities(db, settings, lives, meter)
     scheduling = SchedulingActivities(db, settings, lives)
-    reaping = ReapingActivities(db, settings, lives, runtimes, life)
+    reaping = ReapingActivities(db, settings, lives, runtimes, life, meter)
     pressure = PressureActivities(db, settings, lives, runtimes, reaping)
     notices = NoticeActivities(db, settings, senders)
-    at_runtime = RuntimeActivities(db, settings, runtimes)
+    at_runtime = RuntimeActivities(db, settings, runtimes, meter)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
         workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Notices],
         workflow_runner=runner or SandboxedWorkflowRunner(),
-        interceptors=[Sieve()],
+        interceptors=[Sieve(), LifeLog()],
         activities=[
             life.register,
             life.begin,
@@ -127,7 +138,7 @@ def workers(
             life.mark_migrating,
             life.withdraw,
             life.finish,
-            life.look,
+            looking.look,
             pool.grant_slots,
             scheduling.start_scheduled,
             scheduling.withdraw_scheduled,
@@ -157,6 +168,7 @@ def workers(
             deployment_config=deployment_of(settings),
             # An agent that takes its 30 s to leave occupies one of these.
             max_concurrent_activities=500,
+            interceptors=[LifeLog()],
             graceful_shutdown_timeout=_DRAIN,
         )
         for name, runtime in places.items()

@@ -63,7 +63,7 @@ class Berth:
             raise WrongUse("BERTH_TOKEN is not set", "berth token USER prints one")
         if not token.isascii() or not token.isprintable():
             raise WrongUse("BERTH_TOKEN is no token: it holds characters that none has")
-        berth = cls(_url(), token)
+        berth = cls(api_url(), token)
         try:
             yield berth
         except KeyError as error:
@@ -182,6 +182,7 @@ def _problem(answer: httpx2.Response) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _url() -> str:
+def api_url() -> str:
+    """Where the API is: as told, or that of the local stack."""
     given = os.environ.get("BERTH_API_URL", "").strip()
     return given or LocalStack(load().data_dir).described("api") or _DEFAULT_URL

@@ -12,12 +12,14 @@ class For(StrEnum):
     PROCESS = "runtime process"
     MEMORY = "runtime memory"
     KUBERNETES = "runtime kubernetes"
+    RUNNING = "this installation"
 
 
 class Verdict(StrEnum):
     OK = "ok"
     NOTE = "note"  # works, but less well; `mend` says how it would be better
     LACKS = "lacks"
+    PROBLEM = "problem"  # of what runs: it does not do its work
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class AgentSocket:
 
     async def serve(self) -> None:
         """Runs until the agent leaves, a newer socket replaces this one, or a rule is broken."""
+        structlog.contextvars.bind_contextvars(agent_id=self._who.agent_id, attempt=self._who.attempt)
         closing = Closing(Close.NORMAL, "")
         try:
             await self._converse()

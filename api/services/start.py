@@ -154,7 +154,9 @@ class Starter:
         if outcome.outcome is StartOutcome.REJECTED:
             status, body = 403, problems.body_of(_refusal(outcome))
         else:
-            status, body = self._agent_answer(outcome, await self._view(session, outcome, found))
+            view = await self._view(session, outcome, found)
+            structlog.contextvars.bind_contextvars(agent_id=view.agent_id)
+            status, body = self._agent_answer(outcome, view)
         if by is not None:
             kept = await idempotency.store(session, by, outcome, status, body)
             status, body = kept.status or status, kept.body or body

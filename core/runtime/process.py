@@ -379,9 +379,9 @@ class ProcessRuntime:
             attempt.host_stops = True
         grace = min(_STOP_SECONDS, self._settings.timings.shutdown_seconds)
         ended = await asyncio.gather(*(self._stop(a, grace) for a in living), return_exceptions=True)
-        for failure in ended:
+        for attempt, failure in zip(living, ended, strict=True):
             if isinstance(failure, BaseException):
-                _log.error("agent.not_stopped", error=str(failure))
+                _log.error("agent.not_stopped", agent_id=attempt.record.agent_id, error=str(failure))
         for attempt in self._attempts.values():
             attempt.group.remove()
         self._cgroups.close()

@@ -75,7 +75,7 @@ class ReaperBench:
                 for statement in _FILL:
                     await session.execute(text(statement), {"count": self._agents} if ":count" in statement else {})
             await self._fill(client, lives, runtime, settings)
-            acts = LifeActivities(db, settings, lives, {"memory": runtime})
+            acts = LifeActivities(db, settings, lives)
             reaper = ReapingActivities(db, settings, lives, {"memory": runtime}, acts)
 
             async def look() -> None:

@@ -1,10 +1,17 @@
 """`berth doctor` with access data that lie, have expired, or lead to a cluster of another version."""
 
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
+from api.cli import watch_checks
+from api.cli.verdicts import Check, Verdict
+from core.dev.ports import Ports
+from core.runtime.base import SharedRuntime
+from core.settings import DefaultPool, Kubernetes, Settings, Watch
+from temporal.watch import Numbers, served
 from tests.fixtures.api_server import ApiServer, Handler
 from tests.fixtures.terminal import Cli, Said
 
@@ -78,3 +85,55 @@ async def test_access_data_that_lead_nowhere_are_named_in_one_line(api_server: A
     said = await doctor(cli, api_server)
     assert said.code == 1
     assert "no cluster answers at http://127.0.0.1:1" in about(said)
+
+
+def lease_of(spec: dict[str, Any] | None) -> Handler:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.path == "/apis/coordination.k8s.io/v1/namespaces/berth-agents/leases/berth-watch-berth"
+        if spec is None:
+            gone = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+            return web.json_response(gone, status=404)
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "spec": spec})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("holder", "seconds_ago", "verdict", "told"),
+    [
+        ("watcher-1", 2, Verdict.OK, "watcher-1 watches"),
+        ("watcher-1", 60, Verdict.PROBLEM, "watcher-1 has not said for 6"),
+        ("", 2, Verdict.PROBLEM, "nobody watches"),
+        (None, 0, Verdict.PROBLEM, "nobody watches"),
+    ],
+)
+async def test_watch_of_a_running_installation_is_told_by_its_lease(
+    api_server: ApiServer, holder: str | None, seconds_ago: float, verdict: Verdict, told: str
+) -> None:
+    renewed = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": 10, "renewTime": renewed}
+    api_server.answer = lease_of(None if holder is None else spec)
+    kubernetes = Kubernetes(kubeconfig=api_server.file)
+    (check,) = await watch_checks.examine(Settings(kubernetes=kubernetes, pool=DefaultPool(runtime="kubernetes")))
+    assert (check.what, check.verdict) == ("watch of default", verdict)
+    assert check.found.startswith(told)
+
+
+async def test_watch_that_tells_its_age_is_asked_before_the_cluster() -> None:
+    class Heard:
+        def watch_age(self) -> float | None:
+            return 300.0
+
+    numbers = Numbers({"kubernetes": cast(SharedRuntime, Heard())})
+    watch = Watch(metrics_port=Ports().pick(0))
+    checks: list[Check] = []
+
+    async def lead() -> None:
+        settings = Settings(watch=watch, pool=DefaultPool(runtime="kubernetes"))
+        checks.extend(await watch_checks.examine(settings))
+
+    with served(numbers, watch):
+        await numbers.counted("kubernetes", lead)()
+    assert [(check.verdict, check.found) for check in checks] == [
+        (Verdict.PROBLEM, "heard of its cluster 300 s ago"),
+    ]

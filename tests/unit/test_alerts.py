@@ -25,6 +25,7 @@ class Case(NamedTuple):
 
 
 POOL = {"pool": "default"}
+LATENCY = "temporal_workflow_task_schedule_to_start_latency_seconds_bucket"
 STANDS_BY = " ".join(["NaN"] * 91)
 CASES = {
     "BerthAway": Case({'berth_database_up{pod="a"}': "1x90"}, {}, {}),
@@ -33,6 +34,18 @@ CASES = {
         {'berth_database_up{pod="a"}': "0x90", 'berth_database_up{pod="b"}': "1x90"},
         {'berth_database_up{pod="a"}': "0x90", 'berth_database_up{pod="b"}': "0x90"},
         {},
+    ),
+    "BerthWorkerAway": Case({'berth_failures_total{kind="crash",pod="a"}': "0x90"}, {}, {}),
+    "BerthWorkLate": Case(
+        {f'{LATENCY}{{le="{le}"}}': "0+60x90" for le in ("1", "5", "10", "+Inf")},
+        {f'{LATENCY}{{le="{le}"}}': f"0+{n}x90" for le, n in (("1", 40), ("5", 40), ("10", 60), ("+Inf", 60))},
+        {},
+    ),
+    "BerthFailures": Case(
+        # A few, now and then, on either of two workers.
+        {f'berth_failures_total{{kind="crash",pod="{pod}"}}': "0+0.2x90" for pod in "ab"},
+        {f'berth_failures_total{{kind="crash",pod="{pod}"}}': "0+0.6x90" for pod in "ab"},
+        {"kind": "crash"},
     ),
     "BerthQueueOld": Case(
         {'berth_queue_oldest_seconds{pool="default"}': "1700x90"},

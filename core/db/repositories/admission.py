@@ -46,6 +46,8 @@ class Registered(BaseModel):
     attempt: int = 1
     # The row says that the attempt started; a row that was granted a slot since may not say so yet.
     begun: bool = False
+    # The row was written by this very call.
+    written: bool = False
     leftovers: tuple[Leftover, ...] = ()
 
 
@@ -193,7 +195,7 @@ async def _carry_out(
             await events.append(session, row, now, *_arrival(waits, numbers))
             await queue.announce(session, request.pool)
             answer = StartAnswer(outcome=StartOutcome.QUEUED, agent_id=request.agent_id, reason=waits.value)
-            return Registered(answer=answer, state=AgentState.QUEUED)
+            return Registered(answer=answer, state=AgentState.QUEUED, written=True)
         case Create():
             row = _row(request, workflow_id, pool, turn, standing.tier, now, AgentState.STARTING, None)
             row.started_at, row.deadline_at = now, now + deadline
@@ -202,7 +204,7 @@ async def _carry_out(
             starting = fact(EventKind.STARTING, AgentState.STARTING, attempt=1)
             await events.append(session, row, now, *_arrival(None, {}), admitted, starting)
             answer = StartAnswer(outcome=StartOutcome.CREATED, agent_id=request.agent_id)
-            return Registered(answer=answer, state=AgentState.STARTING, begun=True)
+            return Registered(answer=answer, state=AgentState.STARTING, begun=True, written=True)
 
 
 def _arrival(waits: QueueReason | None, numbers: Numbers) -> list[events.Fact]:

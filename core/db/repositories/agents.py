@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     Integer,
+    Row,
     Text,
     TextClause,
     and_,
@@ -155,12 +156,17 @@ async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:
 
 
 class Moved(BaseModel):
-    """`applied` is False when the row had moved on (or was there already); `state` is what it says now."""
+    """`applied` is False when the row had moved on (or was there already); `state` is what it says now.
+
+    `left` is the state it was in before a write that was applied, and `since` when it had come there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     applied: bool
     state: AgentState
     attempt: int
+    left: AgentState | None = None
+    since: datetime | None = None
 
 
 async def lock(session: AsyncSession, agent_id: str) -> Agent | None:
@@ -188,11 +194,28 @@ async def move(
     before = [state.value for state in AgentState if legal(state, to)]
     named = {"agent": agent_id, "attempt": attempt, "to": to.value, "before": before}
     moved = await session.execute(_moving(tuple(changes)), {**named, **changes, **events.log_values(at, facts)})
-    if moved.first() is None:
+    was = moved.first()
+    if was is None:
         return await unmoved(session, agent_id)
     if to in FINAL:
         await _end(session, agent_id, at)
-    return Moved(applied=True, state=to, attempt=attempt)
+    return _applied(was, to, attempt)
+
+
+# Which state a row was in and since when: since the first event after the last one that tells of another state.
+_LEFT = """
+    SELECT was.state AS left_state, (
+        SELECT min(came.at) FROM events AS came
+        WHERE came.agent_id = was.agent_id AND came.state = was.state AND came.seq > coalesce((
+            SELECT max(other.seq) FROM events AS other WHERE other.agent_id = was.agent_id AND other.state <> was.state
+        ), 0)
+    ) AS since FROM agents AS was WHERE was.agent_id = :agent
+"""
+
+
+def _applied(was: Row[Any], to: AgentState, attempt: int) -> Moved:
+    left = AgentState(was.left_state) if was.left_state is not None else None
+    return Moved(applied=True, state=to, attempt=attempt, left=left, since=was.since)
 
 
 _BEGIN = events.logging(
@@ -208,6 +231,7 @@ _BEGIN = events.logging(
     """,
     bindparam("deadline", type_=DateTime(timezone=True)),
     bindparam("attempt", type_=Integer),
+    before=_LEFT,
 )
 
 
@@ -216,9 +240,10 @@ async def begin(session: AsyncSession, agent_id: str, attempt: int, at: datetime
     facts = [fact(EventKind.STARTING, AgentState.STARTING, attempt=attempt)]
     named = {"agent": agent_id, "attempt": attempt, "deadline": deadline_at}
     begun = await session.execute(_BEGIN, {**named, **events.log_values(at, facts)})
-    if begun.first() is None:
+    was = begun.first()
+    if was is None:
         return await unmoved(session, agent_id)
-    return Moved(applied=True, state=AgentState.STARTING, attempt=attempt)
+    return _applied(was, AgentState.STARTING, attempt)
 
 
 _HASTEN = events.logging(
@@ -271,7 +296,7 @@ def _moving(columns: tuple[str, ...]) -> TextClause:
         " RETURNING agent_id, user_id, project_id, event_seq"
     )
     typed = [bindparam(name, type_=table[name].type) for name in columns]
-    return events.logging(source, bindparam("before", type_=ARRAY(Text)), *typed)
+    return events.logging(source, bindparam("before", type_=ARRAY(Text)), *typed, before=_LEFT)
 
 
 async def _end(session: AsyncSession, agent_id: str, at: datetime) -> None:

@@ -68,16 +68,18 @@ counted AS (
 ), rung AS (
     SELECT pg_notify('berth_notices', channel) FROM noticed
 )
-SELECT pg_notify('berth_events', source.user_id), (SELECT count(*) FROM rung) FROM source
+SELECT pg_notify('berth_events', source.user_id), (SELECT count(*) FROM rung)
 """
 
 
-def logging(source: str, *parameters: BindParameter[Any]) -> TextClause:
+def logging(source: str, *parameters: BindParameter[Any], before: str | None = None) -> TextClause:
     """The statement that logs facts of the one row that the query `source` yields (agent, user, project, event_seq).
 
-    Its parameters are those of `log_values` besides `source`'s own. It returns a row when `source` did.
+    Its parameters are those of `log_values` besides `source`'s own. It returns a row when `source` did, with the
+    columns of the query `before`, which sees what stood there before this statement.
     """
-    clause = text(f"WITH source AS ({source}), {_LOG}")
+    beside = "FROM source" if before is None else f", known.* FROM source LEFT JOIN ({before}) AS known ON true"
+    clause = text(f"WITH source AS ({source}), {_LOG} {beside}")
     types = (bindparam("facts", type_=JSONB), bindparam("at", type_=DateTime(timezone=True)))
     return clause.bindparams(bindparam("count", type_=Integer), *types, *parameters)
 

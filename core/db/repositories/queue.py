@@ -46,6 +46,8 @@ class Pass(BaseModel):
     granted: int
     unseen: tuple[Winner, ...]
     waiting: int
+    # How long each who was granted a slot had waited, in seconds.
+    waited: tuple[float, ...] = ()
 
 
 async def grant(
@@ -59,10 +61,10 @@ async def grant(
     await clusters.lock_cluster(session, pool.cluster)
     room = await clusters.room(session, name, pool, at, max_waiting)
     granted = 0
+    known: list[Waited] = []
     free = min(grantable_slots(room), GRANTS_A_PASS)
     if free and room.waiting:
         chosen = await _next_in_order(session, name, limits, at, free)
-        known: list[Waited] = []
         for row in chosen:
             row.state = AgentState.STARTING.value
             row.reason = None
@@ -88,7 +90,8 @@ async def grant(
     winners = tuple(Winner(agent_id=r.agent_id, attempt=r.attempt, workflow_id=r.workflow_id) for r in unseen.all())
     if granted:
         await announce(session, name)
-    return Pass(granted=granted, unseen=winners, waiting=room.waiting - granted)
+    waits = tuple(each.seconds for each in known)
+    return Pass(granted=granted, unseen=winners, waiting=room.waiting - granted, waited=waits)
 
 
 def _told(row: Agent) -> Wait | None:

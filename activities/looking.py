@@ -1,0 +1,72 @@
+"""A look at one life: what its row, its channel and its runtime say now."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy import select
+from temporalio import activity
+
+from activities import contracts
+from activities.contracts import Life
+from core.db.engine import Db
+from core.db.models import Agent, Channel
+from core.db.repositories import clusters
+from core.domain.lifecycle import AgentState
+from core.domain.recovery import FailureKind
+from core.errors import RuntimeFault
+from core.runtime.base import AgentRuntime, Observation, Phase
+from core.settings import Settings
+
+log = structlog.get_logger()
+_OBSERVE_SECONDS = 5
+
+
+class LookActivities:
+    """`runtimes` are asked about agents that do not come up; without them that is found out later, or not."""
+
+    def __init__(self, db: Db, settings: Settings, runtimes: Mapping[str, AgentRuntime]) -> None:
+        self._db = db
+        self._runtimes = runtimes
+        self._pools = settings.all_pools()
+
+    @activity.defn(name="look")
+    async def look(self, life: Life) -> contracts.Activity:
+        query = (
+            select(Agent.state, Agent.attempt, Agent.last_activity_at, Agent.admitted_at, Channel.ready_at)
+            .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == life.attempt))
+            .where(Agent.agent_id == life.agent_id)
+        )
+        async with self._db.single() as session:
+            state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
+        starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
+        seen = await self._observe(life) if starting else None
+        if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
+            async with self._db.transaction() as session:
+                await clusters.note_refusal(session, self._cluster(life), life.pool, datetime.now(UTC))
+        return contracts.Activity(
+            last_activity_at=last_activity_at,
+            ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
+            admitted=admitted_at is not None,
+            state=AgentState(state),
+            attempt=attempt,
+            trouble=seen.detail[:1000] if seen else "",
+            failure=seen.failure if seen and seen.phase is Phase.EXITED else None,
+        )
+
+    async def _observe(self, life: Life) -> Observation | None:
+        """What the runtime knows of an attempt; None when it cannot be asked in a moment, as it only adds words."""
+        runtime = self._runtimes.get(life.runtime)
+        if runtime is None:
+            return None
+        try:
+            async with asyncio.timeout(_OBSERVE_SECONDS):
+                return await runtime.observe(life.agent_id, life.attempt)
+        except (RuntimeFault, TimeoutError) as error:
+            log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
+            return None
+
+    def _cluster(self, life: Life) -> str:
+        pool = self._pools.get(life.pool)
+        return pool.cluster if pool else life.pool

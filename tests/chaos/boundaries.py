@@ -177,7 +177,8 @@ def _around_temporal(keeper: Gatekeeper) -> None:
     connect = Client.connect
 
     async def held_connect(*args: Any, **options: Any) -> Client:
-        return await connect(*args, **options, interceptors=[_Interceptor(keeper)])
+        options["interceptors"] = [*options.get("interceptors", ()), _Interceptor(keeper)]
+        return await connect(*args, **options)
 
     Client.connect = held_connect  # type: ignore[method-assign]
 

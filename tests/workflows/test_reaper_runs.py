@@ -277,6 +277,11 @@ async def test_row_that_cannot_be_ended_holds_up_no_other_and_is_said_to_stay(
         return await delete(agent_id, attempt, grace_seconds)
 
     monkeypatch.setattr(stage.runtime, "delete", unwilling)
+
+    async def listed_as_gone() -> bool:
+        return not await stage.lives.owners()
+
+    await until(listed_as_gone, "the list of runs to be of now")
     found = await stage.reap()
     assert (found.rows, found.stays) == (1, 2)
     assert (await stage.agent(goes)).state is AgentState.TERMINATED

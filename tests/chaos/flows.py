@@ -16,6 +16,7 @@ async def one_life(ann: Person, name: str) -> Told:
     """Asked for, used, stopped."""
     agent_id = await ann.start(f"{name}-1")
     await ann.until(agent_id, "running")
+    await ann.until_carried(f"{name}-1", "running")
     return await _ended(ann, agent_id)
 
 
@@ -28,6 +29,7 @@ async def waiting_in_line(ann: Person, name: str) -> Told:
     await ann.until(fourth, "cancelled")
     await _stop(ann, first)
     await ann.until(third, "running")
+    await ann.until_carried(f"{name}-3", "running")
     return await _ended(ann, first, second, third, fourth)
 
 
@@ -35,6 +37,7 @@ async def beginning_anew(ann: Person, name: str) -> Told:
     """A running agent is restarted by its user: the same agent, another attempt."""
     agent_id = await ann.start(f"{name}-1")
     await ann.until(agent_id, "running")
+    await ann.until_carried(f"{name}-1", "running")
     answer = await ann.ask("POST", f"/api/agents/{agent_id}/restart", headers={"Idempotency-Key": f"{name} again"})
     assert answer.status_code == 202, answer.text
 
@@ -42,6 +45,7 @@ async def beginning_anew(ann: Person, name: str) -> Told:
         return (await ann.kinds(agent_id)).count("ready") >= 2
 
     await eventually(again, "the next attempt")
+    await ann.until_carried(f"{name}-1", "running")
     return await _ended(ann, agent_id)
 
 
@@ -49,6 +53,7 @@ async def warned_and_kept(ann: Person, name: str) -> Told:
     """Warned of an end, kept by its user, then ended when a grace runs out."""
     agent_id = await ann.start(f"{name}-1")
     await ann.until(agent_id, "running")
+    await ann.until_carried(f"{name}-1", "running")
     await _stop(ann, agent_id, grace=60)
     await ann.until(agent_id, "draining")
 
@@ -57,6 +62,7 @@ async def warned_and_kept(ann: Person, name: str) -> Told:
         return str((await ann.agent(agent_id))["state"]) == "running"
 
     await eventually(kept, "the agent to be kept")
+    await ann.until_carried(f"{name}-1", "running")
     await _stop(ann, agent_id, grace=1)
     return await _told(ann, agent_id)
 
@@ -73,6 +79,7 @@ async def one_after_the_other(ann: Person, name: str) -> Told:
     await ann.until(first, "draining", "terminated")
     second = await ann.start(project, key=f"{name} second")
     await ann.until(second, "running")
+    await ann.until_carried(project, "running")
     return await _ended(ann, first, second)
 
 
@@ -92,6 +99,7 @@ async def at_its_time(ann: Person, name: str) -> Told:
 
     await eventually(started, "its start")
     await ann.until(agents[0], "running")
+    await ann.until_carried(f"{name}-1", "running")
     return await _ended(ann, *agents)
 
 

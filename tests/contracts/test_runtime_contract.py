@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from core.domain.sizes import size_of
+from core.domain.sizes import MOST_MIB, size_of
 from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Handle, Phase
 from core.tokens import hash_token
@@ -276,7 +276,7 @@ async def test_limit_beyond_every_machine_is_refused_and_changes_nothing(rig: Ri
     await made(rig, spec)
     await usable(rig, spec)
     first = size_of(spec.template.resources)
-    for beyond in ({"cpu": 100_000.0}, {"memory_mib": 1 << 40}):
+    for beyond in ({"cpu": 100_000.0}, {"memory_mib": MOST_MIB}):
         with pytest.raises(NeverSatisfiable):
             await rig.runtime.resize(spec.agent_id, 1, first.model_copy(update=beyond))
     assert (await rig.runtime.resize(spec.agent_id, 1, first)).before == first

@@ -17,7 +17,6 @@ from activities.messages import (
     Emergency,
     Evictions,
     Granted,
-    Message,
     Nothing,
     PoolRef,
     PressureLook,
@@ -32,12 +31,13 @@ from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
 from core.domain.timings import Timings
+from core.domain.value import Value
 
 # The type of an error: what is asked is of a past that the row has left behind.
 LIFE_MOVED_ON = "life_moved_on"
 
 
-class Life(Message):
+class Life(Value):
     """Names one attempt of one agent, with what an activity needs to find it."""
 
     agent_id: str
@@ -49,7 +49,7 @@ class Life(Message):
     runtime: str
 
 
-class Registration(Message):
+class Registration(Value):
     """Ask for a new life. `predecessor` is the life that the same workflow is just ending."""
 
     request: StartRequest
@@ -57,7 +57,7 @@ class Registration(Message):
     predecessor: str | None = None
 
 
-class Registered(Message):
+class Registered(Value):
     """`answer` None: `leftovers` of a terminated run stand in the way, clear them and register again."""
 
     answer: StartAnswer | None
@@ -68,7 +68,7 @@ class Registered(Message):
     leftovers: tuple[Life, ...] = ()
 
 
-class Begin(Message):
+class Begin(Value):
     """A slot was given (or a restart is due): this attempt starts now."""
 
     life: Life
@@ -76,7 +76,7 @@ class Begin(Message):
     deadline_seconds: float
 
 
-class Restarting(Message):
+class Restarting(Value):
     life: Life
     kind: Text
     detail: Text
@@ -86,7 +86,7 @@ class Restarting(Message):
     away_from: str | None = None
 
 
-class Draining(Message):
+class Draining(Value):
     """`deadline_at` is when the grace ends; None for no grace."""
 
     life: Life
@@ -96,12 +96,12 @@ class Draining(Message):
     keepable: bool = False
 
 
-class Resize(Message):
+class Resize(Value):
     life: Life
     size: Size
 
 
-class Resized(Message):
+class Resized(Value):
     """What the runtime made of it. `waits_for` says why the machine has not done it yet; empty when it has."""
 
     life: Life
@@ -110,25 +110,25 @@ class Resized(Message):
     waits_for: Text = ""
 
 
-class Placed(Message):
+class Placed(Value):
     """Where an attempt is. That another machine would take it is what the answer itself says."""
 
     node: str
 
 
-class Migrating(Message):
+class Migrating(Value):
     life: Life
     node: str
     deadline_at: datetime
 
 
-class Usage(Message):
+class Usage(Value):
     seconds: float | None = None
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
 
 
-class Final(Message):
+class Final(Value):
     """The end of a life, after the runtime said gone."""
 
     life: Life
@@ -138,7 +138,7 @@ class Final(Message):
     usage: Usage | None = None
 
 
-class Moved(Message):
+class Moved(Value):
     """What the row says after a write; `applied` False when it had moved on without us."""
 
     applied: bool
@@ -146,7 +146,7 @@ class Moved(Message):
     attempt: int
 
 
-class Successor(Message):
+class Successor(Value):
     """A row of the same user and project that waits behind a life that has ended."""
 
     life: Life
@@ -161,7 +161,7 @@ class Ended(Moved):
     successor: Successor | None = None
 
 
-class Activity(Message):
+class Activity(Value):
     """`ready` tells whether the agent reported ready, which heals a lost signal. Of one that is still starting, the
     runtime's own word is in it too: why it is not there yet (`trouble`), and the failure it ended with.
     """
@@ -175,7 +175,7 @@ class Activity(Message):
     failure: FailureKind | None = None
 
 
-class Shutdown(Message):
+class Shutdown(Value):
     """Ask the agent to save and leave within `within_seconds` (0: do not ask), then remove all that was made for it."""
 
     life: Life

@@ -9,7 +9,7 @@ import structlog
 
 from activities.contracts import Final
 from activities.lives import LifeActivities, life_of
-from activities.ports import Signals
+from activities.ports import Owner, Signals
 from activities.sweeps import Swept, sweep
 from core.db.engine import Db
 from core.db.repositories import upkeep
@@ -52,26 +52,10 @@ class Leftovers:
         return await sweep([partial(self._end_row, row, look) for row in old_enough], self._seconds)
 
     async def _end_row(self, row: LivingRow, look: Look) -> bool | None:
-        if not await self._ownerless(row, look):
+        if not ownerless(row, await self._signals.owner(row.workflow_id), look.rows):
             return None
         log.warning("reaper.row", agent_id=row.agent_id, state=row.state.value)
         return await self._end(row)
-
-    async def _ownerless(self, row: LivingRow, look: Look) -> bool:
-        owner = await self._signals.owner(row.workflow_id)
-        if owner is None:
-            return True
-        # A workflow that is just handing over to this one, or clearing up behind it, is not there yet.
-        if owner.deciding or owner.agent_id == row.agent_id:
-            return False
-        # One that waits behind its ending predecessor belongs to the workflow that still runs that one.
-        predecessor = look.rows.get(owner.agent_id or "")
-        return not (
-            row.state in WAITING
-            and predecessor is not None
-            and predecessor.state is AgentState.DRAINING
-            and predecessor.workflow_id == row.workflow_id
-        )
 
     async def _end(self, row: LivingRow) -> bool:
         runtime = self._runtimes.get(row.runtime)
@@ -140,6 +124,23 @@ class Leftovers:
             return {}
         async with self._db.transaction() as session:
             return await upkeep.living_attempts(session, agent_ids)
+
+
+def ownerless(row: LivingRow, owner: Owner | None, rows: Mapping[str, LivingRow]) -> bool:
+    """Whether nobody carries a living row. `owner` is whose its workflow is now, `rows` all that live, by agent."""
+    if owner is None:
+        return True
+    # A workflow that is just handing over to this one, or clearing up behind it, is not there yet.
+    if owner.deciding or owner.agent_id == row.agent_id:
+        return False
+    # One that waits behind its ending predecessor belongs to the workflow that still runs that one.
+    predecessor = rows.get(owner.agent_id or "")
+    return not (
+        row.state in WAITING
+        and predecessor is not None
+        and predecessor.state is AgentState.DRAINING
+        and predecessor.workflow_id == row.workflow_id
+    )
 
 
 def _is_stray(seen: Present, living: Mapping[str, int], settled: datetime) -> bool:

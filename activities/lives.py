@@ -20,6 +20,7 @@ from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.recovery import ORDERED, FailureKind
+from core.domain.templates import cluster_of
 from core.errors import NotFound
 from core.settings import Settings
 
@@ -291,8 +292,7 @@ class LifeActivities:
         return {"memoryPercent": round(look.load.memory_percent, 1), "memoryLimit": look.limits.memory_percent}
 
     def _cluster(self, life: Life) -> str:
-        pool = self._pools.get(life.pool)
-        return pool.cluster if pool else life.pool
+        return cluster_of(self._pools, life.pool)
 
     async def _successor_of(self, session: AsyncSession, life: Life) -> Successor | None:
         """Who waits behind `life`, read with its end: a workflow may have forgotten whom it had registered."""

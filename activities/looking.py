@@ -15,6 +15,7 @@ from core.db.models import Agent, Channel
 from core.db.repositories import clusters
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.domain.templates import cluster_of
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime, Observation, Phase
 from core.settings import Settings
@@ -44,7 +45,7 @@ class LookActivities:
         seen = await self._observe(life) if starting else None
         if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
             async with self._db.transaction() as session:
-                await clusters.note_refusal(session, self._cluster(life), life.pool, datetime.now(UTC))
+                await clusters.note_refusal(session, cluster_of(self._pools, life.pool), life.pool, datetime.now(UTC))
         return contracts.Activity(
             last_activity_at=last_activity_at,
             ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
@@ -66,7 +67,3 @@ class LookActivities:
         except (RuntimeFault, TimeoutError) as error:
             log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
             return None
-
-    def _cluster(self, life: Life) -> str:
-        pool = self._pools.get(life.pool)
-        return pool.cluster if pool else life.pool

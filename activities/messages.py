@@ -2,27 +2,22 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
-
 from core.domain.notices import Channel
 from core.domain.pressure import Eviction
+from core.domain.value import Value
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PoolRef(Message):
+class PoolRef(Value):
     pool: str
 
 
-class Granted(Message):
+class Granted(Value):
     granted: int
     waiting: int
     unseen: int
 
 
-class ScheduledRef(Message):
+class ScheduledRef(Value):
     scheduled_start_id: str
 
 
@@ -32,13 +27,13 @@ class DueStart(ScheduledRef):
     last: bool = False
 
 
-class Tried(Message):
+class Tried(Value):
     """`over` False: the queue is full, try again."""
 
     over: bool
 
 
-class Reaped(Message):
+class Reaped(Value):
     """What a look found and mended, by kind; `stays` is what was nobody's and would not go."""
 
     objects: int = 0
@@ -53,45 +48,45 @@ class Reaped(Message):
     pools_woken: int = 0
 
 
-class PressureLook(Message):
+class PressureLook(Value):
     """`at` names the look: the same moment again is the same look, tried once more."""
 
     at: datetime
 
 
-class Leaving(Message):
+class Leaving(Value):
     cluster: str
     eviction: Eviction
 
 
-class PressureSeen(Message):
+class PressureSeen(Value):
     """Who is to leave, and the clusters whose disks are nearly full."""
 
     leaving: tuple[Leaving, ...] = ()
     emergencies: tuple[str, ...] = ()
 
 
-class Evictions(Message):
+class Evictions(Value):
     at: datetime
     leaving: tuple[Leaving, ...]
 
 
-class Emergency(Message):
+class Emergency(Value):
     at: datetime
     clusters: tuple[str, ...]
 
 
-class Cleaned(Message):
+class Cleaned(Value):
     profiles: int = 0
 
 
-class Delivery(Message):
+class Delivery(Value):
     """Send what is due on one channel."""
 
     channel: Channel
 
 
-class Delivered(Message):
+class Delivered(Value):
     """What came of it, and in how many seconds the next is due (None: nothing waits; 0: more is due now)."""
 
     sent: int = 0
@@ -100,5 +95,5 @@ class Delivered(Message):
     next_in_seconds: float | None = None
 
 
-class Nothing(Message):
+class Nothing(Value):
     pass

@@ -3,21 +3,19 @@
 from datetime import datetime
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.orders import FailureReport, StartAnswer, StartRequest, StopOrder
+from core.domain.value import Value
 from core.errors import RuntimeFault
 
 
-class Owner(BaseModel):
+class Owner(Value):
     """Whose a running workflow is. `deciding`: it has work under way, so that this may be about to change.
 
     `state` is the one that it shows; it is `requested` until the workflow has heard what became of its start.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     agent_id: str | None
     deciding: bool
     state: str | None = None
@@ -67,6 +65,8 @@ class Signals(Protocol):
         """Terminate this very run, without a step of its own; False when it is over."""
 
 
+# What nobody owned and the reaper removed, by its kind.
+ORPHANS = "berth_orphans_total"
 # What a runtime said no with, by its code; counted wherever a worker calls one.
 RUNTIME_ERRORS = "berth_runtime_errors_total"
 

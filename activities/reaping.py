@@ -16,7 +16,7 @@ from activities.beats import beating
 from activities.leftovers import Leftovers, Look
 from activities.lives import LifeActivities
 from activities.messages import Nothing, Reaped
-from activities.ports import Meter, Signals, Unmetered
+from activities.ports import ORPHANS, Meter, Signals, Unmetered
 from activities.profiles import Profiles
 from activities.runs import OwnerlessRuns
 from activities.scheduling import SchedulingActivities
@@ -118,7 +118,7 @@ class ReapingActivities:
         }
         told = {kind.value: number for kind, number in orphans.items() if number}
         for kind, number in told.items():
-            self._meter.count("berth_orphans_total", number, kind=kind)
+            self._meter.count(ORPHANS, number, kind=kind)
         if told:
             log.warning("reaper.found", **told)
 

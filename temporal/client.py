@@ -1,6 +1,6 @@
 """The one way to Temporal: pydantic payloads, a bounded wait, errors as ours."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,18 @@ async def connect(
 def is_away(error: RPCError) -> bool:
     """Whether the server could not answer now, as against said no."""
     return error.status in _AWAY
+
+
+async def taken(call: Awaitable[object]) -> bool:
+    """Whether a run took what `call` says to it; False when none goes on. Raises as `translated`."""
+    try:
+        with translated():
+            await call
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from core.domain.sizes import Size
 from core.domain.timings import Timings
 from core.errors import Unavailable
 from core.ids import agent_workflow_id, pool_workflow_id
-from temporal.client import is_away, translated
+from temporal.client import is_away, taken, translated
 from temporal.runs import attributes, ending, summary
 from temporal.scheduled import ScheduledStarts
 from workflows.agent import AgentWorkflow
@@ -154,7 +154,7 @@ class Lives:
         handle, limit = self._handle(agent.workflow_id), timedelta(seconds=ANSWER_SECONDS)
 
         try:
-            taken = await _answered(
+            accepted = await _answered(
                 lambda: handle.start_update(
                     name,
                     order,
@@ -165,7 +165,7 @@ class Lives:
             )
             async with asyncio.timeout(_ORDER_SECONDS):
                 with translated():
-                    answer: OrderAnswer = await taken.result()
+                    answer: OrderAnswer = await accepted.result()
                 return answer
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             # Taken, so it is carried out or refused without us.
@@ -247,15 +247,8 @@ class Lives:
         )
 
     async def end_run(self, workflow_id: str, run_id: str, reason: str) -> bool:
-        try:
-            with translated():
-                handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
-                await handle.terminate(reason=reason, rpc_timeout=_SIGNAL_TIMEOUT)
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return True
+        handle = self._client.get_workflow_handle(workflow_id, run_id=run_id)
+        return await taken(handle.terminate(reason=reason, rpc_timeout=_SIGNAL_TIMEOUT))
 
     # ---- below ------------------------------------------------------------------------------------------------------
 
@@ -263,14 +256,7 @@ class Lives:
         return self._client.get_workflow_handle_for(AgentWorkflow.run, workflow_id)
 
     async def _signal(self, workflow_id: str, name: str, payload: object) -> bool:
-        try:
-            with translated():
-                await self._handle(workflow_id).signal(name, payload, rpc_timeout=_SIGNAL_TIMEOUT)
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return True
+        return await taken(self._handle(workflow_id).signal(name, payload, rpc_timeout=_SIGNAL_TIMEOUT))
 
 
 async def _answered(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:

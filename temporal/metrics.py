@@ -7,20 +7,19 @@ import structlog
 from temporalio.common import MetricCounter, MetricHistogramFloat, MetricMeter
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
-from activities.ports import RUNTIME_ERRORS, Meter, Unmetered
+from activities.ports import ORPHANS, RUNTIME_ERRORS, Meter, Unmetered
 from activities.turns import FAILURES, RESTARTS, STATE_SECONDS, TRANSITIONS
 from core.domain.orphans import OrphanKind
 from core.errors import NeverSatisfiable, RuntimePermanent, RuntimeRetryable
 from core.settings import Worker
 
 log = structlog.get_logger()
-_ORPHANS = "berth_orphans_total"
 _TOLD: Mapping[str, str] = {
     TRANSITIONS: "Changes of an agent's state that were written",
     STATE_SECONDS: "Seconds spent in a state, counted when it is left",
     FAILURES: "Failures of agents, restarted or not",
     RESTARTS: "Restarts of agents, also those that somebody ordered",
-    _ORPHANS: "What the reaper found that nobody owns",
+    ORPHANS: "What the reaper found that nobody owns",
     RUNTIME_ERRORS: "Calls of a runtime that failed, by the code of the error",
 }
 # From a slot granted at once to a day of work: 0.1 s to 24 h.
@@ -62,7 +61,7 @@ def metered(settings: Worker) -> tuple[Runtime | None, Meter]:
     for code in CODES:
         meter.count(RUNTIME_ERRORS, 0, code=code)
     for kind in OrphanKind:
-        meter.count(_ORPHANS, 0, kind=kind.value)
+        meter.count(ORPHANS, 0, kind=kind.value)
     return runtime, meter
 
 

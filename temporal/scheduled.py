@@ -9,11 +9,10 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.service import RPCError, RPCStatusCode
 
 from core.db.repositories.scheduled import ScheduledView
 from core.ids import keyword, scheduled_of_workflow, scheduled_workflow_id
-from temporal.client import translated
+from temporal.client import taken, translated
 from workflows.options import AGENT_PROJECT, AGENT_USER, CONTROL_QUEUE
 from workflows.scheduled_start import ScheduledStart, ScheduledStartInput
 
@@ -61,12 +60,5 @@ class ScheduledStarts:
 
     async def withdraw(self, scheduled_start_id: str) -> bool:
         """Let its run end; False when none goes on."""
-        try:
-            with translated():
-                handle = self._client.get_workflow_handle(scheduled_workflow_id(scheduled_start_id))
-                await handle.cancel(rpc_timeout=_TIMEOUT)
-        except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        return True
+        handle = self._client.get_workflow_handle(scheduled_workflow_id(scheduled_start_id))
+        return await taken(handle.cancel(rpc_timeout=_TIMEOUT))

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict
 from temporalio.api.enums.v1 import WorkerDeploymentVersionStatus
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
@@ -15,9 +14,10 @@ from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import WorkerDeploymentConfig
 
+from core.domain.value import Value
 from core.errors import Conflict, NotFound
 from core.settings import Settings, Versioning
-from temporal.client import translated
+from temporal.client import taken, translated
 
 _TIMEOUT = timedelta(seconds=15)
 _AT_ONCE = 32
@@ -29,10 +29,9 @@ _BEHAVIOR = {
 _MOVABLE = ("AgentWorkflow", "PoolQueue", "Notices", "ScheduledStart")
 
 
-class Release(BaseModel):
+class Release(Value):
     """A version of the workers. `runs` are those held to it; `status` is Temporal's word."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     build_id: str
     status: str
     runs: int
@@ -140,11 +139,4 @@ class Releases:
 
     async def _tell(self, run: WorkflowExecution) -> bool:
         handle = self._client.get_workflow_handle(run.id, run_id=run.run_id)
-        try:
-            with translated():
-                await handle.signal("hand_on", rpc_timeout=_TIMEOUT)
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return True
+        return await taken(handle.signal("hand_on", rpc_timeout=_TIMEOUT))

@@ -9,6 +9,8 @@ from api.cli.faults import WrongUse
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+    from core.settings import Settings
+
 
 class LocalStack:
     def __init__(self, data_dir: Path) -> None:
@@ -38,3 +40,16 @@ class LocalStack:
             return None
         except OSError as error:
             raise WrongUse(f"{path} cannot be read: {error.strerror}", "ask as the one who started it") from error
+
+
+def addressed(settings: "Settings") -> "Settings":
+    """The same with the addresses of the local stack of this data folder, where the settings have none."""
+    from pydantic import SecretStr
+
+    stack = LocalStack(settings.data_dir)
+    database, temporal = settings.database, settings.temporal
+    if database.url is None and (url := stack.described("database")) is not None:
+        database = database.model_copy(update={"url": SecretStr(url)})
+    if temporal.address is None:
+        temporal = temporal.model_copy(update={"address": stack.described("temporal")})
+    return settings.model_copy(update={"database": database, "temporal": temporal})

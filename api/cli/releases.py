@@ -10,7 +10,7 @@ import typer
 from api.cli import config, show
 from api.cli.agents import AsJson
 from api.cli.faults import Unreachable, WrongUse, fault_of, line_of
-from api.cli.local import LocalStack
+from api.cli.local import addressed
 from api.cli.parts import leave
 
 if TYPE_CHECKING:
@@ -102,12 +102,11 @@ def _ask(settings: "Settings", ask: "Callable[[Releases], Awaitable[_Told]]") ->
     from temporal.client import connect
     from temporal.versions import Releases
 
-    address = settings.temporal.address or LocalStack(settings.data_dir).described("temporal")
-    if address is None:
+    there = addressed(settings)
+    if there.temporal.address is None:
         raise Unreachable(
             f"no local stack runs in {settings.data_dir}", "start one with: berth up; or set BERTH_TEMPORAL__ADDRESS"
         )
-    there = settings.model_copy(update={"temporal": settings.temporal.model_copy(update={"address": address})})
 
     async def asked() -> _Told:
         return await ask(Releases(await connect(there), settings.worker.deployment))

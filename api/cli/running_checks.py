@@ -6,17 +6,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
-from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.service import RPCError
 
+from activities.leftovers import ownerless
 from api.cli import database_checks, temporal_checks, watch_checks
 from api.cli.client import api_url
-from api.cli.local import LocalStack
+from api.cli.local import addressed
 from api.cli.verdicts import Check, For, Verdict
 from core.db.engine import Db
 from core.db.repositories import upkeep
-from core.domain.lifecycle import WAITING, AgentState
 from core.errors import Unavailable
 from temporal.client import connect
 from temporal.lives import Lives
@@ -45,17 +44,6 @@ async def examine(settings: "Settings") -> list[Check]:
         if db is not None and client is not None:
             checks.append(await _ownerless(db, client, settings))
     return [*checks, *await watch_checks.examine(settings)]
-
-
-def addressed(settings: "Settings") -> "Settings":
-    """The same with the addresses of the local stack of this data folder, where the settings have none."""
-    stack = LocalStack(settings.data_dir)
-    database, temporal = settings.database, settings.temporal
-    if database.url is None and (url := stack.described("database")) is not None:
-        database = database.model_copy(update={"url": SecretStr(url)})
-    if temporal.address is None:
-        temporal = temporal.model_copy(update={"address": stack.described("temporal")})
-    return settings.model_copy(update={"database": database, "temporal": temporal})
 
 
 async def _api() -> Check:
@@ -118,15 +106,11 @@ async def _ownerless(db: Db, client: "Client", settings: "Settings") -> Check:
         async with asyncio.timeout(_SECONDS):
             owners = await lives.owners()
             async with db.transaction() as session:
-                rows = await upkeep.living(session)
-            suspects = [row for row in rows if owners.get(row.workflow_id) != row.agent_id]
+                rows = {row.agent_id: row for row in await upkeep.living(session)}
+            suspects = [row for row in rows.values() if owners.get(row.workflow_id) != row.agent_id]
             asked, found = suspects[:_MOST_ASKED], 0
-            draining = {row.workflow_id for row in rows if row.state is AgentState.DRAINING}
             for row in asked:
-                owner = await lives.owner(row.workflow_id)
-                behind = row.state in WAITING and row.workflow_id in draining
-                mine = owner is not None and (owner.deciding or owner.agent_id == row.agent_id or behind)
-                found += not mine
+                found += ownerless(row, await lives.owner(row.workflow_id), rows)
     except (Unavailable, RPCError, SQLAlchemyError, TimeoutError) as error:
         told = f"they cannot be counted ({type(error).__name__})"
         return Check(_RUNNING, what, Verdict.PROBLEM, told, "mend what is told above")

@@ -1,5 +1,7 @@
 """What to run and where: templates and pools, as a configuration file describes them."""
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.domain.environment import BrowserSettings
@@ -66,3 +68,9 @@ class Pool(BaseModel):
     @property
     def limits_starts(self) -> bool:
         return self.max_starting is not None or self.max_starting_per_node is not None
+
+
+def cluster_of(pools: Mapping[str, Pool], name: str) -> str:
+    """Whose room the agents of a pool take; a pool that was taken out of the settings is by itself."""
+    pool = pools.get(name)
+    return pool.cluster if pool else name

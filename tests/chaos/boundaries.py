@@ -54,11 +54,18 @@ class Gatekeeper:
             if self._line is None:
                 return
             try:
-                self._line.sendall(json.dumps({"part": self._part, "pid": os.getpid(), "at": where}).encode() + b"\n")
+                self._line.sendall(json.dumps({"part": self._part, "at": where}).encode() + b"\n")
                 if not self._line.recv(1):
                     self._line = None
             except OSError:
                 self._line = None
+
+    async def around(self, what: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Stand still before and after a call that succeeds."""
+        self.pass_by(f"before {what}")
+        result = await call()
+        self.pass_by(f"after {what}")
+        return result
 
 
 def install(part: str) -> None:
@@ -149,10 +156,7 @@ def _around_runtimes(keeper: Gatekeeper) -> None:
 
     async def held_call(self: HostRuntime, method: str, path: str, **options: Any) -> bytes:
         what = f"{method} {_AGENT_ID.sub('{agent}', path)} of the host"
-        keeper.pass_by(f"before {what}")
-        answer = await call(self, method, path, **options)
-        keeper.pass_by(f"after {what}")
-        return answer
+        return await keeper.around(what, lambda: call(self, method, path, **options))
 
     HostRuntime._call = held_call  # type: ignore[method-assign]
 
@@ -162,10 +166,7 @@ def _around_clusters(keeper: Gatekeeper) -> None:
 
     async def held_call(self: Cluster, method: str, path: str, **options: Any) -> Json:
         what = f"{method} {_AGENT_ID.sub('{agent}', _NAMESPACE.sub('', path))} of the cluster"
-        keeper.pass_by(f"before {what}")
-        answer = await call(self, method, path, **options)
-        keeper.pass_by(f"after {what}")
-        return answer
+        return await keeper.around(what, lambda: call(self, method, path, **options))
 
     Cluster.call = held_call  # type: ignore[method-assign]
 
@@ -200,11 +201,8 @@ class _Activities(worker.ActivityInboundInterceptor):
         self._keeper = keeper
 
     async def execute_activity(self, input: worker.ExecuteActivityInput) -> Any:
-        name = activity.info().activity_type
-        self._keeper.pass_by(f"before {name}")
-        result = await super().execute_activity(input)
-        self._keeper.pass_by(f"after {name}")
-        return result
+        onward = super().execute_activity
+        return await self._keeper.around(activity.info().activity_type, lambda: onward(input))
 
 
 class _Calls(client.OutboundInterceptor):
@@ -217,22 +215,20 @@ class _Calls(client.OutboundInterceptor):
             what = f"the start of {input.workflow}"
         else:
             what = f"the signal {input.start_signal} with the start of {input.workflow}"
-        return await self._around(what, super().start_workflow, input)
+        onward = super().start_workflow
+        return await self._keeper.around(what, lambda: onward(input))
 
     async def signal_workflow(self, input: client.SignalWorkflowInput) -> None:
-        await self._around(f"the signal {input.signal}", super().signal_workflow, input)
+        onward = super().signal_workflow
+        await self._keeper.around(f"the signal {input.signal}", lambda: onward(input))
 
     async def start_update_with_start_workflow(
         self, input: client.StartWorkflowUpdateWithStartInput
     ) -> client.WorkflowUpdateHandle[Any]:
         what = f"the update {input.update_workflow_input.update} with its start"
-        return await self._around(what, super().start_update_with_start_workflow, input)
+        onward = super().start_update_with_start_workflow
+        return await self._keeper.around(what, lambda: onward(input))
 
     async def start_workflow_update(self, input: client.StartWorkflowUpdateInput) -> client.WorkflowUpdateHandle[Any]:
-        return await self._around(f"the update {input.update}", super().start_workflow_update, input)
-
-    async def _around(self, what: str, call: Callable[[Any], Awaitable[_Result]], input: Any) -> _Result:
-        self._keeper.pass_by(f"before {what}")
-        result = await call(input)
-        self._keeper.pass_by(f"after {what}")
-        return result
+        onward = super().start_workflow_update
+        return await self._keeper.around(f"the update {input.update}", lambda: onward(input))

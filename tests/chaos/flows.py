@@ -73,9 +73,16 @@ async def one_after_the_other(ann: Person, name: str) -> Told:
     first = await ann.start(project, key=f"{name} first")
     await ann.until(first, "running")
     order = json.dumps({"agent_id": first, "reason": "maintenance", "grace_seconds": 1})
-    await ann.stack.temporal(
-        "workflow", "signal", "-w", f"agent/{ann.user_id}/{project}", "--name", "stop", "--input", order
-    )
+    typed = ("workflow", "signal", "-w", f"agent/{ann.user_id}/{project}", "--name", "stop", "--input", order)
+
+    async def taken() -> bool:
+        try:
+            await ann.stack.temporal(*typed)
+        except AssertionError:  # no server just now: whoever types it types it again
+            return False
+        return True
+
+    await eventually(taken, "the operator's order to be taken")
     await ann.until(first, "draining", "terminated")
     second = await ann.start(project, key=f"{name} second")
     await ann.until(second, "running")

@@ -24,7 +24,6 @@ class Held:
     """A part that stands at a boundary. One that was killed there need not be let on."""
 
     boundary: Boundary
-    pid: int
     _writer: asyncio.StreamWriter = field(repr=False)
 
     def let_on(self) -> None:
@@ -52,7 +51,7 @@ class Gate:
                 boundary = Boundary(said["part"], said["at"])
                 self.passed.append(boundary)
                 if boundary == self._wanted and self._came is not None and not self._came.done():
-                    self._came.set_result(Held(boundary, said["pid"], writer))
+                    self._came.set_result(Held(boundary, writer))
                 else:
                     writer.write(b".")
                     await writer.drain()

@@ -8,17 +8,18 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core.dev.stack import Stack, StackOptions
+from core.dev.stack import Stack
 from core.dev.supervise import Part
 from tests.chaos.boundaries import GATE
 from tests.chaos.gate import Gate, open_gate
+from tests.chaos.supervised import supervised
 from tests.fakes.tcp_proxy import TcpProxy, tcp_proxy
 from tests.fixtures.stack import LocalStack, eventually
-from workflows.options import SEARCH_ATTRIBUTES
 
 HELD = ("worker", "api")
 # Long enough that everything that was under way meets it, short enough that nobody's patience ends.
@@ -87,8 +88,6 @@ Lines = Mapping[str, TcpProxy]
 @contextlib.asynccontextmanager
 async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> AsyncIterator[Rehearsal]:
     """Every wait is short. `settings` are BERTH_ variables without the prefix."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
-    given = {f"BERTH_{name}": value for name, value in {**SHORT, **settings}.items()}
     with tempfile.TemporaryDirectory(prefix="gate-") as place:  # its path must be short
         gate_path = Path(place) / "gate"
         async with (
@@ -97,25 +96,13 @@ async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> A
             tcp_proxy("127.0.0.1", 0) as to_temporal,
         ):
             lines = {"postgres": to_postgres, "temporal": to_temporal}
-            options = StackOptions(
-                folder,
-                runtime=runtime,
-                environment={**given, GATE: str(gate_path)},
-                search_attributes={key.name: "Keyword" for key in SEARCH_ATTRIBUTES},
-            ).on_any_ports()
-            said: list[str] = []
-            stack = Stack(options, said.append)
-            usual = stack._own_parts
-            stack._own_parts = lambda env: [_held(part, lines) for part in usual(env)]
-            try:
-                await stack.start()
-                environment = {**mine, **given, "BERTH_DATA_DIR": str(folder), "BERTH_POOL__RUNTIME": runtime}
+            alter = partial(_held, lines=lines)
+            given = {**SHORT, **settings}
+            async with supervised(folder, runtime, given, {GATE: str(gate_path)}, alter) as (stack, environment):
                 one = Rehearsal(folder, environment, gate, stack, lines)
                 await one.whole()
                 yield one
                 await one.sound()
-            finally:
-                await stack.stop()
 
 
 SHORT = {

@@ -73,7 +73,7 @@ class Series:
             if not coming.done():
                 return 0, "was not reached"
             held = coming.result()
-            await harm(self.stack, held)
+            await harm(self.stack, held.boundary.part)
             held.let_on()
             told = await doing
             seconds = time.monotonic() - began - self.seconds

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.plain import NO_TLS
-from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+from tests.fixtures.stack import LocalStack, Person, local_stack
 
 AT_ONCE = 20
 PARTS = ["api", "worker", "temporal"]
@@ -46,11 +46,7 @@ class Crowd:
         await asyncio.sleep(moment)
         killed = self.ann.stack.kill(part)
         answers = await asyncio.gather(*asked)
-
-        async def another() -> bool:
-            return int(self.ann.stack.about["pids"].get(part, killed)) != killed
-
-        await eventually(another, f"another {part}")
+        await self.ann.stack.replaced(part, killed)
         await self.ann.stack.whole()
         return [answer for answer in answers if answer is not None and answer.status_code < 300]
 

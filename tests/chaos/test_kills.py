@@ -23,13 +23,7 @@ async def _nothing_held(someone: Person) -> None:
 
 
 async def _back(stack: LocalStack, part: str, before: int) -> None:
-    async def another() -> bool:
-        try:
-            return stack.pid(part) != before
-        except (KeyError, FileNotFoundError, ValueError):
-            return False
-
-    await eventually(another, f"another {part}")
+    await stack.replaced(part, before)
     await stack.whole()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import flows
-from tests.chaos.rehearsal import Rehearsal, rehearsal
+from tests.chaos.rehearsal import HELD, Rehearsal, rehearsal
+from tests.chaos.victims import VICTIMS
 from tests.fixtures.stack import Person
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "1"))
@@ -49,35 +50,14 @@ class Soak:
             self.done += 1
 
     async def harm(self) -> None:
-        """One harm after the other, each when the last one is mended; agents lose their host the least often."""
+        """One harm of the kill suite after the other, each when the last one is mended."""
         while not self.over():
             await asyncio.sleep(self._chance.uniform(1, 8))
-            match self._chance.choices(["kill", "pair", "cut", "half-open", "freeze", "host"], [6, 3, 3, 1, 2, 1])[0]:
-                case "kill":
-                    self._kill(self._chance.choice(["worker", "api", "temporal", "postgres"]))
-                case "pair":
-                    for part in self._chance.sample(["worker", "api", "temporal", "postgres"], 2):
-                        self._kill(part)
-                case "cut":
-                    server = self._chance.choice(["postgres", "temporal"])
-                    self.harms.append(f"cut off from {server}")
-                    await self.stack.cut(server)
-                case "half-open":
-                    server = self._chance.choice(["postgres", "temporal"])
-                    self.harms.append(f"half-open to {server}")
-                    self.stack.half_open(server)
-                case "freeze":
-                    part = self._chance.choice(["worker", "api", "temporal", "postgres"])
-                    self.harms.append(f"froze {part}")
-                    self.stack.freeze(part)
-                case "host":
-                    self._kill("host")
+            victim, itself = self._chance.choice(list(VICTIMS)), self._chance.choice(HELD)
+            self.harms.append(f"{victim} ({itself})")
+            await VICTIMS[victim](self.stack, itself)
             async with asyncio.timeout(_MENDED_SECONDS):
                 await self.stack.mended()
-
-    def _kill(self, part: str) -> None:
-        self.harms.append(f"killed {part}")
-        self.stack.kill(part)
 
 
 @pytest.mark.chaos

@@ -1,47 +1,41 @@
-"""What is done to Berth while one part of it stands at a boundary."""
+"""What is done to Berth while one part of it stands at a boundary, or at any time."""
 
-import os
-import signal
 from collections.abc import Awaitable, Callable
 
-from tests.chaos.gate import Held
 from tests.chaos.rehearsal import HELD, Rehearsal
 
-Harm = Callable[[Rehearsal, Held], Awaitable[None]]
+# Takes the stack, and the name of the part that is meant by `itself`: the one that is held.
+Harm = Callable[[Rehearsal, str], Awaitable[None]]
 
 
 def _killed(*parts: str) -> Harm:
-    """`kill -9` of parts; `itself` is the one that is held."""
+    """`kill -9` of parts."""
 
-    async def harm(stack: Rehearsal, held: Held) -> None:
+    async def harm(stack: Rehearsal, itself: str) -> None:
+        (other,) = set(HELD) - {itself}
+        meant = {"itself": itself, "the other": other}
         for part in parts:
-            if part == "itself":
-                os.kill(held.pid, signal.SIGKILL)
-            elif part == "the other":
-                (other,) = set(HELD) - {held.boundary.part}
-                stack.kill(other)
-            else:
-                stack.kill(part)
+            stack.kill(meant.get(part, part))
 
     return harm
 
 
 def _cut_off(server: str) -> Harm:
-    async def harm(stack: Rehearsal, held: Held) -> None:
+    async def harm(stack: Rehearsal, itself: str) -> None:
         await stack.cut(server)
 
     return harm
 
 
 def _half_open(server: str) -> Harm:
-    async def harm(stack: Rehearsal, held: Held) -> None:
+    async def harm(stack: Rehearsal, itself: str) -> None:
         stack.half_open(server)
 
     return harm
 
 
 def _frozen(part: str) -> Harm:
-    async def harm(stack: Rehearsal, held: Held) -> None:
+    async def harm(stack: Rehearsal, itself: str) -> None:
         stack.freeze(part)
 
     return harm

@@ -146,6 +146,12 @@ class Moved(Value):
     attempt: int
 
 
+class Rejoined(Moved):
+    """Of a restart, whether it waits in line for want of room (`QUEUED`, with its next attempt), and for what."""
+
+    waits_for: str | None = None
+
+
 class Successor(Value):
     """A row of the same user and project that waits behind a life that has ended."""
 
@@ -203,6 +209,11 @@ async def mark_running(life: Life) -> Moved:
 
 @activity.defn(name="mark_restarting")
 async def mark_restarting(ask: Restarting) -> Moved:
+    raise NotImplementedError
+
+
+@activity.defn(name="rejoin")
+async def rejoin(life: Life) -> Rejoined:
     raise NotImplementedError
 
 

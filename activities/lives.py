@@ -349,9 +349,9 @@ class LifeActivities:
             # It had a machine, so that one has a place now; the end of one that never had any frees nothing.
             await clusters.forget_refusals(session, self._cluster(life))
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
-        if row.started_at is not None:
+        if row.started_at is not None or row.usage:
             # The whole life, from the slot on: every attempt has a start of its own.
-            usage["seconds"] = round((now - (row.admitted_at or row.started_at)).total_seconds(), 3)
+            usage["seconds"] = agents.held_seconds(row, now)
         if row.admitted_at is not None:
             await flows.departed(session, life.pool, now)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(

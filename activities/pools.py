@@ -1,4 +1,4 @@
-"""Slots of a pool given in order, and the winners told."""
+"""Slots of a pool given in order, the winners told, and slots given back by who cannot use theirs."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -7,11 +7,14 @@ import structlog
 from temporalio import activity
 from temporalio.service import RPCError
 
+from activities.contracts import Life, Rejoined
 from activities.messages import Granted, PoolRef
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
-from core.db.repositories import queue
+from core.db.repositories import queue, rejoining
+from core.domain.admission import QueueReason
+from core.domain.lifecycle import AgentState
 from core.settings import Settings
 
 log = structlog.get_logger()
@@ -55,3 +58,20 @@ class PoolActivities:
 
         await asyncio.gather(*(tell(winner) for winner in done.unseen))
         return Granted(granted=done.granted, waiting=done.waiting, unseen=len(done.unseen))
+
+    @activity.defn(name="rejoin")
+    async def rejoin(self, life: Life) -> Rejoined:
+        """Let a restart that has no room wait in line; one that has, or whose pool is no more, goes on."""
+        pool = self._pools.get(life.pool)
+        if pool is None:
+            return Rejoined(applied=False, state=AgentState.RESTARTING, attempt=life.attempt)
+        now = datetime.now(UTC)
+        async with self._db.transaction() as session:
+            moved = await rejoining.rejoin(
+                session, life.agent_id, life.attempt, life.pool, pool, self._settings.queue.max, now
+            )
+        waits_for = QueueReason.NO_NODE if moved.state is AgentState.QUEUED else None
+        self._turns.took(life, moved, now, waits_for)
+        if moved.state is AgentState.QUEUED:
+            await self._signals.wake_pool(life.pool)
+        return Rejoined(applied=moved.applied, state=moved.state, attempt=moved.attempt, waits_for=waits_for)

@@ -140,6 +140,7 @@ def workers(
             life.finish,
             looking.look,
             pool.grant_slots,
+            pool.rejoin,
             scheduling.start_scheduled,
             scheduling.withdraw_scheduled,
             reaping.reap,

@@ -20,6 +20,7 @@ from core.runtime.base import Observation, Phase
 
 _LOOK_SECONDS = 20
 _EVERY_SECONDS = 0.25
+_DESCRIBED_AT_ONCE = 20
 
 # What a runtime has; None where it cannot be asked.
 Objects = Callable[[], Awaitable[Sequence[Observation] | None]]
@@ -179,10 +180,16 @@ async def _workflows(agents: Sequence[Agent], world: World) -> list[str]:
         if agent.state in LIVING:
             living[agent.workflow_id].append(agent)
     listed = client.list_workflows("WorkflowType = 'AgentWorkflow' AND ExecutionStatus = 'Running'")
-    ids = {found.id async for found in listed} | set(living)
+    ids = sorted({found.id async for found in listed} | set(living))
+    at_once = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
+
+    async def runs(workflow_id: str) -> bool:
+        async with at_once:
+            return await _runs(client, workflow_id)
+
     found = []
-    for workflow_id in sorted(ids):
-        if await _runs(client, workflow_id) == bool(living[workflow_id]):
+    for workflow_id, is_run in zip(ids, await asyncio.gather(*map(runs, ids)), strict=True):
+        if is_run == bool(living[workflow_id]):
             continue
         if living[workflow_id]:
             found += [f"{agent}: no workflow carries it" for agent in living[workflow_id]]

@@ -14,6 +14,10 @@ def runtime_queue(pool: str) -> str:
     return f"runtime/{pool}"
 
 
+# A step that a dying worker took is another's after this long (Temporal's own: 10 s). A step takes milliseconds; one
+# that waits for the database keeps its worker by saying so.
+TASK_TIMEOUT = timedelta(seconds=4)
+
 AGENT_ID = SearchAttributeKey.for_keyword("AgentId")
 AGENT_STATE = SearchAttributeKey.for_keyword("AgentState")
 AGENT_USER = SearchAttributeKey.for_keyword("AgentUser")
@@ -29,6 +33,7 @@ HISTORY_LIMIT = 2000
 FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
 RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
+PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 LOCAL: dict[str, Any] = {
@@ -38,8 +43,9 @@ LOCAL: dict[str, Any] = {
     ),
 }
 
-# A try that a dying worker took is noticed after this long; activities beat every 2 s.
-_BEAT = timedelta(seconds=6)
+# A try that a dying worker took is noticed after this long; activities beat every 2 s, and the SDK hands on a beat when
+# four fifths of this are over.
+_BEAT = timedelta(seconds=5)
 
 
 def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:

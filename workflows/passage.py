@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
     from workflows.onward import Onward
-    from workflows.options import LOCAL, create_options
+    from workflows.options import LOCAL, PLACE_IS_GIVEN_BACK, create_options
     from workflows.record import Record, failure_of
 
 
@@ -287,10 +287,17 @@ class Passage:
                 )
         if course.inbox.stop is not None:
             await self._answer_call()
-        else:
-            course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
-            course.inbox = Inbox()
-            course.state = AgentState.STARTING
+            return
+        rejoined = None
+        if workflow.patched(PLACE_IS_GIVEN_BACK):
+            rejoined = await workflow.execute_local_activity(contracts.rejoin, course.life, **LOCAL)
+        stop = course.inbox.stop
+        course.life = course.life.model_copy(update={"attempt": course.life.attempt + 1})
+        course.inbox = Inbox(stop=stop)
+        course.state = AgentState.STARTING
+        if rejoined is not None and (rejoined.state, rejoined.attempt) == (AgentState.QUEUED, course.life.attempt):
+            course.state, course.waits_for = AgentState.QUEUED, rejoined.waits_for
+            self.show(rejoined.waits_for)
 
 
 def _not_made(life: Life, error: ActivityError) -> FailureReport:

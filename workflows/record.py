@@ -5,7 +5,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
     from activities.contracts import Ended, Final, Life, Moved, Successor
-    from core.domain.lifecycle import FINAL, AgentState, EndReason
+    from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind
     from core.ids import keyword
@@ -44,7 +44,9 @@ class Record:
         if moved.attempt <= course.life.attempt or moved.state in FINAL:
             return False
         course.life = course.life.model_copy(update={"attempt": moved.attempt})
-        course.begun, course.state, course.drain, course.move = moved.attempt, moved.state, None, None
+        # One that waits in line has not begun the attempt that it will have.
+        begun = moved.attempt if moved.state not in WAITING else 0
+        course.begun, course.state, course.drain, course.move = begun, moved.state, None, None
         course.running_since = workflow.now() if moved.state is AgentState.RUNNING else None
         course.inbox.failure = None
         self.show("workflow_reset")

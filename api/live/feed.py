@@ -105,23 +105,31 @@ class Feed:
             self._listener.subscribe((Wake.EVENTS, self._user_id)) as news,
             self._positions.watch(self._user_id, news) as watcher,
         ):
+            unread = True
             while True:
                 try:
-                    await self._push_new(watcher)
+                    # A place that changed is no event: a thousand who are told of theirs ask the database nothing.
+                    if unread:
+                        await self._push_events()
+                    await self._push_places(watcher)
                 except DATABASE_AWAY as error:
                     log.warning("feed.database_away", error=type(error).__name__)
                     await asyncio.sleep(_AWAY_SECONDS)
+                    unread = True
                 else:
-                    await news.wait(_LOOK_SECONDS)
+                    woken = await news.wait(_LOOK_SECONDS)
+                    unread = news.heard() or not woken
 
-    async def _push_new(self, watcher: Watcher) -> None:
+    async def _push_events(self) -> None:
         while True:
             batch = await whole(self._batch())
             for event in batch:
                 await self._send(_message(event))
                 self._after = event.cursor
             if len(batch) < _BATCH:
-                break
+                return
+
+    async def _push_places(self, watcher: Watcher) -> None:
         for place in watcher.places.values():
             if self._told.get(place.agent_id) != place:
                 await self._send(_moved(place, self._after or 0))

@@ -40,7 +40,7 @@ class Positions:
 
     @contextlib.contextmanager
     def watch(self, user_id: str, news: Subscription) -> Iterator[Watcher]:
-        """A watcher whose `places` are renewed; `news` is woken when they changed."""
+        """A watcher whose `places` are renewed; `news` is nudged when they changed."""
         watcher = Watcher(user_id=user_id, news=news)
         self._watchers[id(watcher)] = watcher
         self._wanted.set()
@@ -90,4 +90,4 @@ class Positions:
             places = users.get(watcher.user_id, {})
             if places != watcher.places:
                 watcher.places = places
-                watcher.news.wake()
+                watcher.news.nudge()

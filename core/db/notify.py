@@ -46,9 +46,20 @@ class Subscription:
 
     def __init__(self) -> None:
         self._flag = asyncio.Event()
+        self._heard = False
 
     def wake(self) -> None:
+        self._heard = True
         self._flag.set()
+
+    def nudge(self) -> None:
+        """Wake whoever waits for a reason of this process: nothing changed that would have to be read."""
+        self._flag.set()
+
+    def heard(self) -> bool:
+        """Whether there was a wake-up, and not only a nudge, since this was asked last."""
+        heard, self._heard = self._heard, False
+        return heard
 
     async def wait(self, seconds: float) -> bool:
         """Return True as soon as there was a wake-up since the last call, False after `seconds` without one."""

@@ -9,6 +9,9 @@ from core.domain.tiers import Tier, rank
 # Under ageing, so many other agents weigh half as much as one tier; however many there are, never as much as one.
 _HALF_A_TIER = 10
 
+# Of a restart that lost its slot; all others have 1.
+FRONT = 0
+
 
 class OrderKey(BaseModel):
     """Smaller goes first: `front` (a restart that lost its place), then tier, then fair, then time.
@@ -32,7 +35,7 @@ def order_key(
     tier: Tier, at: datetime, *, fair: int = 0, front: bool = False, ageing: timedelta | None = None
 ) -> OrderKey:
     """`at` is when the request came, or the eviction that it makes good; `ageing` what one tier is worth in waiting."""
-    first = 0 if front else 1
+    first = FRONT if front else 1
     if ageing is None:
         return OrderKey(front=first, tier_rank=rank(tier), fair=fair, at=at)
     return OrderKey(front=first, tier_rank=0, fair=0, at=at + ageing * _steps(tier, fair))

@@ -67,6 +67,12 @@ class Room(Value):
         return self.look is not None and any(each.measure is measure for each in self.look.over)
 
 
+def overfull(room: Room) -> bool:
+    """More hold a slot than the cluster has places for: of those that have no machine now, not all will find one."""
+    fresh = room.snapshot is Snapshot.FRESH
+    return fresh and room.cluster_free is not None and room.cluster_free < 0
+
+
 def free_slots(room: Room) -> int:
     """How many more agents the pool has a place for, whenever they may start."""
     if not room.open or room.refused or room.capacity is None or room.cluster_free is None:

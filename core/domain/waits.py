@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from core.domain.queueing import OrderKey, ageing_of
+from core.domain.queueing import FRONT, OrderKey, ageing_of
 from core.domain.tiers import Tier, rank
 from core.domain.value import Value
 
@@ -107,7 +107,7 @@ def overtakers(
     Those of higher tiers, and of its own when its user has other agents, which most that come then have fewer of.
     """
     ageing = ageing_of(key, tier, fair, since)
-    if key.front == 0 or (ageing is None and key.tier_rank == 0):
+    if key.front == FRONT or (ageing is None and key.tier_rank == 0):
         return ()
     before = [each for each in Tier if rank(each) < rank(tier) or (each is tier and fair > 0)]
     return tuple(

@@ -18,7 +18,9 @@ from tests.chaos.victims import FATAL_TO_AGENTS, VICTIMS, Harm
 from tests.fixtures.stack import Person
 
 # What goes on by itself, whatever users do.
-_UPKEEP = re.compile("reap|_measure|stay_present|_pressure|(GET capacity|POST check|GET agents) of the host")
+_UPKEEP = re.compile(
+    "reap|_measure|stay_present|_pressure|(GET capacity|POST check|GET agents) of the host|GET .* of the cluster"
+)
 _REACHED_SECONDS = 30
 # Of the longest flow.
 _MOST_CASES = 90

@@ -21,6 +21,7 @@ from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.keeping import keep
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_pressure import measured
+from tests.workflows.test_rejoining import crowded_out
 from tests.workflows.test_succession import forgotten
 from workflows.notices import Notices, NoticesInput
 from workflows.options import CONTROL_QUEUE
@@ -73,6 +74,17 @@ async def test_queued_and_cancelled(set_stage: SetStage) -> None:
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "queued_and_cancelled")
+
+
+async def test_rejoined_the_line(set_stage: SetStage) -> None:
+    stage = await set_stage({**LONG, "snapshot_seconds": 0.1, "grant_tick_seconds": 1}, capacity=None)
+    ann, bob, cat = await crowded_out(stage)
+    await stage.stop(bob)
+    await stage.until(ann, AgentState.RUNNING)
+    await stage.stop(ann)
+    await stage.until_closed()
+    await keep(stage, "rejoined_the_line")
+    await stage.stop(cat)
 
 
 async def test_crashed_until_failed(stage: Stage) -> None:

@@ -275,6 +275,13 @@ async def hasten(
     return Moved(applied=True, state=AgentState.DRAINING, attempt=attempt)
 
 
+def held_seconds(row: Agent, at: datetime) -> float:
+    """How long an agent has held a slot by `at`, a stay before it gave one back counted in."""
+    earlier = float((row.usage or {}).get("seconds", 0.0))
+    since = row.admitted_at or row.started_at
+    return round(earlier + ((at - since).total_seconds() if since is not None else 0.0), 3)
+
+
 async def unmoved(session: AsyncSession, agent_id: str) -> Moved:
     """What the row says, of a write that changed nothing."""
     found = await session.execute(select(Agent.state, Agent.attempt).where(Agent.agent_id == agent_id))

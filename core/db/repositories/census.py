@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select, update
+from sqlalchemy import case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Cluster, PoolOverride
 from core.domain.lifecycle import LIVING, WAITING, AgentState
+from core.domain.queueing import FRONT
 from core.domain.thresholds import Look, look_of
 
 _LIVING = [state.value for state in LIVING]
@@ -63,5 +64,7 @@ async def forget_capacity(session: AsyncSession, pool: str) -> None:
 
 async def longest_waits(session: AsyncSession, now: datetime) -> dict[str, float]:
     """Of each pool in which somebody waits, for how many seconds the longest has."""
-    query = select(Agent.pool, func.min(Agent.created_at)).where(Agent.state.in_(_WAITING)).group_by(Agent.pool)
+    # Who gave its slot back waits since then.
+    since = case((Agent.order_front == FRONT, Agent.last_activity_at), else_=Agent.created_at)
+    query = select(Agent.pool, func.min(since)).where(Agent.state.in_(_WAITING)).group_by(Agent.pool)
     return {pool: (now - since).total_seconds() for pool, since in (await session.execute(query)).all()}

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.db.models import Agent
 from core.db.repositories import clusters, credits, queue
 from core.domain.lifecycle import WAITING
-from core.domain.queueing import OrderKey, order_key
+from core.domain.queueing import FRONT, OrderKey, order_key
 from core.domain.tiers import Tier
 
 _WAITING = [state.value for state in WAITING]
@@ -77,7 +77,11 @@ async def _replace(
     rows = (await session.scalars(select(Agent).where(waiting, which).order_by(Agent.agent_id).with_for_update())).all()
     for row in rows:
         key = order_key(
-            tier or Tier(row.tier), row.order_since, fair=row.order_others, front=row.order_front == 0, ageing=ageing
+            tier or Tier(row.tier),
+            row.order_since,
+            fair=row.order_others,
+            front=row.order_front == FRONT,
+            ageing=ageing,
         )
         if tier is not None:
             row.tier = tier.value

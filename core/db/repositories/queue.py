@@ -20,7 +20,7 @@ from core.db.repositories.tallies import Waited
 from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
-from core.domain.queueing import OrderKey
+from core.domain.queueing import FRONT, OrderKey
 from core.domain.room import Room, grantable_slots
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
@@ -71,8 +71,10 @@ async def grant(
             row.admitted_at = at
             row.admission_seen_at = None
             # A clock that was put back since makes nobody wait less than no time.
-            waited = round(max((at - row.created_at).total_seconds(), 0), 3)
-            known.append(Waited(seconds=waited, told=_told(row)))
+            again = row.order_front == FRONT
+            waited = round(max((at - (row.last_activity_at if again else row.created_at)).total_seconds(), 0), 3)
+            if not again:  # a second wait is no measure of the line: it began at its front
+                known.append(Waited(seconds=waited, told=_told(row)))
             await events.append(
                 session,
                 row,

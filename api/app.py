@@ -134,7 +134,8 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
             db=db,
             lives=Lives(client, settings.timings.grant_tick_seconds),
             verifier=verifier,
-            # All there are, without asking anybody: agents may live whose runtime was taken out of the settings.
+            # All there are, for agents may be known whose runtime was taken out of the settings. Opening one asks
+            # nobody; it is called only where a pool or an agent's row names it.
             runtimes=await stack.enter_async_context(open_runtimes(settings, set(runtime_names()))),
             probes={"database": lambda: _schema_answers(db), "temporal": lambda: _temporal_answers(client)},
             turnstile=Turnstile(size, _MOST_WAITING),

@@ -32,7 +32,7 @@ async def places_to_serve(db: Db, settings: Settings) -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def open_runtimes(settings: Settings, names: Set[str]) -> AsyncIterator[dict[str, AgentRuntime]]:
     """The runtimes of these names, closed at the end."""
-    runtimes = {name: open_runtime(name, settings) for name in names}
+    runtimes = {name: open_runtime(name, settings) for name in sorted(names)}
     try:
         yield runtimes
     finally:

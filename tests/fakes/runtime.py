@@ -14,6 +14,7 @@ class ShelfRuntime:
         self.more = asyncio.Event()
         self.waiting = asyncio.Event()
         self.forgotten: list[tuple[str, str]] = []
+        self.asked = False
         self.in_use = False
         self.fails: Exception | None = None
 
@@ -28,6 +29,9 @@ class ShelfRuntime:
             yield b"and more\n"
 
     async def delete_profile(self, user_id: str, project_id: str) -> None:
+        self.asked = True
+        if self.fails:
+            raise self.fails
         if self.in_use:
             raise RuntimeRetryable("in use")
         self.forgotten.append((user_id, project_id))

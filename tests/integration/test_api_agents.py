@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.tiers import Tier
 from core.errors import RuntimeRetryable, Unavailable
+from tests.fakes.runtime import ShelfRuntime
 from tests.fixtures.api import Api
 
 
@@ -274,3 +276,42 @@ async def test_profile_can_be_forgotten_by_one_who_left_the_project(api: Api) ->
     await api.lives.end(await api.running())
     await api.sql("DELETE FROM memberships WHERE user_id = 'owner' RETURNING user_id")
     assert (await api.ask("DELETE", "/api/projects/shop/profile")).status_code == 202
+
+
+def _with_runtimes(api: Api, *names: str) -> dict[str, ShelfRuntime]:
+    """These beside the `memory` that its only pool uses; they are away, as one that nobody set up here."""
+    others = {name: ShelfRuntime() for name in names}
+    for each in others.values():
+        each.fails = RuntimeRetryable("nobody is there")
+    deps = api.app.state.deps
+    api.app.state.deps = replace(deps, runtimes={**others, **deps.runtimes})
+    return others
+
+
+async def test_profile_is_forgotten_although_runtimes_that_nobody_uses_here_are_away(api: Api) -> None:
+    await api.lives.end(await api.running())
+    others = _with_runtimes(api, "kubernetes", "process")
+    assert (await api.ask("DELETE", "/api/projects/shop/profile")).status_code == 202
+    assert api.runtime.forgotten == [("owner", "shop")]
+    assert not any(each.asked for each in others.values())
+
+
+async def test_profile_is_forgotten_as_well_where_its_agents_once_lived(api: Api) -> None:
+    await api.lives.end(await api.running())
+    others = _with_runtimes(api, "kubernetes", "process")
+    await api.sql("UPDATE agents SET runtime = 'kubernetes' RETURNING agent_id")
+    answer = await api.ask("DELETE", "/api/projects/shop/profile")
+    assert (answer.status_code, answer.json()["code"]) == (503, "runtime_unavailable")
+    # What does answer has forgotten it by then, although it is the later one.
+    assert api.runtime.forgotten == [("owner", "shop")]
+    others["kubernetes"].fails = None
+    assert (await api.ask("DELETE", "/api/projects/shop/profile")).status_code == 202
+    assert others["kubernetes"].forgotten == [("owner", "shop")]
+    assert not others["process"].asked
+
+
+async def test_profile_at_a_runtime_that_is_no_more_is_not_said_to_be_forgotten(api: Api) -> None:
+    await api.lives.end(await api.running())
+    await api.sql("UPDATE agents SET runtime = 'removed' RETURNING agent_id")
+    answer = await api.ask("DELETE", "/api/projects/shop/profile")
+    assert (answer.status_code, answer.json()["code"]) == (503, "runtime_unavailable")

@@ -24,6 +24,12 @@ async def has_trace(session: AsyncSession, project_id: str, user_id: str) -> boo
     return bool(await session.scalar(select(member | agent)))
 
 
+async def runtimes_of(session: AsyncSession, project_id: str, user_id: str) -> set[str]:
+    """What ran the user's agents in the project, as far back as ended ones are kept."""
+    query = select(Agent.runtime).where(Agent.project_id == project_id, Agent.user_id == user_id).distinct()
+    return set((await session.scalars(query)).all())
+
+
 async def put_members(session: AsyncSession, project_id: str, members: Sequence[str]) -> None:
     """Make the project if need be; exactly `members` belong to it then. Raises `InvalidRequest` for unknown users."""
     wanted = sorted(set(members))

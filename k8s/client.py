@@ -129,12 +129,18 @@ class Cluster:
     async def forward(
         self, method: str, path: str, *, query: str, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> AsyncIterator[ClientResponse]:
-        """A request for what stands behind the API server, as it is; whatever is answered, too."""
+        """A request for what stands behind the API server, as it is; whatever is answered, too, and never unpacked."""
         session, url, known = await self._behind(path, query)
         timeout = ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
         try:
             async with session.request(
-                method, url, headers={**headers, **known}, data=body, timeout=timeout, allow_redirects=False
+                method,
+                url,
+                headers={**headers, "Accept-Encoding": "identity", **known},
+                data=body,
+                timeout=timeout,
+                allow_redirects=False,
+                auto_decompress=False,
             ) as answer:
                 yield answer
         except (ClientError, OSError, TimeoutError) as error:

@@ -9,17 +9,19 @@ import secrets
 from urllib.parse import quote
 
 import structlog
-from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from aiohttp import ClientWebSocketResponse, StreamReader, WSMsgType, web
 
+from core.domain.wire import MAX_MESSAGE_BYTES
 from core.errors import RuntimeFault, RuntimeRetryable
 from k8s.client import Cluster
 
 log = structlog.get_logger()
-_MAX_BODY = 1 << 20
 _MAX_MESSAGE = 8 << 20
 # An agent may work on one command for ten minutes.
 _ANSWER_SECONDS = 660.0
 _PASSED_ON = ("X-Agent-Token", "Content-Type", "Accept", "User-Agent")
+# An answer that is packed although nobody asked for it goes on as it is, for the caller to refuse.
+_TOLD = ("Content-Type", "Content-Encoding")
 
 
 class Relay:
@@ -46,7 +48,7 @@ class Relay:
             await runner.cleanup()
 
     async def _open(self) -> None:
-        app = web.Application(client_max_size=_MAX_BODY)
+        app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
         app.router.add_route("*", f"/{self._key}/{{pod}}/{{port:[0-9]+}}/{{path:.*}}", self._carry)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         try:
@@ -74,9 +76,8 @@ class Relay:
                 body=body,
                 seconds=_ANSWER_SECONDS,
             ) as answer:
-                content = await answer.read()
-                kind = {"Content-Type": answer.headers.get("Content-Type", "application/octet-stream")}
-                return web.Response(status=answer.status, body=content, headers=kind)
+                told = {name: answer.headers[name] for name in _TOLD if name in answer.headers}
+                return web.Response(status=answer.status, body=await _bounded(answer.content), headers=told)
         except RuntimeFault as fault:
             log.warning("relay.not_reached", pod=part["pod"], detail=fault.detail)
             return web.Response(status=502, text=fault.detail)
@@ -96,6 +97,14 @@ class Relay:
                 await asyncio.gather(*ways, return_exceptions=True)
                 await near.close()
             return near
+
+
+async def _bounded(content: StreamReader) -> bytes:
+    """A whole answer; of one that is larger than a message, a byte more than that, by which the caller knows."""
+    taken = bytearray()
+    while len(taken) <= MAX_MESSAGE_BYTES and (chunk := await content.read(MAX_MESSAGE_BYTES + 1 - len(taken))):
+        taken += chunk
+    return bytes(taken)
 
 
 async def _pass(

@@ -1,26 +1,26 @@
 """A user's commands: stored, sent by whoever holds the agent's socket, and waited for on the row."""
 
 import asyncio
-import ssl
 import time
 from datetime import timedelta
 from typing import Any
 
 import httpx2
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.live.channel import execute_message
 from api.live.intake import conclude
 from api.live.ports import DATABASE_AWAY, Reacher, now
+from api.live.posts import post
 from core.db.engine import Db
 from core.db.notify import Listener, Subscription, Wake, result_key
 from core.db.repositories import agents, commands
 from core.db.repositories.agents import AgentView
 from core.db.repositories.commands import Asked, CommandState, CommandView
 from core.domain.lifecycle import AgentState
-from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandName, CommandResult
+from core.domain.wire import CommandName, CommandResult
 from core.errors import Conflict, NotFound, RuntimeFault, TimedOut
 
 log = structlog.get_logger()
@@ -30,9 +30,6 @@ _RUN_SECONDS = {CommandName.RUN_TASK: 3600.0}
 _OTHER_RUN_SECONDS = 300.0
 _UNSENT_SECONDS = 2.0
 _LOOK_SECONDS = 5.0
-_HTTP_MARGIN_SECONDS = 5.0
-# Made once: reading the machine's certificates for every call would stop the event loop for tens of milliseconds.
-_TLS = ssl.create_default_context()
 # Commands work on a living agent; while it drains it finishes what it has but takes nothing new.
 _ANSWERS = frozenset({AgentState.RUNNING, AgentState.DRAINING})
 
@@ -73,10 +70,10 @@ class Calls:
             return await self._ended(view, command, news, until)
 
     async def close(self) -> None:
-        posts = list(self._posts)
-        for post in posts:
-            post.cancel()
-        await asyncio.gather(*posts, return_exceptions=True)
+        under_way = list(self._posts)
+        for each in under_way:
+            each.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _submit(self, call: Call) -> tuple[AgentView, CommandView]:
         async with self._db.transaction() as session:
@@ -148,16 +145,9 @@ class Calls:
         task.add_done_callback(self._posts.discard)
 
     async def _deliver(self, view: AgentView, command: CommandView) -> None:
-        order = execute_message(command)
-        body = order.model_dump(by_alias=True, exclude={"type"})
         try:
             reach = await self._reach(view.runtime, command.agent_id, command.attempt)
-            limit = order.timeout_seconds + _HTTP_MARGIN_SECONDS
-            # Never through a proxy of the environment's: it would see the agent's token.
-            async with httpx2.AsyncClient(timeout=limit, verify=_TLS, trust_env=False) as client:
-                headers = {"X-Agent-Token": reach.token.get_secret_value()}
-                answer = await client.post(f"{reach.api_url.rstrip('/')}/execute", json=body, headers=headers)
-            result: CommandResult | None = _result(view, command, answer)
+            result: CommandResult | None = await post(reach, command.agent_id, execute_message(command))
         except (RuntimeFault, httpx2.HTTPError, OSError, ValueError) as error:
             log.warning("command.not_posted", agent_id=command.agent_id, error=type(error).__name__)
             result = None
@@ -174,36 +164,6 @@ class Calls:
                 await commands.give_back(session, command.agent_id, command.command_id)
             else:
                 await conclude(session, view, result)
-
-
-def _result(view: AgentView, command: CommandView, answer: httpx2.Response) -> CommandResult:
-    """The agent's HTTP answer as the message its channel would have brought. Raises ValueError."""
-    if len(answer.content) > MAX_MESSAGE_BYTES:
-        return CommandResult(
-            agent_id=view.agent_id,
-            seq=1,
-            at=now(),
-            command_id=command.command_id,
-            fault=CommandFault.RESULT_TOO_LARGE,
-        )
-    body = answer.json()
-    if not isinstance(body, dict):
-        raise ValueError("not an object")
-    fault = body.get("fault") or (body.get("code") if answer.is_error else None)
-    try:
-        return CommandResult.model_validate(
-            {
-                "agentId": view.agent_id,
-                "seq": 1,
-                "at": now(),
-                "commandId": command.command_id,
-                "result": None if fault else body["result"],
-                "fault": fault,
-                "detail": str(body.get("detail") or "")[:2000],
-            }
-        )
-    except (ValidationError, KeyError) as error:
-        raise ValueError("not an answer to a command") from error
 
 
 def not_ready(view: AgentView) -> Conflict:

@@ -1,5 +1,7 @@
 """Agents that only the API server reaches are reached through it, by whoever knows the way and nobody else."""
 
+import asyncio
+import gzip
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -7,6 +9,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from pydantic import SecretStr
 
+from core.domain.wire import MAX_MESSAGE_BYTES
 from core.errors import RuntimeRetryable
 from core.runtime.base import Reach
 from core.settings import Kubernetes, ReachBy
@@ -17,6 +20,19 @@ from tests.fixtures.api_server import ApiServer
 
 POD = {"metadata": {"name": "agent-a-1", "namespace": "agents"}, "status": {"podIP": "10.0.0.9"}}
 BEFORE = "/api/v1/namespaces/agents/pods/agent-a-1"
+
+
+PACKED = gzip.compress(b"0" * (32 << 20))
+
+
+async def endless(request: web.BaseRequest) -> web.StreamResponse:
+    """64 MiB and then silence, for as long as somebody listens."""
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    for _ in range(64):
+        await answer.write(b"0" * (1 << 20))
+    await asyncio.Event().wait()
+    return answer
 
 
 @pytest.fixture
@@ -33,6 +49,10 @@ async def reach(api_server: ApiServer) -> AsyncIterator[Reach]:
         if request.path == f"{BEFORE}:8080/proxy/execute":
             seen = {"body": await request.json(), "token": request.headers["X-Agent-Token"]}
             return web.json_response(seen, status=409)
+        if request.path == f"{BEFORE}:8080/proxy/endless":
+            return await endless(request)
+        if request.path == f"{BEFORE}:8080/proxy/packed":
+            return web.Response(body=PACKED, headers={"Content-Encoding": "gzip"})
         return web.Response(status=418)
 
     api_server.answer = answer
@@ -66,6 +86,22 @@ async def test_a_screen_is_carried_both_ways(reach: Reach) -> None:
         await screen.send_bytes(b"RFB")
         message = await screen.receive(timeout=5)
         assert (message.type, message.data) == (WSMsgType.BINARY, b"view RFB")
+
+
+async def test_an_answer_without_an_end_is_carried_as_far_as_shows_that_it_is_too_large(reach: Reach) -> None:
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        answer = await client.post(f"{reach.api_url}/endless")
+    assert len(answer.content) == MAX_MESSAGE_BYTES + 1
+
+
+async def test_a_packed_answer_is_carried_as_it_came(reach: Reach, api_server: ApiServer) -> None:
+    async with (
+        httpx2.AsyncClient(trust_env=False) as client,
+        client.stream("POST", f"{reach.api_url}/packed", headers={"Accept-Encoding": "gzip"}) as answer,
+    ):
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert b"".join([chunk async for chunk in answer.aiter_raw()]) == PACKED
+    assert api_server.asked[-1].headers["Accept-Encoding"] == "identity"
 
 
 async def test_whoever_does_not_know_the_way_finds_nothing(reach: Reach, api_server: ApiServer) -> None:

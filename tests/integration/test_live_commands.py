@@ -1,6 +1,8 @@
 """Commands from users to agents, over two API replicas."""
 
 import asyncio
+import contextlib
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -210,6 +212,48 @@ async def test_agent_that_http_cannot_reach_gets_its_command_when_it_comes_back(
         async with live.fake(agent, replica=1).online() as fake:
             assert (await waiting).status_code == 200
             assert fake.runs == ["k"]
+
+
+@asynccontextmanager
+async def endless_agent(live: LiveStage, agent: Berthed, head: bytes, chunk: bytes) -> AsyncIterator[list[str]]:
+    """The HTTP door of an agent in wrong hands: its answer never ends. Gives what it was asked once that was left."""
+    asked: list[str] = []
+    left = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + head + b"\r\n")
+            # More than anybody should take, and no more, so that whoever does take it all does not die of it.
+            for _ in range((64 << 20) // len(chunk)):
+                writer.write(chunk)
+                await writer.drain()
+            await reader.read()
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        live.runtime.reaches[agent.agent_id, 1] = Reach(api_url=url, desktop_url=url, token=SecretStr("inside"))
+        yield asked
+        await asyncio.wait_for(left.wait(), 10)
+
+
+_BOMB = gzip.compress(b'{"result": {"title": "' + b"0" * (32 << 20))
+
+
+@pytest.mark.parametrize(
+    ("head", "chunk"), [(b"", b"0" * 65_536), (b"Content-Encoding: gzip\r\n", _BOMB)], ids=["endless", "gzip bomb"]
+)
+async def test_answer_over_http_without_an_end_is_too_large_and_taken_no_further(
+    live: LiveStage, head: bytes, chunk: bytes
+) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with endless_agent(live, agent, head, chunk) as asked:
+        answer = await live.execute(agent, {**STATE, "timeoutSeconds": 10})
+        assert (answer.status_code, answer.json()["code"]) == (422, "result_too_large")
+        (request,) = asked
+        assert "accept-encoding: identity\r\n" in request
 
 
 @pytest.mark.parametrize("state", [s for s in AgentState if s is not AgentState.RUNNING])

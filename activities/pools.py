@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import structlog
 from temporalio import activity
-from temporalio.service import RPCError
 
 from activities.contracts import Life, Rejoined
+from activities.hearing import heard
 from activities.messages import Granted, PoolRef
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
@@ -47,13 +47,8 @@ class PoolActivities:
 
         async def tell(winner: queue.Winner) -> None:
             async with gate:
-                try:
-                    heard = await self._signals.admit(winner.workflow_id, winner.agent_id, winner.attempt)
-                except RPCError as refused:
-                    # One workflow that takes no signal (a full history, say) must not hold up everybody's grants.
-                    log.warning("grant.refused", agent_id=winner.agent_id, status=refused.status.name)
-                    return
-                if not heard:
+                told = self._signals.admit(winner.workflow_id, winner.agent_id, winner.attempt)
+                if await heard(told, "admitted", agent_id=winner.agent_id) is False:
                     log.warning("grant.unclaimed", agent_id=winner.agent_id)
 
         await asyncio.gather(*(tell(winner) for winner in done.unseen))

@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
+from activities.hearing import heard
 from activities.messages import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
 from activities.ports import Signals
 from activities.profiles import Profiles
@@ -82,8 +83,9 @@ class PressureActivities:
             order = StopOrder(
                 agent_id=agent.agent_id, reason=EndReason.RESOURCE_PRESSURE, detail=leaving.eviction.detail
             )
-            await self._signals.order_stop(agent.workflow_id, order)
-            log.warning("agent.evicted", agent_id=agent.agent_id, reason=leaving.eviction.reason.value)
+            told = self._signals.order_stop(agent.workflow_id, order)
+            if await heard(told, "stop", agent_id=agent.agent_id) is not None:
+                log.warning("agent.evicted", agent_id=agent.agent_id, reason=leaving.eviction.reason.value)
         return Nothing()
 
     @activity.defn(name="clear_disks")

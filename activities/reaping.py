@@ -13,6 +13,7 @@ import structlog
 from temporalio import activity
 
 from activities.beats import beating
+from activities.hearing import heard
 from activities.leftovers import Leftovers, Look
 from activities.lives import LifeActivities
 from activities.messages import Nothing, Reaped
@@ -92,7 +93,7 @@ class ReapingActivities:
             await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)
         for pool in pools:
-            await self._signals.wake_pool(pool)
+            await heard(self._signals.wake_pool(pool), "capacity_changed", pool=pool)
         found = Reaped(
             objects=objects.removed,
             rows=ended.removed,
@@ -158,6 +159,7 @@ class ReapingActivities:
                 lost_after=timedelta(seconds=timings.channel_lost_seconds),
                 reconnect=timedelta(seconds=timings.reconnect_seconds),
             )
+        told = 0
         for row in silent:
             report = FailureReport(
                 agent_id=row.agent_id,
@@ -165,8 +167,9 @@ class ReapingActivities:
                 kind=FailureKind.CHANNEL_LOST,
                 detail="no word from the agent",
             )
-            await self._signals.failed(row.workflow_id, report)
-        return len(silent)
+            taken = await heard(self._signals.failed(row.workflow_id, report), "failed", agent_id=row.agent_id)
+            told += taken is not None
+        return told
 
     async def _stop_expired_subscriptions(self) -> int:
         async with self._db.transaction() as session:
@@ -180,6 +183,9 @@ class ReapingActivities:
         return await self._stop(strangers, EndReason.USER_LEFT)
 
     async def _stop(self, rows: list[LivingRow], reason: EndReason) -> int:
+        told = 0
         for row in rows:
-            await self._signals.order_stop(row.workflow_id, StopOrder(agent_id=row.agent_id, reason=reason))
-        return len(rows)
+            order = StopOrder(agent_id=row.agent_id, reason=reason)
+            taken = await heard(self._signals.order_stop(row.workflow_id, order), "stop", agent_id=row.agent_id)
+            told += taken is not None
+        return told

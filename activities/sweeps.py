@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from temporalio.service import RPCError
 
 from core.domain.value import Value
 from core.errors import Unavailable
@@ -31,7 +32,7 @@ async def sweep(steps: Sequence[Step], seconds: float) -> Swept:
         async with gate:
             try:
                 outcomes.append(await step())
-            except (Unavailable, TimeoutError) as away:
+            except (Unavailable, TimeoutError, RPCError) as away:
                 log.warning("reaper.cannot_ask", why=str(away) or "no answer in time")
                 outcomes.append(False)
 

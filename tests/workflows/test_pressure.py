@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import pytest_asyncio
 
 from activities.lives import LifeActivities
@@ -20,7 +21,7 @@ from core.runtime.base import AgentRuntime, Owner, Pruned
 from core.runtime.memory import MemoryRuntime
 from core.settings import Memory
 from temporal import schedules
-from tests.fixtures.stage import SetStage, Stage, until
+from tests.fixtures.stage import SetStage, Stage, refuse_signals, until
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
 
@@ -182,6 +183,18 @@ async def test_eviction_that_is_ordered_twice_is_counted_once_and_the_grace_stay
     await acting(short).evict_agents(Evictions(at=datetime.now(UTC), leaving=found.leaving))
     assert await short.agent(agent_id) == before
     assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 1}
+
+
+async def test_life_that_takes_no_signal_keeps_nobody_behind_it_from_leaving(
+    short: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = [await short.started(f"user{n}") for n in range(2)]
+    await absent(short, *lives)
+    refuse_signals(monkeypatch, short, "user0", "order_stop")
+    short.runtime.pretend(memory_percent=75.0)
+    assert [each.eviction.agent_id for each in (await looked(short)).leaving] == lives
+    await short.until(lives[1], AgentState.DRAINING)
+    assert await states(short, lives[0]) == [AgentState.RUNNING]
 
 
 async def test_emergency_keeps_the_profile_of_whoever_lives_or_waits(short: Stage) -> None:

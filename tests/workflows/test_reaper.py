@@ -10,7 +10,7 @@ from activities import reaping
 from core.domain.lifecycle import AgentState
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
-from tests.fixtures.stage import SetStage, Stage, until
+from tests.fixtures.stage import SetStage, Stage, refuse_signals, until
 
 
 @pytest.fixture
@@ -240,6 +240,28 @@ async def test_expired_subscription_drains_running_agents_and_withdraws_waiting_
     assert (await stage.agent(other)).state is AgentState.QUEUED
     refused = await stage.start("ann", "third", tier="basic")
     assert refused.reason == "subscription_inactive"
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_life_that_takes_no_signal_keeps_the_look_from_nothing_else(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, expired, silent = [await stage.started(name) for name in ("ann", "bob", "cat")]
+    await stray(stage)
+    await stage.sql("UPDATE users SET subscription_active_until = now() - interval '1 day' WHERE user_id <> 'cat'")
+    await heard(stage, 130)
+    await stage.sql("UPDATE channels SET last_seen_at = now() WHERE agent_id = :a", a=expired)
+    await api_up(stage, up_seconds=1000)
+    refuse_signals(monkeypatch, stage, "ann", "order_stop", "failed")
+    found = await stage.reap()
+    assert (found.channels_lost, found.subscriptions, found.objects) == (1, 1, 1)
+    assert (await stage.until(expired, AgentState.TERMINATED)).reason == "subscription_expired"
+    await until(lambda: restarted(stage, silent), "the silent one to be restarted")
+    assert (await stage.agent(stuck)).state is AgentState.RUNNING
+
+
+async def restarted(stage: Stage, agent_id: str) -> bool:
+    return "restarting" in await stage.kinds(agent_id)
 
 
 async def test_agents_of_a_former_member_are_stopped_although_nobody_could_be_told_at_once(stage: Stage) -> None:

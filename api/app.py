@@ -13,6 +13,7 @@ from api import problems
 from api.auth import open_verifier
 from api.bodies import BodyLimit
 from api.deps import Deps, Turnstile
+from api.fresh import Fresh
 from api.live.hub import Live, open_live
 from api.metrics import Metrics
 from api.openapi import TAGS, document_of, operation_id
@@ -35,7 +36,7 @@ from api.routes import (
     start,
     web,
 )
-from api.routes.service import VERSION
+from api.routes.service import SHOWN_SECONDS, VERSION, check
 from api.server import listen, serve
 from api.services.logs import LogReader
 from api.services.start import Starter
@@ -97,7 +98,9 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
     app.state.live = hub
     app.state.starter = Starter(deps)
     app.state.logs = LogReader(deps)
-    app.state.metrics = Metrics()
+    metrics = app.state.metrics = Metrics()
+    app.state.shown = Fresh(lambda: metrics.render(deps.db, settings), SHOWN_SECONDS)
+    app.state.ready = Fresh(lambda: check(deps.probes), SHOWN_SECONDS)
     # The one added last is the outermost.
     app.add_middleware(BodyLimit)
     if traces is not None:

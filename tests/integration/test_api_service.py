@@ -1,12 +1,13 @@
 """The process itself: health, readiness, metrics, and every kind of bad request as a problem with a code."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import httpx2
 import pytest
 
+from api.routes.service import SHOWN_SECONDS
 from core.db.engine import Db
 from core.db.repositories import tallies
 from core.db.repositories.tallies import Waited
@@ -14,7 +15,7 @@ from core.domain.waits import Wait
 from core.settings import Settings
 from tests.fakes.lives import SimulatedLives
 from tests.fixtures.api import Api, replica
-from tests.fixtures.live import serve
+from tests.fixtures.live import eventually, serve
 
 
 async def test_health_needs_nothing(api: Api) -> None:
@@ -41,6 +42,56 @@ async def test_ready_names_the_part_that_does_not_answer(api: Api) -> None:
     assert (answer.status_code, problem["code"]) == (503, "not_ready")
     assert problem["checks"] == {"database": "ok", "temporal": "failed", "other": "no answer"}
     assert "secret" not in answer.text
+
+
+async def test_parts_are_asked_once_for_all_who_ask_whether_they_are_ready(api: Api) -> None:
+    asked, go = 0, asyncio.Event()
+
+    async def slow() -> None:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+
+    api.app.state.deps.probes["database"] = slow
+    api.app.state.ready.seconds = SHOWN_SECONDS
+    callers = [asyncio.create_task(api.http.get("/ready")) for _ in range(30)]
+    await eventually(lambda: asked)
+    # One that gives up takes the answer from nobody else.
+    callers.pop(0).cancel()
+    go.set()
+    assert {answer.status_code for answer in await asyncio.gather(*callers)} == {200}
+    assert asked == 1
+    await eventually(lambda: _ready_again(api, lambda: asked))
+
+
+async def _ready_again(api: Api, asked: Callable[[], int]) -> bool:
+    """What was found is not shown for ever."""
+    assert (await api.http.get("/ready")).status_code == 200
+    return asked() == 2
+
+
+_WAITING = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE NOT granted AND datname = current_database()"""
+
+
+async def test_crowd_at_the_metrics_leaves_the_database_to_everybody_else(api: Api, database_url: str) -> None:
+    api.app.state.shown.seconds = 60
+    locker = await asyncpg.connect(database_url)
+    try:
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE wait_tallies IN ACCESS EXCLUSIVE MODE")
+            crowd = [asyncio.create_task(api.http.get("/metrics")) for _ in range(30)]
+
+            async def held_up() -> bool:
+                return bool(await locker.fetchval(_WAITING))
+
+            await eventually(held_up)
+            assert (await api.ask("GET", "/api/me")).status_code == 200
+            assert not any(each.done() for each in crowd)
+        shown = {answer.text for answer in await asyncio.gather(*crowd)}
+    finally:
+        await locker.close()
+    assert len(shown) == 1
 
 
 async def test_metrics_count_requests_by_route_and_agents_by_state(api: Api) -> None:

@@ -72,14 +72,18 @@ class PressureActivities:
 
     @activity.defn(name="evict_agents")
     async def evict_agents(self, ask: Evictions) -> Nothing:
-        """Order each to drain, with warning and grace like any other. One that is going already is left alone."""
+        """Order each to drain, with warning and grace like any other. One that is going already is left alone.
+
+        Counted and owed before it is ordered, so that no crash in between loses its user's place; and once, however
+        often the order has to be given.
+        """
         for leaving in ask.leaving:
             async with self._db.transaction() as session:
                 agent = await agents.get(session, leaving.eviction.agent_id)
                 if agent is None or agent.state is not AgentState.RUNNING:
                     continue
-                await pressure.note_eviction(session, leaving.cluster, leaving.eviction.reason)
-                await credits.give(session, agent.user_id, agent.project_id, ask.at)
+                if await credits.give(session, agent.user_id, agent.project_id, ask.at):
+                    await pressure.note_eviction(session, leaving.cluster, leaving.eviction.reason)
             order = StopOrder(
                 agent_id=agent.agent_id, reason=EndReason.RESOURCE_PRESSURE, detail=leaving.eviction.detail
             )

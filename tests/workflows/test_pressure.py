@@ -12,11 +12,12 @@ from activities.messages import Emergency, Evictions, PressureLook, PressureSeen
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartOutcome
+from core.domain.orders import StartOutcome, StopOrder
 from core.domain.pressure import EvictReason
 from core.domain.recovery import FailureKind
 from core.domain.templates import Resources, Template
 from core.domain.thresholds import Thresholds
+from core.errors import Unavailable
 from core.runtime.base import AgentRuntime, Owner, Pruned
 from core.runtime.memory import MemoryRuntime
 from core.settings import Memory
@@ -182,6 +183,25 @@ async def test_eviction_that_is_ordered_twice_is_counted_once_and_the_grace_stay
     before = await short.until(agent_id, AgentState.DRAINING)
     await acting(short).evict_agents(Evictions(at=datetime.now(UTC), leaving=found.leaving))
     assert await short.agent(agent_id) == before
+    assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 1}
+
+
+async def test_eviction_whose_order_is_lost_on_the_way_is_given_again_and_counted_once(
+    short: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await short.started()
+    await absent(short, agent_id)
+    order, lost = short.lives.order_stop, iter([True, True])
+
+    async def lost_twice(workflow_id: str, stop: StopOrder) -> bool:
+        if next(lost, False):
+            raise Unavailable("Temporal does not answer", code="temporal_unavailable")
+        return await order(workflow_id, stop)
+
+    monkeypatch.setattr(short.lives, "order_stop", lost_twice)
+    short.runtime.pretend(memory_percent=85.0)
+    assert len((await looked(short)).leaving) == 1
+    await short.until(agent_id, AgentState.DRAINING)
     assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 1}
 
 

@@ -11,19 +11,19 @@ from core.db.models import EvictionCredit
 LASTS = timedelta(minutes=30)
 
 
-async def give(session: AsyncSession, user_id: str, project_id: str, at: datetime) -> None:
+async def give(session: AsyncSession, user_id: str, project_id: str, at: datetime) -> bool:
     """Owe the user a place from `at` on, at the next request for this project within half an hour; twice does no harm.
 
-    The user's own stop gives none. Call it in the transaction that writes the eviction.
+    False when it was owed already: only a start uses it up, so this is the eviction that gave it, tried once more. The
+    user's own stop gives none. Call it in the transaction that writes the eviction.
     """
     values = {"evicted_at": at, "until": at + LASTS}
     given = insert(EvictionCredit).values(user_id=user_id, project_id=project_id, **values)
     # The earlier moment stays while it is good: an eviction that is written again is the same eviction.
-    await session.execute(
-        given.on_conflict_do_update(
-            index_elements=["user_id", "project_id"], set_=values, where=EvictionCredit.until <= at
-        )
+    anew = given.on_conflict_do_update(
+        index_elements=["user_id", "project_id"], set_=values, where=EvictionCredit.until <= at
     )
+    return await session.scalar(anew.returning(EvictionCredit.user_id)) is not None
 
 
 async def owed(session: AsyncSession, user_id: str, project_id: str, at: datetime) -> datetime | None:

@@ -24,9 +24,10 @@ from activities.messages import (
     Reaped,
     ScheduledRef,
     Tried,
+    Warned,
 )
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartAnswer, StartRequest
+from core.domain.orders import MaintenanceOrder, StartAnswer, StartRequest
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
@@ -321,6 +322,14 @@ async def evict_agents(ask: Evictions) -> Nothing:
 
 @activity.defn(name="clear_disks")
 async def clear_disks(ask: Emergency) -> Cleaned:
+    raise NotImplementedError
+
+
+# ---- maintenance ---------------------------------------------------------------------------------------------------
+
+
+@activity.defn(name="warn_of_maintenance")
+async def warn_of_maintenance(ask: MaintenanceOrder) -> Warned:
     raise NotImplementedError
 
 

@@ -80,6 +80,12 @@ class Cleaned(Value):
     profiles: int = 0
 
 
+class Warned(Value):
+    """How many agents were told to go."""
+
+    agents: int = 0
+
+
 class Delivery(Value):
     """Send what is due on one channel."""
 

@@ -18,7 +18,15 @@ from core.db.repositories import users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
 from core.db.repositories.users import UserRecord
-from core.domain.orders import AbandonOrder, FailureReport, OrderAnswer, StartAnswer, StartRequest, StopOrder
+from core.domain.orders import (
+    AbandonOrder,
+    FailureReport,
+    MaintenanceOrder,
+    OrderAnswer,
+    StartAnswer,
+    StartRequest,
+    StopOrder,
+)
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from core.errors import Busy, Forbidden, Unauthenticated
@@ -61,6 +69,9 @@ class Lives(Protocol):
     async def migrate(self, agent: AgentView) -> OrderAnswer: ...
 
     async def capacity_changed(self, pool: str) -> None: ...
+
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
+        """See that who lives there then is warned in time, whatever becomes of this process."""
 
     async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool: ...
 

@@ -64,6 +64,14 @@ def agent_of_scheduled(scheduled_start_id: str) -> AgentId:
     return AgentId(f"ag-{scheduled_start_id.removeprefix(_SCHEDULED)}")
 
 
+def new_maintenance_id() -> str:
+    return f"mt-{new_uuid7().hex}"
+
+
+def maintenance_workflow_id(maintenance_id: str) -> str:
+    return f"maintenance/{_part(maintenance_id)}"
+
+
 def scheduled_workflow_id(scheduled_start_id: str) -> str:
     return f"{_SCHEDULED_WORKFLOW}{scheduled_start_id}"
 

@@ -27,6 +27,7 @@ from core.domain.orders import (
     FailureReport,
     Grant,
     KeepOrder,
+    MaintenanceOrder,
     MigrateOrder,
     OrderAnswer,
     ReadyReport,
@@ -41,6 +42,7 @@ from core.domain.sizes import Size
 from core.domain.timings import Timings
 from core.errors import Unavailable
 from core.ids import agent_workflow_id, pool_workflow_id
+from temporal import maintenance
 from temporal.client import is_away, taken, translated
 from temporal.runs import attributes, ending, summary
 from temporal.scheduled import ScheduledStarts
@@ -184,6 +186,9 @@ class Lives:
 
     async def capacity_changed(self, pool: str) -> None:
         await self.wake_pool(pool)
+
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
+        await maintenance.begin(self._client, maintenance_id, order)
 
     # ---- reported by channels and runtimes --------------------------------------------------------------------------
 

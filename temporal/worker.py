@@ -13,6 +13,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.lives import LifeActivities
 from activities.looking import LookActivities
+from activities.maintenance import MaintenanceActivities
 from activities.notices import NoticeActivities, Sender, senders_of
 from activities.pools import PoolActivities
 from activities.ports import Meter
@@ -36,6 +37,7 @@ from temporal.tracing import tracing
 from temporal.versions import deployment_of
 from temporal.watcher import Watcher
 from workflows.agent import AgentWorkflow
+from workflows.maintenance import Maintenance
 from workflows.notices import Notices
 from workflows.options import CONTROL_QUEUE, runtime_queue
 from workflows.pool_queue import PoolQueue
@@ -118,12 +120,13 @@ def workers(
     scheduling = SchedulingActivities(db, settings, lives)
     reaping = ReapingActivities(db, settings, lives, runtimes, life, meter)
     pressure = PressureActivities(db, settings, lives, runtimes, reaping)
+    maintenance = MaintenanceActivities(db, settings, lives, runtimes)
     notices = NoticeActivities(db, settings, senders)
     at_runtime = RuntimeActivities(db, settings, runtimes, meter)
     control = Worker(
         client,
         task_queue=CONTROL_QUEUE,
-        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Notices],
+        workflows=[AgentWorkflow, PoolQueue, ScheduledStart, Reaper, PressureWatch, Maintenance, Notices],
         workflow_runner=runner or SandboxedWorkflowRunner(),
         interceptors=[Sieve(), LifeLog()],
         activities=[
@@ -147,6 +150,7 @@ def workers(
             pressure.look_for_pressure,
             pressure.evict_agents,
             pressure.clear_disks,
+            maintenance.warn_of_maintenance,
             notices.deliver_notices,
         ],
         deployment_config=deployment_of(settings),

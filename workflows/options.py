@@ -117,6 +117,15 @@ EVICT: dict[str, Any] = {
     "schedule_to_close_timeout": timedelta(seconds=120),
     "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
 }
+# An operator waits for it: what does not answer is asked again for as long as that makes sense.
+MAINTAIN: dict[str, Any] = {
+    "start_to_close_timeout": timedelta(seconds=180),
+    "schedule_to_close_timeout": timedelta(hours=1),
+    "heartbeat_timeout": _BEAT,
+    "retry_policy": RetryPolicy(
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+    ),
+}
 CLEAR: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=180),
     "retry_policy": RetryPolicy(maximum_attempts=2),

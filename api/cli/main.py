@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from api.cli import agents, alone, alterations, demo, doctor, notices, parts, releases, scheduled, schema, show, users
+from api.cli import (
+    agents,
+    alone,
+    alterations,
+    demo,
+    doctor,
+    maintenance,
+    notices,
+    parts,
+    releases,
+    scheduled,
+    schema,
+    show,
+    users,
+)
 from api.cli.faults import fault_of, line_of
 
 app = typer.Typer(
@@ -49,6 +63,7 @@ scheduled.add_to(agents.group)
 notices.add_to(app)
 releases.add_to(app)
 alterations.add_to(agents.group)
+maintenance.add_to(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

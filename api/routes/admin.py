@@ -22,7 +22,8 @@ from api.schemas.admin import (
 )
 from api.schemas.agents import AgentBody, agent_body
 from api.schemas.base import AgentIdPath, PoolPath, ProjectIdPath, UserIdPath, UserIdText
-from api.services import admin, alterations
+from api.schemas.maintenance import MaintenanceBody, MaintenancePost
+from api.services import admin, alterations, maintenance
 from core.db.repositories import agents, queue
 from core.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unavailable
 
@@ -132,6 +133,20 @@ async def resize(deps: DepsOf, who: Operator, agent_id: AgentIdPath, body: Resiz
 )
 async def migrate(deps: DepsOf, who: Operator, agent_id: AgentIdPath) -> AgentBody:
     return agent_body(await alterations.migrate(deps, who, agent_id))
+
+
+@router.post(
+    "/maintenance",
+    operation_id="orderMaintenance",
+    summary="Empty a pool or a machine, with a warning, now or in time for what is to come",
+    description="Each agent there drains with reason `maintenance`: its user is warned, it saves, and it is gone by "
+    "`startsAt`, with no less than its grace. Who waits in line stays. Nobody is kept from moving in: pause the pool "
+    "before it, or cordon the machine.",
+    status_code=202,
+    responses=problems.responses(Forbidden, NotFound, (InvalidRequest, "starts_at_too_far"), _TEMPORAL),
+)
+async def order_maintenance(deps: DepsOf, who: Operator, body: MaintenancePost) -> MaintenanceBody:
+    return await maintenance.order(deps, who, body)
 
 
 @router.get("/pools", operation_id="listPools", summary="All pools", responses=problems.responses(Forbidden))

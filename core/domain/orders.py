@@ -14,6 +14,9 @@ from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
 
+# The longest warning that anybody may be given.
+MOST_GRACE_SECONDS = 600.0
+
 
 class Order(BaseModel):
     # An operator types these by hand: unknown fields are refused rather than overlooked.
@@ -53,7 +56,7 @@ class StopOrder(Order):
 
     agent_id: str | None = None
     reason: Text = "operator"
-    grace_seconds: float | None = Field(None, ge=0, le=600)
+    grace_seconds: float | None = Field(None, ge=0, le=MOST_GRACE_SECONDS)
     force: bool = False
     detail: Text = ""
 
@@ -105,6 +108,19 @@ class Verdict(StrEnum):
 class OrderAnswer(Order):
     verdict: Verdict
     state: AgentState
+    detail: Text = ""
+
+
+class MaintenanceOrder(Order):
+    """What is to be emptied, a pool or a machine: who lives there at `warn_at` is told then, and gone by `starts_at`.
+
+    None: gone as soon as their grace is over.
+    """
+
+    pool: str | None = None
+    node: str | None = None
+    starts_at: datetime | None = None
+    warn_at: datetime
     detail: Text = ""
 
 

@@ -13,6 +13,7 @@ from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
 from core.domain.orders import (
     AbandonOrder,
     FailureReport,
+    MaintenanceOrder,
     OrderAnswer,
     StartAnswer,
     StartOutcome,
@@ -59,6 +60,7 @@ class SimulatedLives:
         self.stops: list[StopOrder] = []
         self.abandoned: list[AbandonOrder] = []
         self.pools: list[str] = []
+        self.maintenances: list[MaintenanceOrder] = []
         self.sizes: list[Size] = []
         self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
         self.away: Unavailable | None = None
@@ -147,6 +149,10 @@ class SimulatedLives:
     async def capacity_changed(self, pool: str) -> None:
         self._count("capacity_changed")
         self.pools.append(pool)
+
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
+        self._count("maintain")
+        self.maintenances.append(order)
 
     async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
         self._count("ready")

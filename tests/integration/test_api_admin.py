@@ -238,3 +238,57 @@ async def test_pool_is_changed_and_its_queue_told(api: Api) -> None:
     back = (await _as_admin(api, "PUT", "/pools/default", {"capacity": None, "paused": False})).json()
     assert (back["capacity"], back["capacityFrom"], back["paused"]) == (100, "settings", False)
     assert api.lives.pools == ["default"] * 3
+
+
+async def test_maintenance_is_ordered_now_or_in_time_for_its_beginning(api: Api) -> None:
+    now = await _as_admin(api, "POST", "/maintenance", {"pool": "default", "reason": "a new kernel"})
+    assert now.status_code == 202
+    starts_at = datetime.now(UTC) + timedelta(hours=3)
+    later = await _as_admin(api, "POST", "/maintenance", {"node": "worker-3", "startsAt": starts_at.isoformat()})
+    assert later.status_code == 202
+    grace = timedelta(seconds=api.settings.timings.grace_seconds)
+    assert datetime.fromisoformat(later.json()["warnsAt"]) == starts_at - grace
+    assert later.json()["maintenanceId"] != now.json()["maintenanceId"]
+    pool, node = api.lives.maintenances
+    assert (pool.pool, pool.node, pool.starts_at, pool.detail) == ("default", None, None, "a new kernel")
+    assert (node.pool, node.node, node.starts_at, node.warn_at) == (None, "worker-3", starts_at, starts_at - grace)
+
+
+async def test_maintenance_that_begins_before_a_grace_is_over_warns_at_once(api: Api) -> None:
+    for starts_at in (datetime.now(UTC) + timedelta(seconds=30), datetime.now(UTC) - timedelta(days=1)):
+        before = datetime.now(UTC)
+        body = {"pool": "default", "startsAt": starts_at.isoformat()}
+        answer = (await _as_admin(api, "POST", "/maintenance", body)).json()
+        assert before <= datetime.fromisoformat(answer["warnsAt"]) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "invalid_request"),
+        ({"pool": "default", "node": "worker-3"}, 422, "invalid_request"),
+        ({"pool": "nowhere"}, 404, "not_found"),
+        ({"node": ""}, 422, "invalid_request"),
+        ({"pool": "default", "reason": "two\nlines"}, 422, "invalid_request"),
+        ({"pool": "default", "startsAt": "tonight"}, 422, "invalid_request"),
+        ({"pool": "default", "startsAt": "2026-03-01T09:30:00"}, 422, "invalid_request"),
+        ({"pool": "default", "startsAt": "9000-01-01T00:00:00Z"}, 422, "starts_at_too_far"),
+        ({"pool": "default", "force": True}, 422, "invalid_request"),
+    ],
+)
+async def test_maintenance_that_makes_no_sense_is_refused(
+    api: Api, body: dict[str, Any], status: int, code: str
+) -> None:
+    answer = await _as_admin(api, "POST", "/maintenance", body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert not api.lives.maintenances
+
+
+async def test_maintenance_is_for_administrators_alone_and_fails_when_nobody_can_be_told(api: Api) -> None:
+    for user in ("owner", "stranger"):
+        refused = await api.ask("POST", "/api/admin/maintenance", user, json={"pool": "default"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    assert not api.lives.maintenances
+    api.lives.away = Unavailable("away", code="temporal_unavailable")
+    answer = await _as_admin(api, "POST", "/maintenance", {"pool": "default"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "temporal_unavailable")

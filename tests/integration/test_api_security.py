@@ -68,6 +68,7 @@ _BODIES = {
     "putUser": {"tier": "free"},
     "putProject": {"members": []},
     "putPool": {"paused": False},
+    "orderMaintenance": {"pool": "default"},
 }
 
 

@@ -158,6 +158,18 @@ async def test_admin_ends_anyones_agent_with_reason_and_force_and_nobody_else_do
     assert (await admin("agents", "terminate", agent_id, "--grace", "601")).code == 2
 
 
+async def test_admin_orders_a_maintenance_and_nobody_else_does(desk: Desk) -> None:
+    refused = await desk.as_user("owner")("maintenance", "--pool", "default")
+    assert (refused.code, "for administrators" in refused.line) == (3, True)
+    admin = desk.as_user("admin", role=Role.ADMIN)
+    ordered = await admin("maintenance", "--node", "worker-3", "--reason", "a new kernel", "--json")
+    assert (ordered.code, json.loads(ordered.out)["node"]) == (0, "worker-3")
+    assert "agents are warned at" in (await admin("maintenance", "--pool", "default")).out
+    assert [(each.pool, each.node) for each in desk.api.lives.maintenances] == [(None, "worker-3"), ("default", None)]
+    both = await admin("maintenance", "--pool", "default", "--node", "worker-3")
+    assert (both.code, "say --pool or --node" in both.line) == (2, True)
+
+
 async def test_list_without_a_living_agent_says_how_many_ended(desk: Desk) -> None:
     await desk.api.lives.end(await desk.api.running())
     shown = await desk.as_user("owner")("agents", "list")

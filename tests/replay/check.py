@@ -15,13 +15,14 @@ from temporalio.workflow import NondeterminismError
 from temporal.interceptors import Sieve
 from tests.replay.seals import recorded, unsound
 from workflows.agent import AgentWorkflow
+from workflows.maintenance import Maintenance
 from workflows.notices import Notices
 from workflows.pool_queue import PoolQueue
 from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 from workflows.scheduled_start import ScheduledStart
 
-WORKFLOWS = [AgentWorkflow, Notices, PoolQueue, PressureWatch, Reaper, ScheduledStart]
+WORKFLOWS = [AgentWorkflow, Maintenance, Notices, PoolQueue, PressureWatch, Reaper, ScheduledStart]
 # One takes some hundredths of a second; code that never comes to an end is not waited for.
 _MOST_SECONDS = 20
 _LONGEST_WHY = 400

@@ -1,7 +1,7 @@
 """The flows whose histories are checked in. Run by `tests.replay.record`, never as tests."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHandle
 
 from core.domain.lifecycle import AgentState
 from core.domain.notices import Channel, Patience
-from core.domain.orders import AbandonOrder
+from core.domain.orders import AbandonOrder, MaintenanceOrder
 from core.domain.sizes import Size
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
@@ -23,6 +23,7 @@ from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_pressure import measured
 from tests.workflows.test_rejoining import crowded_out
 from tests.workflows.test_succession import forgotten
+from workflows.maintenance import Maintenance
 from workflows.notices import Notices, NoticesInput
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
@@ -347,6 +348,14 @@ async def test_relieved_of_pressure(set_stage: SetStage) -> None:
     assert [each.eviction.agent_id for each in seen.leaving] == [agent_id]
     assert seen.emergencies
     await keep(stage, "relieved_of_pressure", workflow_id="pressure")
+
+
+async def test_maintained(stage: Stage) -> None:
+    for name, after in (("maintained", 0), ("maintained_in_time", 2)):
+        # As one that was reset by hand: the server does not hold it back.
+        ask = MaintenanceOrder(node="node-1", warn_at=datetime.now(UTC) + timedelta(seconds=after))
+        await stage.client.execute_workflow(Maintenance.run, ask, id=name, task_queue=CONTROL_QUEUE)
+        await keep(stage, name, workflow_id=name)
 
 
 async def test_reaped(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from core.errors import RuntimeFault, RuntimePermanent, RuntimeRetryable
 
 _MOST = 500
+RIGHTS_MISSING = "cluster_rights_missing"
 # Kubernetes says 403 for all of these, and only the message tells them apart.
 _QUOTA = re.compile(r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>.+?), used: .*?, limited: (?P<limit>.+)$")
 _RIGHTS = re.compile(r'^.*User "(?P<who>[^"]+)" cannot (?P<verb>\S+) resource "(?P<what>[^"]+)"')
@@ -92,7 +93,7 @@ def _forbidden(refusal: Refusal, doing: str) -> RuntimeFault:
         # An operator mends it while we try; nothing is wrong with what was asked.
         return RuntimeRetryable(
             f"{doing}: {rights['who']} may not {rights['verb']} {rights['what']} there; its role lacks that verb",
-            code="cluster_rights_missing",
+            code=RIGHTS_MISSING,
         )
     if _LATER.search(said):
         return RuntimeRetryable(f"{doing}: {said}")

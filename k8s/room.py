@@ -12,6 +12,7 @@ from core.runtime.base import ClusterCapacity
 from core.settings import DEFAULT_POOL, Settings
 from k8s import capacity
 from k8s.client import Json
+from k8s.faults import RIGHTS_MISSING, NotThere
 from k8s.nodes import Node
 from k8s.observe import RUNTIME
 from k8s.space import Space
@@ -101,12 +102,18 @@ class Room:
         return await self._items(f"{self._space.path}/pods")
 
     async def _perhaps(self, path: str) -> list[Json] | None:
-        """None where we may not look or there is nothing to look at; not asked again for some minutes."""
-        if time.monotonic() < self._refused.get(path, 0.0):
+        """None where we may not look or there is nothing to look at; not asked again for some minutes.
+
+        A server that only fails to answer says nothing of what is there, so its error is raised.
+        """
+        if time.monotonic() < self._refused.get(path, float("-inf")):
             return None
         try:
             return await self._items(path)
         except RuntimeFault as error:
+            if not isinstance(error, NotThere) and error.error_code != RIGHTS_MISSING:
+                log.warning("look.failed", path=path, detail=error.detail)
+                raise
             log.info("look.refused", path=path, detail=error.detail)
             self._refused[path] = time.monotonic() + _REFUSED_SECONDS
             return None

@@ -12,7 +12,7 @@ from uuid import uuid4
 from aiohttp import web
 
 Json = dict[str, Any]
-_LISTED = ("pods", "nodes", "events", "secrets", "services", "persistentvolumeclaims")
+_LISTED = ("pods", "nodes", "events", "secrets", "services", "persistentvolumeclaims", "resourcequotas")
 
 
 class ApiServer:
@@ -100,7 +100,7 @@ class ApiServer:
         path, query = request.path, request.query
         self.asked.append(f"{request.method} {path}" + ("?watch" if query.get("watch") == "true" else ""))
         if status := self.refused.get(f"{request.method} {path}"):
-            return _status(status, "Refused", "told to refuse it")
+            return _refusal(status, path.rpartition("/")[2])
         collection, _, name = path.rpartition("/")
         match request.method:
             case "GET" if query.get("watch") == "true":
@@ -138,7 +138,7 @@ class ApiServer:
                     self.remove(path, name)
 
     def _list(self, path: str, request: web.Request) -> web.Response:
-        found = [thing for thing in self._objects.get(path, {}).values() if _selected(thing, request)]
+        found = [thing for thing in self._under(path) if _selected(thing, request)]
         start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or len(found) or 1)
         more = str(start + limit) if start + limit < len(found) else ""
         meta = {"resourceVersion": str(self._version), "continue": more}
@@ -146,6 +146,13 @@ class ApiServer:
         if "PartialObjectMetadata" in request.headers.get("Accept", ""):
             page = [{"metadata": thing["metadata"]} for thing in page]
         return web.json_response({"metadata": meta, "items": page})
+
+    def _under(self, path: str) -> list[Json]:
+        """The objects of a collection; of all namespaces where its path names none."""
+        kind = path.removeprefix("/api/v1/")
+        everywhere = [each for each in self._objects if each.startswith("/api/v1/namespaces/") and "/" not in kind]
+        collections = [path, *(each for each in everywhere if each.endswith(f"/{kind}"))]
+        return [thing for each in collections for thing in self._objects.get(each, {}).values()]
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         version = int(request.query["resourceVersion"])
@@ -173,8 +180,19 @@ def _selected(thing: Json, request: web.Request) -> bool:
     if not all(labels.get(key) == value for key, _, value in wanted):
         return False
     fields = [pair.partition("=") for pair in request.query.get("fieldSelector", "").split(",") if pair]
-    about = thing.get("involvedObject") or {}
-    return all(about.get(key.removeprefix("involvedObject.")) == value for key, _, value in fields)
+    return all((_field(thing, key.removesuffix("!")) == value) != key.endswith("!") for key, _, value in fields)
+
+
+def _field(thing: Json, path: str) -> Any:
+    for part in path.split("."):
+        thing = thing.get(part) or {}
+    return thing or ""
+
+
+def _refusal(code: int, what: str) -> web.Response:
+    if code == 403:
+        return _status(code, "Forbidden", f'{what} is forbidden: User "u" cannot list resource "{what}"')
+    return _status(code, "Refused", "told to refuse it")
 
 
 def _status(code: int, reason: str, message: str) -> web.Response:

@@ -1,0 +1,77 @@
+"""How much room a cluster has, as its API server tells it, and what an answer means that does not come."""
+
+from typing import Any
+
+import pytest
+
+from core.errors import RuntimeRetryable
+from core.settings import DefaultPool, Kubernetes, Settings
+from k8s.room import Room
+from k8s.space import Space
+from tests.fakes.pods import condition
+from tests.fixtures.kube import NAMESPACE, NODES, PODS, Kube, SmallKube
+
+EVERYBODYS = "/api/v1/pods"
+QUOTAS = f"/api/v1/namespaces/{NAMESPACE}/resourcequotas"
+METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
+OTHERS = "/api/v1/namespaces/default/pods"
+
+
+def room(kube: Kube) -> Room:
+    """Of agents of half a core each."""
+    settings = Settings(pool=DefaultPool(runtime="kubernetes"), kubernetes=Kubernetes(namespace=NAMESPACE))
+    return Room(Space(kube.cluster(), NAMESPACE), settings)
+
+
+async def machine(kube: Kube, cores: int = 2) -> None:
+    has = {"cpu": str(cores), "memory": "8Gi", "pods": "110"}
+    status = {"capacity": has, "allocatable": has, "conditions": [condition("Ready", "True")]}
+    await kube.set_status(NODES, "node-1", status)
+
+
+def pod(name: str, cpu: str = "500m", **status: Any) -> dict[str, Any]:
+    """Anybody's, on the machine."""
+    container = {"name": "main", "image": "image", "resources": {"requests": {"cpu": cpu}}}
+    spec = {"nodeName": "node-1", "containers": [container]}
+    return {"metadata": {"name": name}, "spec": spec, "status": status or {"phase": "Running"}}
+
+
+def asked(kube: SmallKube, path: str) -> int:
+    return kube.server.asked.count(f"GET {path}")
+
+
+# ---- an answer that does not come ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("path", [EVERYBODYS, QUOTAS, METRICS])
+async def test_server_that_only_fails_to_answer_is_not_taken_for_one_without_others(
+    small: SmallKube, path: str, status: int
+) -> None:
+    await machine(small)
+    looks = room(small)
+    await small.create(OTHERS, pod("theirs", cpu="1"))
+    await small.create(QUOTAS, {"metadata": {"name": "agents"}, "status": {"hard": {"pods": "1"}}})
+    used = {"metadata": {"name": "node-1"}, "usage": {"cpu": "1", "memory": "6Gi"}}
+    await small.create(METRICS, used)
+    small.server.refused[f"GET {path}"] = status
+    with pytest.raises(RuntimeRetryable):
+        await looks.capacity()
+    small.server.refused.clear()
+    seen = await looks.capacity()
+    assert (seen.fits, seen.memory_percent) == (1, 75)
+    await small.delete(QUOTAS, "agents")
+    assert (await looks.capacity()).fits == 2
+
+
+async def test_where_we_may_not_look_what_may_be_seen_is_counted_and_nobody_asks_each_time(small: SmallKube) -> None:
+    await machine(small)
+    await small.create(PODS, pod("here"))
+    await small.create(OTHERS, pod("theirs"))
+    for path, status in ((EVERYBODYS, 403), (QUOTAS, 403), (METRICS, 404)):
+        small.server.refused[f"GET {path}"] = status
+    looks = room(small)
+    for _ in range(3):
+        seen = await looks.capacity()
+        assert (seen.fits, seen.memory_percent) == (3, None)
+    assert [asked(small, path) for path in (EVERYBODYS, QUOTAS, METRICS)] == [1, 1, 1]

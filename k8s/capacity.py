@@ -54,7 +54,7 @@ def check(nodes: Sequence[Json], template: Template) -> None:
     Nodes that are closed or ill for now count, and where there is none at all nothing is known: one may be added.
     """
     wanted = demand_of(template.resources)
-    admitting = [node for node in nodes_of(nodes) if node.admits(template.kubernetes)]
+    admitting = [node for node in nodes_of(nodes) if node.admits(template.kubernetes, ever=True)]
     if not admitting or any(node.could_hold(wanted) for node in admitting):
         return
     asked = template.resources

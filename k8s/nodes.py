@@ -12,6 +12,23 @@ from k8s.quantities import quantity
 Json = Mapping[str, Any]
 _ENDED = frozenset({"Succeeded", "Failed"})
 _DEFAULT_PODS = 110
+# A cordoned node is said twice: as a field, and by a taint that comes a moment later.
+_CORDONED = "node.kubernetes.io/unschedulable"
+# Of a node that is ill, has only just come, or is emptied: set by Kubernetes, the cloud and the autoscaler themselves,
+# which take it off again, or the node with it.
+_PASSING = frozenset(
+    {
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/memory-pressure",
+        "node.kubernetes.io/disk-pressure",
+        "node.kubernetes.io/pid-pressure",
+        "node.kubernetes.io/network-unavailable",
+        "node.cloudprovider.kubernetes.io/uninitialized",
+        "ToBeDeletedByClusterAutoscaler",
+        "DeletionCandidateOfClusterAutoscaler",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +66,12 @@ class Node:
         """Whether the empty node would have room for one."""
         return self.cpu + 1e-6 >= wanted.cpu and self.memory >= wanted.memory
 
-    def admits(self, wanted: KubernetesTemplate) -> bool:
-        """Whether selectors, affinity and taints let such a pod on it, room and health aside."""
+    def admits(self, wanted: KubernetesTemplate, *, ever: bool = False) -> bool:
+        """Whether selectors, affinity and taints let such a pod on it now, room aside; with `ever`, were it well."""
         selected = all(self.labels.get(key) == value for key, value in wanted.node_selector.items())
         tainted = any(
             taint.get("effect") in (Effect.NO_SCHEDULE, Effect.NO_EXECUTE)
+            and not (ever and taint.get("key") in _PASSING)
             and not any(_tolerates(each, taint) for each in wanted.tolerations)
             for taint in self.taints
         )
@@ -119,8 +137,7 @@ def _node(item: Json) -> Node:
         memory=quantity(has.get("memory")),
         pods=int(quantity(has.get("pods", _DEFAULT_PODS))),
         labels=metadata.get("labels") or {},
-        # A cordoned node is said twice: as a field, and by a taint that comes a moment later.
-        taints=[taint for taint in spec.get("taints") or () if taint.get("key") != "node.kubernetes.io/unschedulable"],
+        taints=[taint for taint in spec.get("taints") or () if taint.get("key") != _CORDONED],
         open=ready and not spec.get("unschedulable"),
     )
 

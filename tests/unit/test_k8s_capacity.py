@@ -141,6 +141,33 @@ def test_a_full_or_closed_node_is_no_reason_to_give_up_for_ever() -> None:
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/memory-pressure",
+        "node.kubernetes.io/disk-pressure",
+        "node.kubernetes.io/pid-pressure",
+        "node.kubernetes.io/network-unavailable",
+        "node.kubernetes.io/unschedulable",
+        "node.cloudprovider.kubernetes.io/uninitialized",
+        "ToBeDeletedByClusterAutoscaler",
+    ],
+)
+@pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute"])
+def test_the_only_node_that_is_large_enough_may_be_ill_or_new_for_now(key: str, effect: str) -> None:
+    small, large = node("n1", cpu="250m"), node("n2", ready="False", taints=[{"key": key, "effect": effect}])
+    check([small, large], HALF)
+    assert fits([small, large], []) == 0
+
+
+def test_a_node_that_is_kept_for_others_is_none_that_is_ill() -> None:
+    kept = node("n2", ready="False", taints=[{"key": "gpu", "effect": "NoSchedule"}])
+    with pytest.raises(NeverSatisfiable):
+        check([node("n1", cpu="250m"), kept], HALF)
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [("500m", 0.5), ("2", 2), ("1.5Gi", 1.5 * 2**30), ("1e3", 1000), ("12E", 12e18), ("", 0), (None, 0), ("x", 0)],
 )

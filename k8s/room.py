@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import structlog
 
@@ -23,13 +25,16 @@ _NODES_SECONDS = 30.0
 _REFUSED_SECONDS = 300.0
 _LONG_SECONDS = 0.25
 _REST = 9
+# Well below the age at which a look is not believed any more, so that the next one is there before.
+_OLDEST_SECONDS = 30.0
 _METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 
 
 class Room:
-    def __init__(self, space: Space, settings: Settings) -> None:
+    def __init__(self, space: Space, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._space = space
         self._settings = settings
+        self._clock = clock
         self._nodes: list[Json] = []
         self._looked = float("-inf")
         self._refused: dict[str, float] = {}
@@ -39,14 +44,17 @@ class Room:
     async def capacity(self) -> ClusterCapacity:
         """Needs the right to list nodes. Without that to list all pods only our namespace's are counted.
 
-        In a cluster so large that a look takes long, looks are as far apart as keeps them a tenth of our time.
+        In a cluster so large that a look takes long, looks are as far apart as keeps them a tenth of our time, but none
+        is told that began more than half a minute ago.
         """
-        if self._last is not None and time.monotonic() < self._next:
+        if self._last is not None and self._clock() < self._next:
             return self._last
-        began = time.monotonic()
-        self._last = await self._look()
-        took = time.monotonic() - began
-        self._next = time.monotonic() + (took * _REST if took > _LONG_SECONDS else 0)
+        began, at = self._clock(), datetime.now(UTC)
+        found = await self._look()
+        ended = self._clock()
+        rest = (ended - began) * _REST if ended - began > _LONG_SECONDS else 0
+        self._last = found.model_copy(update={"looked_at": at})
+        self._next = min(ended + rest, began + _OLDEST_SECONDS)
         return self._last
 
     async def _look(self) -> ClusterCapacity:
@@ -75,13 +83,13 @@ class Room:
         return capacity.nodes_with(nodes, pods)
 
     async def _known_nodes(self) -> None:
-        if time.monotonic() - self._looked > _NODES_SECONDS:
+        if self._clock() - self._looked > _NODES_SECONDS:
             try:
                 await self._fresh_nodes()
             except RuntimeFault as error:
                 # The pod itself will tell, only later.
                 log.warning("nodes.not_listed", code=error.error_code)
-                self._nodes, self._looked = [], time.monotonic()
+                self._nodes, self._looked = [], self._clock()
 
     def _template(self) -> Template:
         """What `fits` counts in: agents of the default pool, else of the first that this cluster runs."""
@@ -92,7 +100,7 @@ class Room:
 
     async def _fresh_nodes(self) -> list[Json]:
         self._nodes = await self._items("/api/v1/nodes")
-        self._looked = time.monotonic()
+        self._looked = self._clock()
         return self._nodes
 
     async def _pods(self) -> list[Json]:
@@ -106,7 +114,7 @@ class Room:
 
         A server that only fails to answer says nothing of what is there, so its error is raised.
         """
-        if time.monotonic() < self._refused.get(path, float("-inf")):
+        if self._clock() < self._refused.get(path, float("-inf")):
             return None
         try:
             return await self._items(path)
@@ -115,7 +123,7 @@ class Room:
                 log.warning("look.failed", path=path, detail=error.detail)
                 raise
             log.info("look.refused", path=path, detail=error.detail)
-            self._refused[path] = time.monotonic() + _REFUSED_SECONDS
+            self._refused[path] = self._clock() + _REFUSED_SECONDS
             return None
 
     async def _items(self, path: str) -> list[Json]:

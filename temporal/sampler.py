@@ -83,7 +83,7 @@ class Sampler:
             grew = await clusters.record_look(
                 session,
                 pool.cluster,
-                datetime.now(UTC),
+                capacity.looked_at or datetime.now(UTC),
                 total=None if capacity.fits is None else capacity.fits + capacity.agents,
                 choked=look.choked,
                 detail=look.stored(),

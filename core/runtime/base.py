@@ -100,10 +100,14 @@ class Reach(Value):
 
 
 class ClusterCapacity(Value):
-    """One look at a cluster. `fits` is how many more default-sized agents it would take; None when unknown."""
+    """One look at a cluster. `fits` is how many more default-sized agents it would take; None when unknown.
+
+    `looked_at` is when the look began, where it is not of this moment.
+    """
 
     fits: int | None
     agents: int
+    looked_at: datetime | None = None
     cpu_percent: float | None = None
     memory_percent: float | None = None
     disk_percent: float | None = None

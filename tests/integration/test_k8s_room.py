@@ -1,5 +1,6 @@
 """How much room a cluster has, as its API server tells it, and what an answer means that does not come."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,10 +18,10 @@ METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 OTHERS = "/api/v1/namespaces/default/pods"
 
 
-def room(kube: Kube) -> Room:
-    """Of agents of half a core each."""
+def room(kube: Kube, clock: Callable[[], float] = lambda: 0.0) -> Room:
+    """Of agents of half a core each. Nothing takes long, whatever else the machine does, unless the clock says so."""
     settings = Settings(pool=DefaultPool(runtime="kubernetes"), kubernetes=Kubernetes(namespace=NAMESPACE))
-    return Room(Space(kube.cluster(), NAMESPACE), settings)
+    return Room(Space(kube.cluster(), NAMESPACE), settings, clock)
 
 
 async def machine(kube: Kube, cores: int = 2) -> None:
@@ -75,3 +76,28 @@ async def test_where_we_may_not_look_what_may_be_seen_is_counted_and_nobody_asks
         seen = await looks.capacity()
         assert (seen.fits, seen.memory_percent) == (3, None)
     assert [asked(small, path) for path in (EVERYBODYS, QUOTAS, METRICS)] == [1, 1, 1]
+
+
+# ---- looks that take long ------------------------------------------------------------------------------------------
+
+
+async def test_look_that_took_long_is_told_again_for_a_while_and_says_how_old_it_is(small: SmallKube) -> None:
+    await machine(small)
+    rested = 0.0
+    looks = room(small, clock=lambda: rested + 10 * asked(small, NODES))  # so long takes each
+    first = await looks.capacity()
+    rested = 19.0
+    assert await looks.capacity() == first
+    rested = 21.0
+    second = await looks.capacity()
+    assert first.looked_at is not None
+    assert second.looked_at is not None
+    assert second.looked_at > first.looked_at
+
+
+async def test_look_that_took_a_moment_is_made_anew_each_time(small: SmallKube) -> None:
+    await machine(small)
+    looks = room(small)
+    assert (await looks.capacity()).fits == 4
+    await small.create(PODS, pod("here"))
+    assert (await looks.capacity()).fits == 3

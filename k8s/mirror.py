@@ -66,6 +66,8 @@ class Mirror:
         self._pace = pace or Pace()
         self._clock = clock
         self._heard_at = clock()
+        # When the last list began: it knows of everything that was there by then.
+        self.listing_since = float("-inf")
         self.lists = 0
         self.synced = asyncio.Event()
 
@@ -106,6 +108,7 @@ class Mirror:
         """Put all that exist; return the point to watch from."""
         uids: set[str] = set()
         version = ""
+        self.listing_since = self._clock()
         async for page in pages(self._cluster, self._path, doing=self._doing, query=self._query):
             self._heard_at = self._clock()
             version = page.version

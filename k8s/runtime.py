@@ -131,14 +131,17 @@ class KubernetesRuntime:
                 mark = marks.of(each)
                 if mark is not None:
                     found[each["metadata"]["name"]] = _without_pod(each, mark)
+        moment: float | None = None
         async for page in self._space.pages("pods", doing, selector=selector):
+            # All pages are of the moment of the first.
+            moment = self._watcher.now() if moment is None else moment
             for number, each in enumerate(page.items):
                 if marks.of(each) is not None:
-                    found[each["metadata"]["name"]] = observation_of(pod_of(each))
+                    seen = observation_of(pod_of(each))
+                    found[each["metadata"]["name"]] = seen
+                    self._watcher.listed(seen, moment)
                 if number % _BATCH == _BATCH - 1:
                     await asyncio.sleep(0)
-        for seen in found.values():
-            self._watcher.listed(seen)
         return [*found.values()]
 
     async def present(self) -> Sequence[Present]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from kubernetes.aio.client import V1Pod
 
 from core.errors import RuntimeFault
 from core.runtime.base import Observation, Phase
-from core.runtime.changes import OVERLAP_SECONDS, Changes
+from core.runtime.changes import Changes
 from k8s import marks
 from k8s.client import Cluster, Json
 from k8s.diagnose import diagnose, lost_with, wants_events
@@ -56,7 +55,8 @@ class PodWatcher:
         self._clock = clock
         self._changes = Changes(clock)
         self._seen: dict[str, _Seen] = {}
-        self._listed: deque[tuple[float, Observation]] = deque(maxlen=_MAX_LISTED)
+        # What a list told of and the mirror has not seen, by uid; until it does, or a list of its own says it is gone.
+        self._listed: dict[str, tuple[float, Observation]] = {}
         self._questions: dict[str, asyncio.Task[None]] = {}
         self._asking = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
         self._hosts = Hosts(self._host_changed, lambda: patience(cluster.calm_seconds, silence_seconds))
@@ -87,12 +87,18 @@ class PodWatcher:
                 self._running.append(task)
         return subscription
 
-    def listed(self, observation: Observation) -> None:
-        """Somebody was told of this one by a list: if it is gone when the stream begins, that will be told as well."""
-        now = self._clock()
-        while self._listed and self._listed[0][0] < now - OVERLAP_SECONDS:
-            self._listed.popleft()
-        self._listed.append((now, observation))
+    def now(self) -> float:
+        """The present, for `listed`."""
+        return self._clock()
+
+    def listed(self, observation: Observation, at: float) -> None:
+        """Somebody was told of this pod by a list: if it goes before the stream sees it, that will be told as well.
+
+        The list is of the moment `at`, or of one before it.
+        """
+        uid = str(observation.handle.native["uid"]) if observation.handle else ""
+        if uid not in self._seen and len(self._listed) < _MAX_LISTED:
+            self._listed[uid] = (at, observation)
 
     async def close(self) -> None:
         tasks = [*self._running, *self._questions.values()]
@@ -119,6 +125,7 @@ class PodWatcher:
             told=before.told if before else None,
         )
         self._seen[uid] = now
+        self._listed.pop(uid, None)
         if question := self._questions.pop(uid, None):
             question.cancel()
         if wants_events(pod):
@@ -135,10 +142,11 @@ class PodWatcher:
         for uid in self._seen.keys() - uids:
             self._gone(uid)
         there = {(seen.own.agent_id, seen.own.attempt) for seen in self._seen.values()}
-        since = self._clock() - OVERLAP_SECONDS
-        while self._listed:
-            at, listed = self._listed.popleft()
-            if at >= since and (listed.agent_id, listed.attempt) not in there:
+        for uid, (at, listed) in list(self._listed.items()):
+            if at > self.pods.listing_since:
+                continue  # it may have come after the list that was just made
+            del self._listed[uid]
+            if (listed.agent_id, listed.attempt) not in there:
                 self._publish(_gone(listed))
 
     # ---- what becomes of it -----------------------------------------------------------------------------------------

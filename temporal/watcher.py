@@ -1,6 +1,7 @@
 """Turns what a runtime sees into signals: usable, ended, vanished. One watch for all agents of a runtime."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 
 import structlog
@@ -26,7 +27,7 @@ _LONGEST_PAUSE = 10.0
 
 
 class Watcher:
-    """Lists, then watches; lists again after any break and every five minutes, so no lost event stays lost.
+    """Watches and lists; begins anew after any break and every five minutes, so no lost event stays lost.
 
     Signals name agent and attempt and are dropped by a life they do not fit, so saying a thing twice does no harm.
     """
@@ -55,14 +56,23 @@ class Watcher:
             await asyncio.sleep(pause)
 
     async def _look_and_watch(self) -> None:
-        # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
-        async with self._db.transaction() as session:
-            rows = await upkeep.living(session)
-        present = await self._runtime.list()
-        async with Deliveries() as deliveries:
-            await self._compare(rows, present, deliveries)
-            async for seen in self._runtime.watch():
-                await deliveries.put(seen.agent_id, partial(self._tell, seen))
+        # Watched before it is listed: what changes while we look, however long that takes, is kept and told after it.
+        changes = self._runtime.watch()
+        upcoming = asyncio.create_task(_next(changes))  # there are streams that begin when they are asked
+        try:
+            # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
+            async with self._db.transaction() as session:
+                rows = await upkeep.living(session)
+            present = await self._runtime.list()
+            async with Deliveries() as deliveries:
+                await self._compare(rows, present, deliveries)
+                seen = await upcoming
+                while seen is not None:
+                    await deliveries.put(seen.agent_id, partial(self._tell, seen))
+                    seen = await _next(changes)
+        finally:
+            upcoming.cancel()
+            await asyncio.gather(upcoming, return_exceptions=True)
 
     async def _compare(self, rows: list[LivingRow], present: list[Observation], deliveries: Deliveries) -> None:
         """Tell of everything that is there and not known to be well, and of everything that should be and is not."""
@@ -97,6 +107,14 @@ class Watcher:
                 detail=seen.detail[:1000],
             )
             await self._lives.failed(workflow_id, report)
+
+
+async def _next(changes: AsyncIterator[Observation]) -> Observation | None:
+    """None when the stream has ended."""
+    try:
+        return await anext(changes)
+    except StopAsyncIteration:
+        return None
 
 
 def _gone(agent_id: str, attempt: int) -> FailureReport:

@@ -181,9 +181,9 @@ class AgentRuntime(Protocol):
     async def capacity(self) -> ClusterCapacity: ...
 
     def watch(self) -> AsyncIterator[Observation]:
-        """Changes as they happen, and those of the last few seconds, so that none falls between a list and its watch.
+        """Changes as they happen, and those of the last few seconds. Begins with the call, or when first asked for one.
 
-        Ends or raises when the stream breaks, then list and watch again.
+        Who watches first and lists then misses nothing. Ends or raises when the stream breaks, then do both again.
         """
 
     async def reach(self, agent_id: str, attempt: int) -> Reach:

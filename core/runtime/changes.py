@@ -9,7 +9,8 @@ from weakref import WeakSet
 from core.errors import RuntimeRetryable
 from core.runtime.base import Observation
 
-# A watcher lists, then watches. What changes between the two is told to it as well, if it takes no longer than this.
+# Who asks for a stream over a connection gets it a moment later. What changed until then is told to it as well, if that
+# takes no longer than this.
 OVERLAP_SECONDS = 5.0
 _MAX_RECENT = 1_000
 MAX_PENDING = 20_000

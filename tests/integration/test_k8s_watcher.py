@@ -80,15 +80,30 @@ async def test_who_watches_late_is_told_the_changes_of_the_last_seconds(kube: Ku
     await late.tells("ag-1", Phase.GONE)
 
 
-async def test_agent_that_went_between_list_and_first_watch_is_told_as_gone(kube: Kube) -> None:
+@pytest.mark.parametrize("seconds_ago", [0, 60])
+async def test_agent_that_went_between_a_list_and_the_streams_own_is_told_as_gone(
+    kube: Kube, seconds_ago: float
+) -> None:
     await kube.make("ag-1", **running())
     watcher = kube.watcher()
-    watcher.listed(observation_of(pod(agent_id="ag-1", **running())))
-    watcher.listed(observation_of(pod(agent_id="ag-2", **running())))  # gone by the time of the stream's own list
+    then = watcher.now() - seconds_ago
+    watcher.listed(observation_of(pod(name="one", agent_id="ag-1", **running())), then)
+    watcher.listed(observation_of(pod(name="two", agent_id="ag-2", **running())), then)
     log = kube.log(watcher)
     await log.tells("ag-2", Phase.GONE)
     await log.tells("ag-1", Phase.STARTED)
     assert log.phases("ag-1") == [Phase.STARTED]
+
+
+async def test_agent_that_a_list_saw_after_the_streams_own_had_begun_is_not_told_as_gone(kube: Kube) -> None:
+    await kube.make("ag-1", **running())
+    watcher = kube.watcher()
+    watcher.listed(observation_of(pod(agent_id="ag-new", **running())), watcher.now() + 60)
+    log = kube.log(watcher)
+    await log.tells("ag-1", Phase.STARTED)
+    await kube.remove("ag-1")
+    await log.tells("ag-1", Phase.GONE)
+    assert log.of("ag-new") == []
 
 
 # ---- trouble on the way --------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import cast
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,6 +13,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport
 from core.domain.recovery import FailureKind
 from core.runtime.base import Observation
+from temporal.lives import Lives
 from temporal.watcher import Watcher
 from tests.fixtures.stage import Stage, until
 
@@ -20,38 +22,76 @@ async def restarted_for(stage: Stage, agent_id: str) -> list[str | None]:
     return [event.reason for event in await stage.events(agent_id) if event.kind == "agent.restarting"]
 
 
+class Told:
+    """In the place of the lives of one watcher: what it tells of whom."""
+
+    def __init__(self) -> None:
+        self.ready_ones: set[str] = set()
+        self.failures: list[tuple[str, FailureKind]] = []
+
+    async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
+        self.ready_ones.add(agent_id)
+        return True
+
+    async def failed(self, workflow_id: str, report: FailureReport) -> bool:
+        self.failures.append((report.agent_id, report.kind))
+        return True
+
+
+@asynccontextmanager
+async def watched(stage: Stage) -> AsyncIterator[Told]:
+    """By a watcher of the test's own, from its first look."""
+    told = Told()
+    watcher = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, cast(Lives, told)).run())
+    try:
+        yield told
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+
+
 async def test_agent_that_came_up_during_a_look_is_not_taken_for_gone(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stage.started("ann")
-    real_list, real_watch, real_failed = stage.runtime.list, stage.runtime.watch, stage.lives.failed
+    real_list = stage.runtime.list
     came: list[str] = []
-    told: list[FailureReport] = []
-    # There is no effect to wait for, since there must be none: the look is over when the watch begins.
-    looked = asyncio.Event()
 
     async def slow_list() -> list[Observation]:
         seen = await real_list()
         came.append(await stage.started("bob"))
         return seen
 
-    def watch() -> AsyncIterator[Observation]:
-        looked.set()
-        return real_watch()
+    monkeypatch.setattr(stage.runtime, "list", slow_list)
+    async with watched(stage) as told:
 
-    async def failed(workflow_id: str, report: FailureReport) -> bool:
-        told.append(report)
-        return await real_failed(workflow_id, report)
+        async def look_is_over() -> bool:
+            return bool(came) and came[0] in told.ready_ones
+
+        await until(look_is_over, "what changed during the look to be told")
+    assert told.failures == []
+
+
+async def test_agent_that_vanished_during_a_look_that_took_long_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await stage.started()
+    await stage.worker_down()
+    real_list = stage.runtime.list
+
+    async def slow_list() -> list[Observation]:
+        seen = await real_list()
+        await stage.runtime.delete(agent_id, 1)
+        stage.runtime._changes._recent.clear()  # so long ago that a new watch is not told of it
+        return seen
 
     monkeypatch.setattr(stage.runtime, "list", slow_list)
-    monkeypatch.setattr(stage.runtime, "watch", watch)
-    monkeypatch.setattr(stage.lives, "failed", failed)
-    watcher = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, stage.lives).run())
-    await asyncio.wait_for(looked.wait(), 20)
-    watcher.cancel()
-    await asyncio.gather(watcher, return_exceptions=True)
-    assert told == []
-    assert (await stage.agent(came[0])).state is AgentState.RUNNING
+    async with watched(stage) as told:
+
+        async def is_told() -> bool:
+            return told.failures == [(agent_id, FailureKind.RUNTIME_GONE)]
+
+        await until(is_told, "the failure to be told")
 
 
 async def test_agent_that_vanished_is_told_at_once(stage: Stage) -> None:

@@ -11,6 +11,8 @@ from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
 _ENDED = frozenset({"Succeeded", "Failed"})
+# The others, for a server to choose.
+LIVING = ",".join(f"status.phase!={phase}" for phase in sorted(_ENDED))
 _DEFAULT_PODS = 110
 # A cordoned node is said twice: as a field, and by a taint that comes a moment later.
 _CORDONED = "node.kubernetes.io/unschedulable"
@@ -76,6 +78,37 @@ class Node:
             for taint in self.taints
         )
         return selected and not tainted and _has_affinity(self, wanted.affinity)
+
+
+def node_seen(item: Json) -> dict[str, Any]:
+    """A node as JSON, reduced to what is read of it here: most of the rest are names of images."""
+    metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
+    return {
+        "metadata": _only(metadata, "name", "labels"),
+        "spec": _only(spec, "taints", "unschedulable"),
+        "status": {
+            **_only(status, "allocatable"),
+            "conditions": [each for each in status.get("conditions") or () if each.get("type") == "Ready"],
+        },
+    }
+
+
+def pod_seen(item: Json) -> dict[str, Any]:
+    """A pod as JSON, reduced to what is read of it here: of everybody's pods there may be tens of thousands."""
+    metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
+    return {
+        "metadata": _only(metadata, "labels"),
+        "spec": {
+            **_only(spec, "nodeName", "overhead", "resources"),
+            "containers": [_only(each, "resources") for each in spec.get("containers") or ()],
+            "initContainers": [_only(each, "resources", "restartPolicy") for each in spec.get("initContainers") or ()],
+        },
+        "status": _only(status, "phase"),
+    }
+
+
+def _only(part: Json, *names: str) -> dict[str, Any]:
+    return {name: part[name] for name in names if name in part}
 
 
 def demand_of(wanted: Resources) -> Demand:

@@ -15,7 +15,8 @@ from core.settings import DEFAULT_POOL, Settings
 from k8s import capacity
 from k8s.client import Json
 from k8s.faults import RIGHTS_MISSING, NotThere
-from k8s.nodes import Node
+from k8s.listing import pages
+from k8s.nodes import LIVING, Node, node_seen, pod_seen
 from k8s.observe import RUNTIME
 from k8s.space import Space
 
@@ -28,6 +29,10 @@ _REST = 9
 # Well below the age at which a look is not believed any more, so that the next one is there before.
 _OLDEST_SECONDS = 30.0
 _METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
+
+
+def _whole(item: Json) -> Json:
+    return item
 
 
 class Room:
@@ -58,12 +63,12 @@ class Room:
         return self._last
 
     async def _look(self) -> ClusterCapacity:
-        nodes, pods, quotas, metrics = await asyncio.gather(
+        nodes, quotas, metrics = await asyncio.gather(
             self._fresh_nodes(),
-            self._pods(),
             self._perhaps(f"{self._space.path}/resourcequotas"),
             self._perhaps(_METRICS),
         )
+        pods = await self._pods()
         installation = self._settings.kubernetes.installation
         return capacity.capacity(nodes, pods, self._template(), installation, quotas=quotas or (), metrics=metrics)
 
@@ -99,17 +104,20 @@ class Room:
         return self._settings.template(ours.template) if ours is not None else Template()
 
     async def _fresh_nodes(self) -> list[Json]:
-        self._nodes = await self._items("/api/v1/nodes")
+        self._nodes = await self._items("/api/v1/nodes", keep=node_seen)
         self._looked = self._clock()
         return self._nodes
 
     async def _pods(self) -> list[Json]:
-        everybodys = await self._perhaps("/api/v1/pods")
+        """Those that hold something, of everybody; of our namespace where we may see no others."""
+        everybodys = await self._perhaps("/api/v1/pods", keep=pod_seen, fields=LIVING)
         if everybodys is not None:
             return everybodys
-        return await self._items(f"{self._space.path}/pods")
+        return await self._items(f"{self._space.path}/pods", keep=pod_seen, fields=LIVING)
 
-    async def _perhaps(self, path: str) -> list[Json] | None:
+    async def _perhaps(
+        self, path: str, *, keep: Callable[[Json], Json] = _whole, fields: str = ""
+    ) -> list[Json] | None:
         """None where we may not look or there is nothing to look at; not asked again for some minutes.
 
         A server that only fails to answer says nothing of what is there, so its error is raised.
@@ -117,7 +125,7 @@ class Room:
         if self._clock() < self._refused.get(path, float("-inf")):
             return None
         try:
-            return await self._items(path)
+            return await self._items(path, keep=keep, fields=fields)
         except RuntimeFault as error:
             if not isinstance(error, NotThere) and error.error_code != RIGHTS_MISSING:
                 log.warning("look.failed", path=path, detail=error.detail)
@@ -126,6 +134,11 @@ class Room:
             self._refused[path] = self._clock() + _REFUSED_SECONDS
             return None
 
-    async def _items(self, path: str) -> list[Json]:
-        found: list[Json] = (await self._space.cluster.call("GET", path, doing=_DOING)).get("items") or []
+    async def _items(self, path: str, *, keep: Callable[[Json], Json] = _whole, fields: str = "") -> list[Json]:
+        """A page at a time: others get their turn between two, and what is not kept of each goes with it."""
+        query = {"fieldSelector": fields} if fields else {}
+        found: list[Json] = []
+        async for page in pages(self._space.cluster, path, doing=_DOING, query=query):
+            found += map(keep, page.items)
+            await asyncio.sleep(0)
         return found

@@ -25,7 +25,7 @@ def room(kube: Kube, clock: Callable[[], float] = lambda: 0.0) -> Room:
 
 
 async def machine(kube: Kube, cores: int = 2) -> None:
-    has = {"cpu": str(cores), "memory": "8Gi", "pods": "110"}
+    has = {"cpu": str(cores), "memory": f"{4 * cores}Gi", "pods": "1000"}
     status = {"capacity": has, "allocatable": has, "conditions": [condition("Ready", "True")]}
     await kube.set_status(NODES, "node-1", status)
 
@@ -76,6 +76,25 @@ async def test_where_we_may_not_look_what_may_be_seen_is_counted_and_nobody_asks
         seen = await looks.capacity()
         assert (seen.fits, seen.memory_percent) == (3, None)
     assert [asked(small, path) for path in (EVERYBODYS, QUOTAS, METRICS)] == [1, 1, 1]
+
+
+# ---- large clusters ------------------------------------------------------------------------------------------------
+
+
+async def test_pods_that_have_ended_are_not_even_asked_for_and_the_others_come_in_pages(small: SmallKube) -> None:
+    await machine(small, cores=100)
+    for number in range(101):
+        await small.create(OTHERS, pod(f"lives-{number}"))
+    for number in range(150):
+        await small.create(OTHERS, pod(f"ended-{number}", phase="Failed" if number % 2 else "Succeeded"))
+    assert (await room(small).capacity()).fits == 99
+    assert asked(small, EVERYBODYS) == 2
+
+
+async def test_agents_that_live_are_counted(kube: Kube) -> None:
+    for agent_id, phase in (("ag-1", "Running"), ("ag-2", "Succeeded"), ("ag-3", "Failed"), ("ag-4", "Pending")):
+        await kube.make(agent_id, phase=phase)
+    assert (await room(kube).capacity()).agents == 2
 
 
 # ---- looks that take long ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from core.domain.placement import Effect, KubernetesTemplate, Toleration, Tolera
 from core.domain.templates import Resources, Template
 from core.errors import NeverSatisfiable
 from k8s.capacity import capacity, check
+from k8s.nodes import node_seen, pod_seen
 from k8s.quantities import quantity
 
 HALF = Template(resources=Resources(cpu=0.5, memory_mib=512))
@@ -33,7 +34,11 @@ def pod(on: str | None = "n1", cpu: str = "500m", memory: str = "512Mi", **more:
 
 
 def fits(nodes: list[Any], pods: list[Any], template: Template = HALF, **more: Any) -> int | None:
-    return capacity(nodes, pods, template, "berth", **more).fits
+    """Of what a look keeps of them."""
+    seen = ([*map(node_seen, nodes)], [*map(pod_seen, pods)])
+    found = capacity(*seen, template, "berth", **more)
+    assert found == capacity(nodes, pods, template, "berth", **more)
+    return found.fits
 
 
 def test_the_scarcest_of_cores_memory_and_places_decides_on_each_node() -> None:

@@ -38,15 +38,29 @@ NEEDED = (
     *_rights("persistentvolumeclaims", "create get delete"),
     *_rights("events", "list"),
     *_rights("leases", "create get update", "coordination.k8s.io"),
-    *_rights("nodes", "list watch", namespaced=False),
+    *_rights("nodes", "get list watch", namespaced=False),
     *_rights("persistentvolumes", "get", namespaced=False),
 )
 _BY_PROXY = tuple(_rights("pods/proxy", "get create"))
+# What Berth does without where it must, each with what it then does not count.
+SIGHT = {
+    Right(verb="list", resource="pods", namespaced=False): "other namespaces' pods",
+    Right(verb="list", resource="resourcequotas"): "the namespace's quota",
+    Right(verb="list", resource="nodes", group="metrics.k8s.io", namespaced=False): "use of the nodes",
+}
 
 
 async def missing(cluster: Cluster, settings: Kubernetes) -> list[Right]:
-    """The rights that the API server says we have not. Raises as `Cluster.call` does."""
-    wanted = [*NEEDED, *(_BY_PROXY if settings.reach is ReachBy.PROXY else ())]
+    """The needed rights that the API server says we have not. Raises as `Cluster.call` does."""
+    return await _lacking(cluster, settings, [*NEEDED, *(_BY_PROXY if settings.reach is ReachBy.PROXY else ())])
+
+
+async def unseen(cluster: Cluster, settings: Kubernetes) -> list[str]:
+    """What cannot be counted with these rights, so that more agents may be let in than there is room for."""
+    return [SIGHT[right] for right in await _lacking(cluster, settings, [*SIGHT])]
+
+
+async def _lacking(cluster: Cluster, settings: Kubernetes, wanted: list[Right]) -> list[Right]:
     allowed = await asyncio.gather(*(_allowed(cluster, settings.namespace, right) for right in wanted))
     return [right for right, may in zip(wanted, allowed, strict=True) if not may]
 

@@ -89,13 +89,16 @@ async def _namespace(cluster: "Cluster", settings: "Settings") -> Check:
 
 
 async def _rights(cluster: "Cluster", settings: "Settings") -> Check:
-    from k8s.rights import missing
+    from k8s.rights import missing, unseen
 
-    lacking = await missing(cluster, settings.kubernetes)
-    if not lacking:
-        return Check(_KUBERNETES, "rights", Verdict.OK, "all that Berth needs")
-    named = ", ".join(str(right) for right in lacking)
-    return Check(_KUBERNETES, "rights", Verdict.LACKS, f"may not: {named}", "add these verbs to the role")
+    what = "rights"
+    if lacking := await missing(cluster, settings.kubernetes):
+        named = ", ".join(str(right) for right in lacking)
+        return Check(_KUBERNETES, what, Verdict.LACKS, f"may not: {named}", "add these verbs to the role")
+    if hidden := await unseen(cluster, settings.kubernetes):
+        found = f"may not see {', '.join(hidden)}: more agents may be let in than there is room for"
+        return Check(_KUBERNETES, what, Verdict.NOTE, found, "give all that k8s/manifests/base/access.yaml gives")
+    return Check(_KUBERNETES, what, Verdict.OK, "all that Berth needs")
 
 
 async def _pids(cluster: "Cluster") -> Check:

@@ -37,7 +37,7 @@ async def test_the_one_verb_that_a_role_lacks_is_named_in_one_line(land: Land, c
                 "kind": kind,
                 "metadata": {"name": name},
                 "rules": [
-                    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
+                    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
                     {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get"]},
                 ],
             },

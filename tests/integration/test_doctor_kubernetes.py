@@ -1,5 +1,6 @@
 """`berth doctor` with access data that lie, have expired, or lead to a cluster of another version."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -15,11 +16,12 @@ from temporal.watch import Numbers, served
 from tests.fixtures.api_server import ApiServer, Handler
 from tests.fixtures.terminal import Cli, Said
 
+TODAY = {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}
 NODE = {"metadata": {"name": "node-1"}}
 
 
-def cluster_of(version: dict[str, str]) -> Handler:
-    """One that grants everything and says that it is of `version`."""
+def cluster_of(version: dict[str, str], denied: Sequence[dict[str, str]] = ()) -> Handler:
+    """One that grants everything but what is `denied`, and says that it is of `version`."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         body: dict[str, Any] = {"items": [NODE]} if request.path == "/api/v1/nodes" else {}
@@ -27,7 +29,8 @@ def cluster_of(version: dict[str, str]) -> Handler:
             case "version":
                 body = version
             case "selfsubjectaccessreviews":
-                body = {"status": {"allowed": True}}
+                wanted = (await request.json())["spec"]["resourceAttributes"]
+                body = {"status": {"allowed": wanted not in denied}}
             case "configz":
                 body = {"kubeletconfig": {"podPidsLimit": 1024}}
         return web.json_response(body)
@@ -39,8 +42,8 @@ async def doctor(cli: Cli, server: ApiServer) -> Said:
     return await cli.given(KUBERNETES__KUBECONFIG=str(server.file))("doctor", "--runtime", "kubernetes")
 
 
-def about(said: Said) -> str:
-    (line,) = [line for line in said.out.splitlines() if " cluster: " in line]
+def about(said: Said, what: str = "cluster") -> str:
+    (line,) = [line for line in said.out.splitlines() if f" {what}: " in line]
     return line
 
 
@@ -67,6 +70,33 @@ async def test_cluster_that_is_newer_than_the_oldest_is_taken(api_server: ApiSer
     said = await doctor(cli, api_server)
     assert said.code == 0, said.out
     assert about(said).endswith(f"ok     cluster: Kubernetes v1.{minor}")
+
+
+@pytest.mark.parametrize(
+    ("denied", "told"),
+    [
+        ({"verb": "list", "group": "", "resource": "pods"}, "other namespaces' pods"),
+        ({"verb": "list", "group": "", "resource": "resourcequotas", "namespace": "berth-agents"}, "namespace's quota"),
+        ({"verb": "list", "group": "metrics.k8s.io", "resource": "nodes"}, "use of the nodes"),
+    ],
+)
+async def test_right_without_which_too_many_may_be_let_in_is_a_note(
+    api_server: ApiServer, cli: Cli, denied: dict[str, str], told: str
+) -> None:
+    api_server.answer = cluster_of(TODAY, [denied])
+    said = await doctor(cli, api_server)
+    assert said.code == 0, said.out
+    line = about(said, "rights")
+    assert "note   rights: may not see " in line
+    assert told in line
+    assert "more agents may be let in than there is room for" in line
+
+
+async def test_right_to_look_at_one_machine_is_needed(api_server: ApiServer, cli: Cli) -> None:
+    api_server.answer = cluster_of(TODAY, [{"verb": "get", "group": "", "resource": "nodes"}])
+    said = await doctor(cli, api_server)
+    assert said.code == 1
+    assert "may not: get nodes  ->" in about(said, "rights")
 
 
 async def test_access_data_that_have_expired_are_named_in_one_line(api_server: ApiServer, cli: Cli) -> None:

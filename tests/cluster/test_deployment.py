@@ -52,7 +52,7 @@ RIGHTS = {
         "metrics.k8s.io/nodes": {"list"},
     },
     "berth-watcher": {
-        "pods": {"get", "list", "watch"},
+        "pods": {"list", "watch"},
         "secrets": {"list"},
         "events": {"list"},
         "nodes": {"list", "watch"},

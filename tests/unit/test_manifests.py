@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from core.runtime.base import AgentSpec
 from k8s import objects
 from k8s.quantities import quantity
 from tests.capabilities import ROOT, missing
+from tests.cluster.test_deployment import RIGHTS
 
 MANIFESTS = ROOT / "k8s" / "manifests"
 FILES = sorted(path for path in MANIFESTS.rglob("*.yaml") if path.name != "kustomization.yaml")
@@ -157,6 +159,17 @@ def test_api_and_watcher_can_neither_make_nor_end_an_agent() -> None:
         for rule in named("Role", name)["rules"]:
             if {"pods", "pods/resize", "secrets", "services"} & set(rule["resources"]):
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}, name
+
+
+@pytest.mark.parametrize("account", RIGHTS)
+def test_each_account_has_the_rights_that_its_part_uses_and_no_others(account: str) -> None:
+    given: dict[str, set[str]] = {}
+    for kind in ("Role", "ClusterRole"):
+        for found in of_kind(kind):
+            for rule in found["rules"] if found["metadata"]["name"] == account else ():
+                for group, resource in product(rule["apiGroups"], rule["resources"]):
+                    given.setdefault(f"{group}/{resource}".lstrip("/"), set()).update(rule["verbs"])
+    assert given == RIGHTS[account]
 
 
 def test_git_holds_no_secret() -> None:

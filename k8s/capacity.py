@@ -31,7 +31,11 @@ def capacity(
     `metrics` are `NodeMetrics` of metrics.k8s.io; without them nothing is said of use.
     """
     wanted = demand_of(template.resources)
-    usable = [node for node in nodes_of(nodes, pods) if node.open and node.admits(template.kubernetes)]
+    usable = [
+        node
+        for node in nodes_of(nodes, pods, template.kubernetes.priority_class)
+        if node.open and node.admits(template.kubernetes)
+    ]
     living = [pod for pod in pods if _is_ours(pod, installation) and not ended(pod)]
     for pod in living:
         if not (pod.get("spec") or {}).get("nodeName"):
@@ -75,11 +79,12 @@ def check_size(nodes: Sequence[Json], size: Size) -> None:
         )
 
 
-def nodes_with(nodes: Sequence[Json], pods: Sequence[Json]) -> list[Node]:
-    """Nodes with what is on them, and with what is still on its way to one."""
-    found = nodes_of(nodes, pods)
+def nodes_with(nodes: Sequence[Json], pods: Sequence[Json], template: Template) -> list[Node]:
+    """Nodes with what is on them, and with what is still on its way to one, as an agent of `template` finds them."""
+    priority_class = template.kubernetes.priority_class
+    found = nodes_of(nodes, pods, priority_class)
     for pod in pods:
-        if not ended(pod) and not yields(pod) and not (pod.get("spec") or {}).get("nodeName"):
+        if not ended(pod) and not yields(pod, priority_class) and not (pod.get("spec") or {}).get("nodeName"):
             _place([node for node in found if node.open], asked_by(pod))
     return found
 

@@ -15,7 +15,7 @@ from k8s.names import label_value, profile_name
 APP = "agent"
 INSTALLATION = "berth.dev/installation"
 PROFILE = "berth.dev/profile"
-# On pods that only keep room for agents and are pushed aside by them.
+# On pods that only keep room for agents: the priority class of those that push them aside.
 PLACEHOLDER = "berth.dev/placeholder"
 _ATTEMPT = "berth.dev/attempt"
 _POOL = "berth.dev/pool"

@@ -115,19 +115,20 @@ def demand_of(wanted: Resources) -> Demand:
     return Demand(cpu=wanted.cpu, memory=wanted.memory_mib * MIB)
 
 
-def nodes_of(items: Iterable[Json], pods: Iterable[Json] = ()) -> list[Node]:
-    """Nodes with the pods that are on them."""
+def nodes_of(items: Iterable[Json], pods: Iterable[Json] = (), priority_class: str | None = None) -> list[Node]:
+    """Nodes with the pods that are on them, as one of `priority_class` finds them."""
     found = {node.name: node for node in map(_node, items)}
     for pod in pods:
         name = (pod.get("spec") or {}).get("nodeName")
-        if name in found and not ended(pod) and not yields(pod):
+        if name in found and not ended(pod) and not yields(pod, priority_class):
             found[name].taken.append(asked_by(pod))
     return list(found.values())
 
 
-def yields(pod: Json) -> bool:
-    """A placeholder keeps room for agents, so what it holds is theirs."""
-    return ((pod.get("metadata") or {}).get("labels") or {}).get(PLACEHOLDER) == "true"
+def yields(pod: Json, priority_class: str | None) -> bool:
+    """A placeholder keeps room for agents of one class, so what it holds is theirs. Others would not push it aside."""
+    keeps_for = ((pod.get("metadata") or {}).get("labels") or {}).get(PLACEHOLDER)
+    return keeps_for is not None and keeps_for == priority_class
 
 
 def ended(pod: Json) -> bool:

@@ -82,10 +82,10 @@ class Room:
         await self._known_nodes()
         capacity.check_size(self._nodes, size)
 
-    async def now(self) -> list[Node]:
-        """All nodes with what is on them, at this moment."""
+    async def now(self, template: Template) -> list[Node]:
+        """All nodes with what is on them for an agent of `template`, at this moment."""
         nodes, pods = await asyncio.gather(self._fresh_nodes(), self._pods())
-        return capacity.nodes_with(nodes, pods)
+        return capacity.nodes_with(nodes, pods, template)
 
     async def _known_nodes(self) -> None:
         if self._clock() - self._looked > _NODES_SECONDS:

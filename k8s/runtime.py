@@ -111,7 +111,7 @@ class KubernetesRuntime:
         at = str(pod["spec"].get("nodeName") or "")
         if not at:
             raise RuntimePermanent("it has not been given a machine yet")
-        terms, nodes = await asyncio.gather(volume_terms(self._space, pod, doing), self._room.now())
+        terms, nodes = await asyncio.gather(volume_terms(self._space, pod, doing), self._room.now(template))
         require_other(nodes, at, template, terms)
         return at
 

@@ -59,10 +59,14 @@ def test_an_agent_that_waits_for_its_node_has_its_place_already() -> None:
     assert fits([node("n1"), node("n2")], [pod(on=None), pod(on=None)]) == 6
 
 
-def test_room_that_a_placeholder_keeps_is_the_agents() -> None:
+@pytest.mark.parametrize(("priority_class", "expected"), [("first", 3), ("never", 2), (None, 2)])
+def test_room_that_a_placeholder_keeps_is_that_of_agents_which_push_it_aside(
+    priority_class: str | None, expected: int
+) -> None:
     placeholder = pod(ours=False)
-    placeholder["metadata"]["labels"]["berth.dev/placeholder"] = "true"
-    assert fits([node()], [placeholder, pod()]) == 3
+    placeholder["metadata"]["labels"]["berth.dev/placeholder"] = "first"
+    template = HALF.model_copy(update={"kubernetes": KubernetesTemplate(priority_class=priority_class)})
+    assert fits([node()], [placeholder, pod()], template) == expected
 
 
 def test_another_berth_in_the_namespace_takes_room_but_is_not_counted_as_ours() -> None:

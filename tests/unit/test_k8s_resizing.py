@@ -100,7 +100,7 @@ HERE = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In"
 
 
 def test_agent_may_move_where_there_is_room_for_its_requests() -> None:
-    require_other(nodes_with([node("n1"), node("n2")], [pod("n1")]), "n1", HALF, [])
+    require_other(nodes_with([node("n1"), node("n2")], [pod("n1")], HALF), "n1", HALF, [])
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ def test_agent_may_move_where_there_is_room_for_its_requests() -> None:
 def test_agent_stays_where_no_other_machine_would_take_it_and_it_is_said_why(
     other: dict[str, Any], pods: list[Any], template: Template, terms: list[Any], why: str
 ) -> None:
-    nodes = nodes_with([node("n1", cpu="1"), other], [pod("n1"), *pods])
+    nodes = nodes_with([node("n1", cpu="1"), other], [pod("n1"), *pods], HALF)
     with pytest.raises(RuntimePermanent, match=f"no other machine would take it: {why}"):
         require_other(nodes, "n1", template, terms)
 
 
 def test_agent_on_the_only_machine_stays() -> None:
     with pytest.raises(RuntimePermanent, match="no machine but n1"):
-        require_other(nodes_with([node("n1")], []), "n1", HALF, [])
+        require_other(nodes_with([node("n1")], [], HALF), "n1", HALF, [])
 
 
 def test_why_not_is_told_of_a_few_machines_of_a_large_cluster() -> None:
-    nodes = nodes_with([node(f"n{number}", ready="False") for number in range(20)], [])
+    nodes = nodes_with([node(f"n{number}", ready="False") for number in range(20)], [], HALF)
     with pytest.raises(RuntimePermanent, match="and 14 more"):
         require_other(nodes, "n1", HALF, [])

@@ -1,6 +1,7 @@
 """The manifests as files and as kustomize builds them: hardened, with the least rights, without a secret."""
 
 import ipaddress
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from core.domain.templates import Template
 from core.domain.timings import Timings
 from core.runtime.base import AgentSpec
-from k8s import objects
+from k8s import marks, objects
 from k8s.quantities import quantity
 from tests.capabilities import ROOT, missing
 from tests.cluster.test_deployment import RIGHTS
@@ -303,6 +304,23 @@ def test_settings_given_to_parts_are_settings_that_parts_know(overlay: str, monk
                 monkeypatch.setenv(name, value)
     assert config.unknown() == []
     assert config.load().pool.runtime == "kubernetes"
+
+
+@pytest.mark.needs("kubectl")
+def test_placeholders_make_way_for_agents_where_nothing_but_their_component_is_added(tmp_path: Path) -> None:
+    parts = {what: os.path.relpath(MANIFESTS / where, tmp_path.resolve())
+             for what, where in (("resources", "overlays/dev"), ("components", "components/headroom"))}  # fmt: skip
+    told = {"kind": "Kustomization", **{what: [where] for what, where in parts.items()}}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(told))
+    objects = built(str(tmp_path))
+    (settings,) = [found["data"] for found in of_kind("ConfigMap", objects)
+                   if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
+    agents = settings["BERTH_TEMPLATES__DEFAULT__KUBERNETES__PRIORITY_CLASS"]
+    placeholder = named("Deployment", "berth-headroom", objects)["spec"]["template"]
+    assert placeholder["metadata"]["labels"][marks.PLACEHOLDER] == agents
+    first, last = (named("PriorityClass", name, objects) for name in (agents, placeholder["spec"]["priorityClassName"]))
+    assert first.get("preemptionPolicy", "PreemptLowerPriority") == "PreemptLowerPriority"
+    assert first["value"] > last["value"]
 
 
 def named_in(among: list[Object], name: str) -> Object:

@@ -41,7 +41,7 @@ Query = Mapping[str, str | int | bool]
 
 JSON = "application/json"
 # A patch that names what changes: of a container its limits, say, and nothing of the others.
-MERGE_PATCH = "application/strategic-merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 # Metadata alone: a list of Secrets must not carry their contents.
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _CONNECT_SECONDS = 5.0

@@ -14,9 +14,9 @@ from core.domain.wire import AgentExit
 from core.runtime.base import Phase
 from k8s.delays import not_placed, not_started
 from k8s.endings import TOLD_OR_KILLED, disruption, ending, last_word, put_off
+from k8s.marks import READY_BY
 from k8s.trouble import Trouble, one_line
 
-READY_BY = "berth.dev/ready-by"
 _CONTAINER = "agent"
 # Who deletes with these reasons does not wait for a machine that is silent, and nor do we.
 _UNREACHABLE = frozenset({"DeletionByPodGC", "DeletionByTaintManager"})

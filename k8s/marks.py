@@ -22,7 +22,7 @@ _POOL = "berth.dev/pool"
 _AGENT_ID = "berth.dev/agent-id"
 _USER_ID = "berth.dev/user-id"
 _PROJECT_ID = "berth.dev/project-id"
-_READY_BY = "berth.dev/ready-by"
+READY_BY = "berth.dev/ready-by"
 
 
 class Marks(BaseModel):
@@ -54,21 +54,25 @@ def annotations(spec: AgentSpec) -> dict[str, str]:
         _ATTEMPT: str(spec.attempt),
         _USER_ID: spec.user_id,
         _PROJECT_ID: spec.project_id,
-        _READY_BY: spec.template.kubernetes.ready_by.value,
+        READY_BY: spec.template.kubernetes.ready_by.value,
     }
 
 
 def of(manifest: Mapping[str, Any]) -> Marks | None:
     """The marks of an object as JSON; None when it is no agent's, or somebody has taken them off."""
-    full = (manifest.get("metadata") or {}).get("annotations") or {}
-    attempt = full.get(_ATTEMPT, "")
-    if not full.get(_AGENT_ID) or not (attempt.isascii() and attempt.isdigit()):
+    return read((manifest.get("metadata") or {}).get("annotations") or {})
+
+
+def read(annotations: Mapping[str, str]) -> Marks | None:
+    """The marks among an object's annotations."""
+    attempt = annotations.get(_ATTEMPT, "")
+    if not annotations.get(_AGENT_ID) or not (attempt.isascii() and attempt.isdigit()):
         return None
     return Marks(
-        agent_id=full[_AGENT_ID],
+        agent_id=annotations[_AGENT_ID],
         attempt=int(attempt),
-        user_id=full.get(_USER_ID, ""),
-        project_id=full.get(_PROJECT_ID, ""),
+        user_id=annotations.get(_USER_ID, ""),
+        project_id=annotations.get(_PROJECT_ID, ""),
     )
 
 

@@ -5,33 +5,17 @@ from typing import Any
 
 from kubernetes.aio.client import CoreV1Event, V1Pod
 
-from core.runtime.base import Handle, Observation, Phase
+from core.runtime.base import Handle, Observation
+from k8s import marks
 from k8s.diagnose import Diagnosis, diagnose
 
 RUNTIME = "kubernetes"
-# Labels hold shortened, label-safe forms of these; the full values are here.
-AGENT_ID = "berth.dev/agent-id"
-ATTEMPT = "berth.dev/attempt"
-USER_ID = "berth.dev/user-id"
-PROJECT_ID = "berth.dev/project-id"
 _META = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "annotations", "labels")
 _STATUSES = ("initContainerStatuses", "containerStatuses")
 
 
-def is_agent(pod: V1Pod) -> bool:
-    """Whether a pod says which attempt of which agent it is, as everything we make does."""
-    marks = _marks(pod)
-    return bool(marks.get(AGENT_ID)) and marks.get(ATTEMPT, "").isdecimal()
-
-
-def key_of(pod: V1Pod) -> tuple[str, int]:
-    """Agent and attempt. Raises KeyError or ValueError for a pod that is no agent's."""
-    marks = _marks(pod)
-    return marks[AGENT_ID], int(marks[ATTEMPT])
-
-
 def observation_of(pod: V1Pod, events: Sequence[CoreV1Event] = ()) -> Observation:
-    """Raises KeyError or ValueError for a pod that is no agent's."""
+    """Raises ValueError for a pod that is no agent's."""
     return observed(pod, diagnose(pod, events))
 
 
@@ -50,27 +34,24 @@ def pod_of(manifest: Mapping[str, Any]) -> V1Pod:
     return pod
 
 
-def gone(pod: V1Pod) -> Observation:
-    """Of a pod that is no more."""
-    return observed(pod, Diagnosis(phase=Phase.GONE))
-
-
 def observed(pod: V1Pod, found: Diagnosis) -> Observation:
-    marks = _marks(pod)
-    agent_id, attempt = key_of(pod)
+    """Raises ValueError for a pod that is no agent's."""
     meta = pod.metadata
+    mark = marks.read((meta and meta.annotations) or {})
+    if mark is None:
+        raise ValueError("the pod does not say which attempt of which agent it is")
     native = {"namespace": meta.namespace, "pod": meta.name, "uid": meta.uid} if meta else {}
     return Observation(
-        agent_id=agent_id,
-        attempt=attempt,
+        agent_id=mark.agent_id,
+        attempt=mark.attempt,
         phase=found.phase,
         exit_code=found.exit_code,
         failure=found.failure,
         detail=found.detail,
         created_at=meta.creation_timestamp if meta else None,
-        user_id=marks.get(USER_ID, ""),
-        project_id=marks.get(PROJECT_ID, ""),
-        handle=Handle(runtime=RUNTIME, agent_id=agent_id, attempt=attempt, native=native),
+        user_id=mark.user_id,
+        project_id=mark.project_id,
+        handle=Handle(runtime=RUNTIME, agent_id=mark.agent_id, attempt=mark.attempt, native=native),
         node=(pod.spec and pod.spec.node_name) or "",
     )
 
@@ -88,7 +69,3 @@ def _state(status: Mapping[str, Any]) -> dict[str, Any]:
         "restartCount": status.get("restartCount", 0),
         "state": status.get("state"),
     }
-
-
-def _marks(pod: V1Pod) -> dict[str, str]:
-    return (pod.metadata and pod.metadata.annotations) or {}

@@ -13,7 +13,7 @@ from core.domain.sizes import Size
 from core.domain.templates import MIB
 from core.errors import RuntimePermanent
 from core.runtime.base import Resized
-from k8s.client import MERGE_PATCH
+from k8s.client import STRATEGIC_MERGE_PATCH
 from k8s.faults import NotThere
 from k8s.nodes import ended
 from k8s.objects import CONTAINER, limits_of
@@ -68,8 +68,9 @@ async def resize(space: Space, pod: Json, size: Size, doing: str) -> Resized:
 
 async def _ask(space: Space, name: str, size: Size, doing: str) -> Json:
     container = {"name": CONTAINER, "resources": {"limits": limits_of(size.cpu, size.memory_mib)}}
+    change = {"spec": {"containers": [container]}}
     try:
-        return await space.patch("pods", f"{name}/resize", {"spec": {"containers": [container]}}, doing, MERGE_PATCH)
+        return await space.patch("pods", f"{name}/resize", change, doing, STRATEGIC_MERGE_PATCH)
     except NotThere:
         # The pod was there a moment ago; what an older cluster has not is the subresource.
         raise RuntimePermanent("it has just ended, or its cluster is older than Kubernetes 1.33") from None

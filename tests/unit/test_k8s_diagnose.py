@@ -7,7 +7,7 @@ import pytest
 from core.domain.recovery import FailureKind, GiveUp, decide
 from core.runtime.base import Handle, Phase
 from k8s.diagnose import diagnose, wants_events
-from k8s.observe import gone, is_agent, observation_of
+from k8s.observe import observation_of
 from tests.fakes.pods import (
     ended,
     event,
@@ -56,13 +56,12 @@ def test_observation_says_whose_agent_it_is_in_full() -> None:
     native = {"namespace": "agents", "pod": "agent-1", "uid": "uid-agent-1"}
     assert seen.handle == Handle(runtime="kubernetes", agent_id="ag-7", attempt=3, native=native)
     assert seen.created_at is not None
-    assert gone(pod()).phase is Phase.GONE
 
 
 @pytest.mark.parametrize("marks", [{"berth.dev/agent-id": ""}, {"berth.dev/attempt": "one"}])
 def test_pod_that_does_not_say_whose_it_is_is_no_agent(marks: dict[str, str]) -> None:
-    assert not is_agent(pod(annotations=marks))
-    assert is_agent(pod())
+    with pytest.raises(ValueError, match="does not say which attempt of which agent it is"):
+        observation_of(pod(annotations=marks))
 
 
 # ---- no place ------------------------------------------------------------------------------------------------------

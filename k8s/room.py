@@ -28,7 +28,7 @@ _LONG_SECONDS = 0.25
 _REST = 9
 # Well below the age at which a look is not believed any more, so that the next one is there before.
 _OLDEST_SECONDS = 30.0
-_METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
+METRICS = "/apis/metrics.k8s.io/v1beta1/nodes"
 
 
 def _whole(item: Json) -> Json:
@@ -66,7 +66,7 @@ class Room:
         nodes, quotas, metrics = await asyncio.gather(
             self._fresh_nodes(),
             self._perhaps(f"{self._space.path}/resourcequotas"),
-            self._perhaps(_METRICS),
+            self._perhaps(METRICS),
         )
         pods = await self._pods()
         installation = self._settings.kubernetes.installation

@@ -53,6 +53,7 @@ async def _given(settings: "Settings") -> list[Check]:
             await _version(cluster),
             await _namespace(cluster, settings),
             await _rights(cluster, settings),
+            await _use(cluster),
             await _pids(cluster),
         ]
     except RuntimeFault as error:
@@ -99,6 +100,25 @@ async def _rights(cluster: "Cluster", settings: "Settings") -> Check:
         found = f"may not see {', '.join(hidden)}: more agents may be let in than there is room for"
         return Check(_KUBERNETES, what, Verdict.NOTE, found, "give all that k8s/manifests/base/access.yaml gives")
     return Check(_KUBERNETES, what, Verdict.OK, "all that Berth needs")
+
+
+async def _use(cluster: "Cluster") -> Check:
+    """Whether the use of nodes can be read: where it is measured and not told, nobody is let in."""
+    from core.errors import RuntimeFault
+    from k8s.faults import RIGHTS_MISSING, NotThere
+    from k8s.room import METRICS
+
+    what = "use of nodes"
+    try:
+        await cluster.call("GET", METRICS, doing="reading it", query={"limit": 1})
+    except NotThere:
+        return Check(_KUBERNETES, what, Verdict.NOTE, "not measured, so what fits decides alone", "add metrics-server")
+    except RuntimeFault as error:
+        if error.error_code == RIGHTS_MISSING:
+            return Check(_KUBERNETES, what, Verdict.NOTE, "not to be seen with these rights")
+        mend = "mend what serves metrics.k8s.io, or delete its APIService: until then nobody is let in"
+        return Check(_KUBERNETES, what, Verdict.LACKS, error.detail, mend)
+    return Check(_KUBERNETES, what, Verdict.OK, "measured")
 
 
 async def _pids(cluster: "Cluster") -> Check:

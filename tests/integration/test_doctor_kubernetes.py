@@ -92,6 +92,29 @@ async def test_right_without_which_too_many_may_be_let_in_is_a_note(
     assert "more agents may be let in than there is room for" in line
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (404, 0, "note   use of nodes: not measured, so what fits decides alone"),
+        (503, 1, "lacks  use of nodes: reading it: the cluster answered 503"),
+    ],
+)
+async def test_use_that_is_measured_and_not_told_is_named_before_it_keeps_everybody_waiting(
+    api_server: ApiServer, cli: Cli, status: int, code: int, told: str
+) -> None:
+    usual = cluster_of(TODAY)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.startswith("/apis/metrics.k8s.io/"):
+            return web.json_response({"kind": "Status", "code": status, "message": "not now"}, status=status)
+        return await usual(request)
+
+    api_server.answer = answer
+    said = await doctor(cli, api_server)
+    assert said.code == code, said.out
+    assert told in about(said, "use of nodes")
+
+
 async def test_right_to_look_at_one_machine_is_needed(api_server: ApiServer, cli: Cli) -> None:
     api_server.answer = cluster_of(TODAY, [{"verb": "get", "group": "", "resource": "nodes"}])
     said = await doctor(cli, api_server)

@@ -107,7 +107,9 @@ class _Doors:
         return Response(_LIST.dump_json(await self._runtime(request).list()), media_type="application/json")
 
     async def capacity(self, request: Request) -> Response:
-        return _json(await self._runtime(request).capacity())
+        found = await self._runtime(request).capacity()
+        # An older control plane takes no field that it does not know.
+        return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")
 
     async def delete_profile(self, request: Request) -> Response:
         profile = await _body(request, Profile)

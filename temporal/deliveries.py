@@ -8,6 +8,7 @@ from types import TracebackType
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.contextvars import bind_contextvars
+from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors import RuntimeFault, Unavailable
 
@@ -19,14 +20,17 @@ AT_ONCE = 32
 MOST_KEPT = 1_000
 _TRIES = 5
 _PAUSE_SECONDS = 0.5
+# Said of whoever asks, not of whom the word is for.
+_SAID_OF_US = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
 
 
 class Deliveries:
     """Open it for as long as words come.
 
-    A word that fails is tried again a few times, meanwhile holding up its own agent's words alone. When it fails for
-    good, or for a reason that is no outage, the block around it is cancelled and ends with that error: whoever opened
-    it begins anew, and tells everything that still holds.
+    A word that meets an outage is tried again a few times, meanwhile holding up its own agent's words alone. When it
+    meets one for good, the block around it is cancelled and ends with that error: whoever opened it begins anew, and
+    tells everything that still holds. A word that fails for any other reason (its workflow takes no signal more, say)
+    is logged and left: beginning anew would mend nothing, and keep everybody else's from them.
     """
 
     def __init__(
@@ -80,5 +84,13 @@ class Deliveries:
                 if number == _TRIES:
                     raise
                 await asyncio.sleep(self._pause_seconds * number)
+            except RPCError as refused:
+                if refused.status in _SAID_OF_US:
+                    raise
+                log.warning("signal.refused", agent_id=agent_id, status=refused.status.name)
+                return
+            except Exception:  # owner: the other agents, whose words must not end with what is wrong with this one
+                log.exception("delivery.broken", agent_id=agent_id)
+                return
             else:
                 return

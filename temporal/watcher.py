@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from temporalio.service import RPCError
 
 from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
@@ -49,7 +50,7 @@ class Watcher:
                 pause = _PAUSE
             except TimeoutError:
                 pause = _PAUSE
-            except (RuntimeFault, Unavailable, SQLAlchemyError, OSError) as error:
+            except (RuntimeFault, Unavailable, RPCError, SQLAlchemyError, OSError) as error:
                 log.warning("watch.broken", runtime=self._name, error=type(error).__name__)
                 note_runtime_error(self._meter, error)
                 pause = min(pause * 2, _LONGEST_PAUSE)

@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 
 import pytest
+from temporalio.service import RPCError, RPCStatusCode
 
 from core.errors import Unavailable
 from temporal.deliveries import Deliveries
@@ -129,8 +130,38 @@ async def test_words_of_one_agent_that_fail_take_no_place_from_anothers() -> Non
     await asyncio.wait([telling])
 
 
-@pytest.mark.parametrize("error", [Unavailable("no server", code="temporal_unavailable"), ValueError("a bug")], ids=str)
-async def test_word_that_fails_for_good_ends_the_whole_also_when_no_other_word_comes(error: Exception) -> None:
+def said_no(status: RPCStatusCode) -> RPCError:
+    return RPCError("exceeded workflow execution limit for signal events", status, b"")
+
+
+@pytest.mark.parametrize("error", [said_no(RPCStatusCode.INVALID_ARGUMENT), ValueError("a bug")], ids=str)
+async def test_word_that_no_second_try_would_mend_is_left_and_every_other_is_sent(error: Exception) -> None:
+    sent: list[str] = []
+    done = asyncio.Event()
+
+    async def refused() -> None:
+        sent.append("refused")
+        raise error
+
+    async def say(what: str) -> None:
+        sent.append(what)
+        if len(sent) == 3:
+            done.set()
+
+    async with asyncio.timeout(10), Deliveries(pause_seconds=0.001) as deliveries:
+        await deliveries.put("ag-1", refused)
+        await deliveries.put("ag-1", partial(say, "its next word"))
+        await deliveries.put("ag-2", partial(say, "another's"))
+        await done.wait()
+    assert sorted(sent) == ["another's", "its next word", "refused"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("no server", code="temporal_unavailable"), said_no(RPCStatusCode.PERMISSION_DENIED)],
+    ids=["outage", "no right to tell anybody"],
+)
+async def test_word_that_nobody_would_be_told_either_ends_the_whole_also_when_no_other_comes(error: Exception) -> None:
     async def never() -> None:
         raise error
 

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.service import RPCError, RPCStatusCode
 
 from core.db.engine import Db
 from core.domain.lifecycle import AgentState
@@ -134,3 +135,34 @@ async def test_watcher_outlives_the_database(stage: Stage, database_url: str, mo
         await until(asked_again, "the watcher to try again")
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def test_watcher_outlives_a_workflow_that_takes_no_signal_and_tells_everybody_else(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Temporal answers the 10,001st signal of a run."""
+    full, other = await stage.started("ann"), await stage.started("bob")
+    await stage.worker_down()
+    refused, real_failed = 0, stage.lives.failed
+
+    async def failed(workflow_id: str, report: FailureReport) -> bool:
+        nonlocal refused
+        if report.agent_id == full:
+            refused += 1
+            raise RPCError("exceeded workflow execution limit", RPCStatusCode.INVALID_ARGUMENT, b"")
+        return await real_failed(workflow_id, report)
+
+    monkeypatch.setattr(stage.lives, "failed", failed)
+    for agent_id in (full, other):
+        await stage.runtime.delete(agent_id, 1)
+    watcher = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, stage.lives).run())
+
+    async def refused_it() -> bool:
+        return refused > 0
+
+    await until(refused_it, "the watcher to tell of the one that takes nothing")
+    await stage.worker_up()
+    await stage.until(other, AgentState.RESTARTING)
+    assert not watcher.done(), watcher
+    watcher.cancel()
+    await asyncio.gather(watcher, return_exceptions=True)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ipaddress
-import re
 import socket
 import ssl
 from email.headerregistry import Address
@@ -16,13 +15,12 @@ from aiosmtplib import SMTP
 
 from core.db.repositories.notices import Taken
 from core.domain.letters import compose
+from core.domain.mailboxes import mailbox
 from core.domain.notices import Failure, Trouble
 from core.settings import Smtp, SmtpSecurity
 
 _TLS_PORT = 465
 _QUIT_SECONDS = 2
-# One address and nothing that a header or an envelope gives a meaning of its own.
-_ADDRESS = re.compile(r"[^\s@<>()\[\]\\,;:\"]+@[^\s@<>()\[\]\\,;:\"]+")
 
 
 class MailSender:
@@ -44,14 +42,15 @@ class MailSender:
     async def send(self, notice: Taken) -> Failure | None:
         """None: the server has taken it."""
         try:
-            message, to = self._letter(notice)
+            to = mailbox(notice.recipient or "")
         except ValueError:
             return _failure(Trouble.NO_ADDRESS, "the user's e-mail address is none", final=True)
+        message = self._letter(notice, to)
         smtp = self._client()
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 await smtp.connect()
-                await smtp.send_message(message, sender=parseaddr(self._from)[1], recipients=[to])
+                await smtp.send_message(message, sender=parseaddr(self._from)[1], recipients=[to.addr_spec])
         except (TimeoutError, aiosmtplib.SMTPTimeoutError):
             return _failure(Trouble.SMTP_TIMEOUT, f"no answer within {self._settings.timeout_seconds:g} s")
         except (aiosmtplib.SMTPException, OSError) as error:
@@ -60,11 +59,8 @@ class MailSender:
             await _part(smtp)
         return None
 
-    def _letter(self, notice: Taken) -> tuple[EmailMessage, str]:
+    def _letter(self, notice: Taken, to: Address) -> EmailMessage:
         letter = compose(notice.happened, self._public_url)
-        if not _ADDRESS.fullmatch(notice.recipient or ""):
-            raise ValueError("no address")
-        to = Address(addr_spec=notice.recipient or "")
         message = EmailMessage(policy=WIRE)
         message["From"] = self._from
         message["To"] = to
@@ -74,7 +70,7 @@ class MailSender:
         # No machine shall answer it.
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
-        return message, to.addr_spec
+        return message
 
     def _client(self) -> SMTP:
         mail = self._settings

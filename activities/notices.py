@@ -20,7 +20,7 @@ from activities.posting import WebhookSender
 from core.db.engine import Db
 from core.db.repositories import notices
 from core.db.repositories.notices import Taken
-from core.domain.notices import Channel, Failure, Outcome, pause
+from core.domain.notices import Channel, Failure, Outcome, Trouble, pause
 from core.settings import Settings
 
 log = structlog.get_logger()
@@ -99,7 +99,7 @@ class NoticeActivities:
 
     async def _deliver(self, notice: Taken, sender: Sender) -> Outcome:
         until = time.monotonic() + _LEASE.total_seconds()
-        failure = await sender.send(notice)
+        failure = await _tried(notice, sender)
         if failure is None:
             await self._settled(until, lambda: self._note_sent(notice))
             return Outcome.SENT
@@ -141,3 +141,12 @@ class NoticeActivities:
 
     def _tired_after(self) -> timedelta:
         return timedelta(hours=self._patience.give_up_hours)
+
+
+async def _tried(notice: Taken, sender: Sender) -> Failure | None:
+    """As the sender says; what nobody foresaw is a failed try like any other, so that no notice outlives its day."""
+    try:
+        return await sender.send(notice)
+    except Exception as error:  # owner: the other notices, and whoever reads why this one is dead
+        log.exception("notice.broken", notice_id=notice.notice_id)
+        return Failure(trouble=Trouble.BROKEN, detail=f"{type(error).__name__}, see the worker's log")

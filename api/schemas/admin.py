@@ -4,9 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment, UserIdText
+from core.domain.mailboxes import mailbox
 from core.domain.room import Snapshot
 from core.domain.sizes import BYTES, CORES
 from core.domain.thresholds import Measure
@@ -16,10 +17,17 @@ MOST_MEMBERS = 1000
 _EMAIL = r"^[^\s@\x00-\x1f]+@[^\s@\x00-\x1f]+$"
 
 
+def _writable(email: str) -> str:
+    mailbox(email)  # its ValueError is the field's problem
+    return email
+
+
 class UserPut(Asked):
     """What is left out stays as it is; of a new user: no e-mail, tier `free`, a subscription without end."""
 
-    email: str | None = Field(None, max_length=320, pattern=_EMAIL, examples=["ada@example.org"])
+    email: Annotated[str, AfterValidator(_writable)] | None = Field(
+        None, max_length=320, pattern=_EMAIL, examples=["ada@example.org"]
+    )
     tier: Tier = Field(Tier.FREE, examples=["basic"])
     subscription_active_until: Moment | None = Field(None, examples=[EXAMPLE_TIME], description="null: no end")
 

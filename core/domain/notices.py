@@ -52,6 +52,7 @@ class Trouble(StrEnum):
     SMTP_REFUSED = "smtp_refused"
     NO_ADDRESS = "email_address_invalid"
     CLOSED = "channel_closed"
+    BROKEN = "berth_failed"
 
 
 class Failure(Value):

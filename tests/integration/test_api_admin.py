@@ -52,6 +52,9 @@ async def test_other_tier_while_waiting_moves_the_place_and_wakes_the_queue(api:
     [
         {"tier": "gold"},
         {"email": "no at"},
+        {"email": "ann@example.org."},
+        {"email": "ann@example..com"},
+        {"email": "ann@=?utf-8?q?b=2C_c=40d?="},
         {"subscriptionActiveUntil": "soon"},
         {"subscriptionActiveUntil": 5},
         {"subscriptionActiveUntil": "0001-01-01T00:00:00+14:00"},

@@ -54,7 +54,11 @@ async def test_name_of_a_project_in_any_script_arrives_and_adds_nothing(mailbox:
 
 
 @pytest.mark.parametrize(
-    "to", [None, "", "ann", "a@b@c", "ann@example.org\r\nRCPT TO:<x@y>", "a b@c", "<a@b>", "a@b, c@d"]
+    "to",
+    [
+        *(None, "", "ann", "a@b@c", "ann@example.org\r\nRCPT TO:<x@y>", "a b@c", "<a@b>", "a@b, c@d"),
+        *("ann@example.org.", "ann@example..com", "ann..b@example.org", "ann@=?utf-8?q?b=2C_c=40d?="),
+    ],
 )
 async def test_address_that_is_none_is_given_up_at_once(mailbox: Mailbox, to: str | None) -> None:
     failure = await failed(mailbox.settings(), letter(to))

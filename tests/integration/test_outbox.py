@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from email.errors import HeaderParseError
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from activities.notices import NoticeActivities, Sender, senders_of
 from activities.posting import WebhookSender
 from core.db.engine import Db
 from core.db.repositories import events, notices, projects, retention, users
-from core.domain.notices import Channel
+from core.domain.notices import Channel, Failure
 from core.settings import Settings
 from temporal.notices import open_channels
 from tests.fixtures.receivers import Backend, Mailbox
@@ -231,6 +232,27 @@ async def test_letter_that_is_refused_for_good_is_dead_at_once(outbox_of: SetUp,
     mailbox.answers = ["550 no such person"]
     assert (await outbox.deliver(Delivery(channel=Channel.EMAIL))).dead == 1
     assert [(row["state"], row["error"]) for row in await outbox.rows()] == [("dead", "smtp_refused")]
+
+
+async def test_notice_that_berth_itself_fails_at_is_dead_after_a_day_and_keeps_no_other(
+    outbox: Outbox, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outbox.happen(2)
+    broken, other = [row["notice_id"] for row in await outbox.rows()]
+    send = WebhookSender.send
+
+    async def fails(sender: WebhookSender, notice: notices.Taken) -> Failure | None:
+        if notice.notice_id == broken:
+            raise HeaderParseError("expected atom but found '.com'")
+        return await send(sender, notice)
+
+    monkeypatch.setattr(WebhookSender, "send", fails)
+    first = await outbox.deliver()
+    assert (first.sent, first.retried) == (1, 1)
+    assert [each.id for each in backend.taken] == [other]
+    await outbox.later(hours=25)
+    assert (await outbox.deliver()).dead == 1
+    assert [(row["state"], row["error"]) for row in await outbox.rows()] == [("dead", "berth_failed"), ("sent", None)]
 
 
 async def test_channel_that_nobody_sends_any_more_keeps_its_notices_for_a_day(outbox: Outbox) -> None:

@@ -64,7 +64,7 @@ class NoticeActivities:
         """Send what is due, each at most once in this pass. Run twice, the second finds what the first has left."""
         sender = self._senders.get(ask.channel)
         if sender is None:
-            await self._close(ask.channel)
+            await self._give_up_old(ask.channel)
             return Delivered()
         counts = await beating(self._pass(ask.channel, sender))
         async with self._db.single() as session:
@@ -132,8 +132,8 @@ class NoticeActivities:
             await asyncio.sleep(_AGAIN_SECONDS)
         await write()
 
-    async def _close(self, channel: Channel) -> None:
-        """Nobody is set up to send these. They wait for a worker that is, for as long as any does."""
+    async def _give_up_old(self, channel: Channel) -> None:
+        """This worker is not set up to send these. They wait for one that is, for as long as any does."""
         async with self._db.transaction() as session:
             gone = await notices.give_up(session, channel, self._tired_after())
         if gone:

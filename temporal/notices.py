@@ -76,10 +76,13 @@ class Bell:
 
 
 async def open_channels(db: Db, settings: Settings, senders: Mapping[Channel, Sender]) -> None:
-    """Have notices made for what can be sent, and say once what cannot."""
+    """Have notices made for what can be sent, and say once what cannot.
+
+    What this worker cannot send it leaves as it is: another one may.
+    """
     async with db.single() as session:
         await notices.open_channels(session, senders.keys())
     if Channel.EMAIL not in senders:
-        log.info("notices.no_email", why="SMTP__HOST is not set: nobody is written to")
+        log.info("notices.no_email", why="SMTP__HOST is not set: this worker sends none")
     if Channel.WEBHOOK not in senders:
-        log.info("notices.no_webhook", why="WEBHOOK__URL is not set: no backend is told")
+        log.info("notices.no_webhook", why="WEBHOOK__URL is not set: this worker sends none")

@@ -1,6 +1,7 @@
 """What the database tells of a running installation: its schema, the age of looks at clusters, undelivered notices."""
 
 import asyncio
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from api.cli.verdicts import Check, For, Verdict
 from core.db.migrate import is_current
 from core.db.repositories import census, notices, upkeep
 from core.db.repositories.clusters import STALE_AFTER
+from core.domain.notices import Channel
 from core.runtime.registry import runtime_names
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ async def examine(db: "Db", settings: "Settings") -> list[Check]:
     clusters = dict.fromkeys(pool.cluster for pool in settings.all_pools().values())
     return [
         *(_look(cluster, measured.get(cluster), now) for cluster in clusters),
-        *(_outbox(channel.value, backlogs.get(channel)) for channel in sorted(settings.notice_channels())),
+        *_outboxes(backlogs, settings.notice_channels()),
     ]
 
 
@@ -72,14 +74,27 @@ def _look(cluster: str, seen: census.Measured | None, now: datetime) -> Check:
     return Check(_RUNNING, what, Verdict.OK, told)
 
 
-def _outbox(channel: str, backlog: notices.Backlog | None) -> Check:
+def _outboxes(backlogs: Mapping[Channel, notices.Backlog], sent: Set[Channel]) -> list[Check]:
+    """Of each channel that is `sent` by whoever has these settings, or that notices are made for all the same."""
+    opened = {channel for channel, backlog in backlogs.items() if backlog.open}
+    return [_outbox(channel.value, backlogs.get(channel), channel in sent) for channel in sorted(opened | sent)]
+
+
+def _outbox(channel: str, backlog: notices.Backlog | None, sent: bool) -> Check:
     what = f"notices by {channel}"
     oldest = backlog.oldest_seconds if backlog is not None else 0
     if oldest > _LATE_SECONDS:
         found = f"the oldest has not been delivered for {oldest:.0f} s"
-        return Check(_RUNNING, what, Verdict.PROBLEM, found, "berth notices says why it is not taken")
+        mend = "berth notices says why it is not taken" if sent else _unsent(channel)
+        return Check(_RUNNING, what, Verdict.PROBLEM, found, mend)
+    if not sent:
+        return Check(_RUNNING, what, Verdict.NOTE, "they are made, and these settings send none", _unsent(channel))
     if backlog is not None and backlog.dead:
         found = f"{backlog.dead} were given up"
         return Check(_RUNNING, what, Verdict.NOTE, found, "berth notices replay --all-dead sends them again")
     found = f"the oldest undelivered is {oldest:.0f} s old" if oldest else "all are delivered"
     return Check(_RUNNING, what, Verdict.OK, found)
+
+
+def _unsent(channel: str) -> str:
+    return f"where no worker is set up to send them: set one up, or: berth notices close {channel}"

@@ -1,4 +1,4 @@
-"""What is told outside, for administrators: `berth notices` and `berth notices replay`."""
+"""What is told outside, for administrators: `berth notices`, `berth notices replay` and `berth notices close`."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -79,6 +79,21 @@ def replay(
         show.as_json(replayed)
     else:
         show.table(_COLUMNS, [_row(each) for each in replayed], "no notice was given up")
+
+
+@group.command()
+def close(
+    channel: Annotated[ChannelName, typer.Argument(metavar="CHANNEL", help="webhook or email.")], json: AsJson = False
+) -> None:
+    """Make no more notices for a channel that no worker is set up to send any more; what waits is kept for a day."""
+    from api.cli.client import Berth
+
+    with Berth.open() as berth:
+        closed = berth.ask("POST", f"{_PATH}/channels/{channel.value}/close").body
+    if json:
+        show.as_json(closed)
+    else:
+        show.note(f"no more notices by {channel.value}, until a worker starts that is set up to send them")
 
 
 def _row(found: dict[str, Any]) -> tuple[str, ...]:

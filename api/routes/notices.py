@@ -8,7 +8,7 @@ from api import problems
 from api.deps import DepsOf, Operator
 from api.pagination import Cursor, Limit, Page, seal, unseal
 from api.schemas.base import NoticeIdPath
-from api.schemas.notices import NoticeBody, notice_body
+from api.schemas.notices import ChannelBody, NoticeBody, notice_body
 from core.db.repositories import notices
 from core.domain.notices import Channel, NoticeState
 from core.errors import Conflict, Forbidden, NotFound
@@ -44,3 +44,15 @@ async def list_notices(
 async def replay_notice(deps: DepsOf, who: Operator, notice_id: NoticeIdPath) -> NoticeBody:
     async with deps.acting(who) as (session, _):
         return notice_body(await notices.replay(session, notice_id))
+
+
+@router.post(
+    "/channels/{channel}/close",
+    operation_id="closeNoticeChannel",
+    summary="Make no more notices for a channel, until a worker that sends them starts",
+    responses=problems.responses(Forbidden),
+)
+async def close_notice_channel(deps: DepsOf, who: Operator, channel: Channel) -> ChannelBody:
+    async with deps.acting(who) as (session, _):
+        await notices.close_channel(session, channel)
+    return ChannelBody(channel=channel, open=False)

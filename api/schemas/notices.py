@@ -29,5 +29,12 @@ class NoticeBody(Answered):
     ended_at: datetime | None
 
 
+class ChannelBody(Answered):
+    """A way out, and whether notices are made for it."""
+
+    channel: Channel = Field(examples=[Channel.EMAIL])
+    open: bool
+
+
 def notice_body(view: NoticeView) -> NoticeBody:
     return NoticeBody.model_validate(view.model_dump())

@@ -54,11 +54,28 @@ async def test_dead_notice_is_replayed_once(api: Api) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
 
 
+async def test_closed_channel_gets_no_more_notices(api: Api) -> None:
+    await happen(api)
+    path = "/api/admin/notices/channels/{}/close"
+    for _ in range(2):
+        closed = await api.ask("POST", path.format("webhook"), "admin", role=Role.ADMIN)
+        assert (closed.status_code, closed.json()) == (200, {"channel": "webhook", "open": False})
+    async with api.db.transaction() as session:
+        await events.record_rejection(session, "owner", "shop", datetime.now(UTC), "queue_full", {})
+    assert len(await api.sql("SELECT 1 FROM notices")) == 1
+    unknown = await api.ask("POST", path.format("pigeon"), "admin", role=Role.ADMIN)
+    assert (unknown.status_code, unknown.json()["code"]) == (422, "invalid_request")
+
+
 @pytest.mark.parametrize("who", ["owner", "stranger"])
 async def test_nobody_but_an_administrator_sees_or_replays_notices(api: Api, who: str) -> None:
     (notice_id,) = await happen(api)
     await api.sql(f"{DEAD} RETURNING 1")
-    for method, path in (("GET", "/api/admin/notices"), ("POST", f"/api/admin/notices/{notice_id}/replay")):
+    for method, path in (
+        ("GET", "/api/admin/notices"),
+        ("POST", f"/api/admin/notices/{notice_id}/replay"),
+        ("POST", "/api/admin/notices/channels/webhook/close"),
+    ):
         refused = await api.ask(method, path, who)
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
         assert (await api.http.request(method, path)).status_code == 401
@@ -96,5 +113,10 @@ async def test_command_line_shows_dead_notices_and_replays_one_or_all(desk: Desk
     rest = json.loads((await berth("notices", "replay", "--all-dead", "--json")).out)
     assert [each["noticeId"] for each in rest] == ids[1:]
     assert (await berth("notices", "replay")).code == 2
+    closed = await berth("notices", "close", "webhook")
+    assert (closed.code, closed.line) == (
+        0, "no more notices by webhook, until a worker starts that is set up to send them"
+    )  # fmt: skip
+    assert await desk.api.sql("SELECT open FROM notice_channels WHERE channel = 'webhook'") == [{"open": False}]
     refused = await desk.as_user("owner")("notices")
     assert (refused.code, "administrators" in refused.line) == (3, True)

@@ -79,7 +79,13 @@ def _body(path: str) -> dict[str, Any] | None:
 def _routes(api: Api, agent_id: str, project_id: str, user_id: str) -> list[tuple[str, str, str]]:
     """Every operation of ours in the OpenAPI document, its path filled in."""
     values = {"agentId": agent_id, "projectId": project_id, "userId": user_id, "pool": "default"}
-    values |= {"commandId": "cmd-1", "artefactId": "ar-1", "scheduledStartId": "ss-1", "noticeId": "no-1"}
+    values |= {
+        "commandId": "cmd-1",
+        "artefactId": "ar-1",
+        "scheduledStartId": "ss-1",
+        "noticeId": "no-1",
+        "channel": "email",
+    }
     found = []
     for path, methods in api.app.openapi()["paths"].items():
         if path in _PUBLIC | _AGENTS_OWN:

@@ -14,6 +14,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.messages import Delivered, Delivery
 from activities.notices import NoticeActivities, Sender, senders_of
 from activities.posting import WebhookSender
+from api.cli import database_checks
+from api.cli.verdicts import Verdict
 from core.db.engine import Db
 from core.db.repositories import events, notices, projects, retention, users
 from core.domain.notices import Channel, Failure
@@ -255,17 +257,51 @@ async def test_notice_that_berth_itself_fails_at_is_dead_after_a_day_and_keeps_n
     assert [(row["state"], row["error"]) for row in await outbox.rows()] == [("dead", "berth_failed"), ("sent", None)]
 
 
-async def test_channel_that_nobody_sends_any_more_keeps_its_notices_for_a_day(outbox: Outbox) -> None:
+async def test_worker_that_sends_nothing_closes_no_channel_and_what_is_made_waits_for_one_that_does(
+    outbox: Outbox, backend: Backend
+) -> None:
+    without = Outbox(outbox.db, Settings())
+    await open_channels(without.db, without.settings, without.senders)
+    await outbox.happen()
+    assert await without.deliver() == Delivered()
+    assert [row["state"] for row in await outbox.rows()] == ["pending"]
+    assert (await outbox.deliver()).sent == 1
+    assert len(backend.taken) == 1
+
+
+async def test_channel_that_is_closed_by_hand_gets_no_more_notices_and_keeps_those_it_has_for_a_day(
+    outbox: Outbox,
+) -> None:
     await outbox.happen()
     outbox.senders.clear()
-    await open_channels(outbox.db, outbox.settings, outbox.senders)
+    async with outbox.db.transaction() as session:
+        await notices.close_channel(session, Channel.WEBHOOK)
     await outbox.happen()
-    assert len(await outbox.rows()) == 1  # of a closed channel none is made
+    assert len(await outbox.rows()) == 1
     await outbox.deliver()
     assert [row["state"] for row in await outbox.rows()] == ["pending"]
     await outbox.later(hours=25)
     await outbox.deliver()
     assert [(row["state"], row["error"]) for row in await outbox.rows()] == [("dead", "channel_closed")]
+    await open_channels(outbox.db, outbox.settings, senders_of(outbox.settings))
+    await outbox.happen()
+    assert len(await outbox.rows()) == 2
+
+
+async def test_doctor_tells_of_a_channel_that_is_open_and_that_nobody_here_sends(outbox: Outbox) -> None:
+    async def told(settings: Settings) -> dict[str, tuple[Verdict, str]]:
+        checks = await database_checks.examine(outbox.db, settings)
+        return {check.what: (check.verdict, check.mend) for check in checks if check.what.startswith("notices")}
+
+    assert await told(outbox.settings) == {"notices by webhook": (Verdict.OK, "")}
+    unsent = "where no worker is set up to send them: set one up, or: berth notices close webhook"
+    assert await told(Settings()) == {"notices by webhook": (Verdict.NOTE, unsent)}
+    await outbox.happen()
+    await outbox.later(hours=1)
+    assert await told(Settings()) == {"notices by webhook": (Verdict.PROBLEM, unsent)}
+    async with outbox.db.transaction() as session:
+        await notices.close_channel(session, Channel.WEBHOOK)
+    assert await told(Settings()) == {}
 
 
 async def test_private_address_is_refused_with_its_code_until_it_is_allowed(outbox_of: SetUp, backend: Backend) -> None:

@@ -50,9 +50,13 @@ class Taken(BaseModel):
 
 
 class Backlog(BaseModel):
-    """Of one channel: since when the oldest undelivered one waits, how many are dead, and what all tries came to."""
+    """Of one channel: since when the oldest undelivered one waits, how many are dead, and what all tries came to.
+
+    `open`: more are made.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    open: bool
     oldest_seconds: float
     dead: int
     outcomes: Mapping[str, int]
@@ -78,13 +82,17 @@ def view(row: Notice) -> NoticeView:
 
 
 async def open_channels(session: AsyncSession, wanted: Set[Channel]) -> None:
-    """From now on notices are made for these channels, and for no other."""
+    """From now on notices are made for these channels. The others stay as they are; a new one is closed."""
     rows = [{"channel": each.value, "open": each in wanted} for each in sorted(Channel)]
     made = insert(NoticeChannel).values(rows)
-    changed = NoticeChannel.open.is_distinct_from(made.excluded.open)
-    await session.execute(
-        made.on_conflict_do_update(index_elements=["channel"], set_={"open": made.excluded.open}, where=changed)
-    )
+    opens = made.excluded.open & ~NoticeChannel.open
+    await session.execute(made.on_conflict_do_update(index_elements=["channel"], set_={"open": True}, where=opens))
+
+
+async def close_channel(session: AsyncSession, channel: Channel) -> None:
+    """From now on no notices are made for it, until somebody opens it. What waits is tried on."""
+    closed = insert(NoticeChannel).values(channel=channel.value, open=False)
+    await session.execute(closed.on_conflict_do_update(index_elements=["channel"], set_={"open": False}))
 
 
 # By the database's clock, which all workers share. The rows are picked first: a plan may ask a subquery twice.
@@ -215,7 +223,7 @@ async def replay(session: AsyncSession, notice_id: str) -> NoticeView:
 
 
 async def backlogs(session: AsyncSession) -> dict[Channel, Backlog]:
-    """Of every channel that was ever open or closed by a worker."""
+    """Of every channel, once there was a worker."""
     age = func.extract("epoch", func.now() - func.min(Notice.since))
     waits = select(Notice.channel, age).where(Notice.state == _PENDING).group_by(Notice.channel)
     oldest = {channel: float(seconds) for channel, seconds in (await session.execute(waits)).all()}
@@ -223,14 +231,17 @@ async def backlogs(session: AsyncSession) -> dict[Channel, Backlog]:
     dead = {channel: int(count) for channel, count in (await session.execute(gone)).all()}
     return {
         Channel(row.channel): Backlog(
-            oldest_seconds=max(oldest.get(row.channel, 0.0), 0.0), dead=dead.get(row.channel, 0), outcomes=row.outcomes
+            open=row.open,
+            oldest_seconds=max(oldest.get(row.channel, 0.0), 0.0),
+            dead=dead.get(row.channel, 0),
+            outcomes=row.outcomes,
         )
         for row in (await session.scalars(select(NoticeChannel))).all()
     }
 
 
 async def give_up(session: AsyncSession, channel: Channel, patience: timedelta) -> int:
-    """End those of a closed channel that have waited for as long as any is tried; return how many."""
+    """End those of a channel that have waited for as long as any is tried; return how many."""
     dead = {"state": _DEAD, "ended_at": func.now(), "error": Trouble.CLOSED.value, "error_detail": "nobody sends these"}
     old = select(Notice.notice_id).where(
         Notice.channel == channel.value, Notice.state == _PENDING, Notice.since <= func.now() - patience

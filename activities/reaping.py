@@ -155,7 +155,6 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             silent = await upkeep.silent_channels(
                 session,
-                datetime.now(UTC),
                 lost_after=timedelta(seconds=timings.channel_lost_seconds),
                 reconnect=timedelta(seconds=timings.reconnect_seconds),
             )

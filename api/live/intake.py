@@ -43,7 +43,7 @@ class Intake:
         async with self._db.transaction() as session:
             row = await channels.hold(session, who, epoch)
             at = now()
-            row.last_seen_at = at
+            channels.hear(row)
             if message.seq <= row.last_seq:
                 return row.last_seq
             row.last_seq = message.seq
@@ -67,7 +67,7 @@ class Intake:
 
     async def register(self, who: AgentView, token_hash: str) -> int:
         async with self._db.transaction() as session:
-            return await channels.register(session, who, token_hash, now())
+            return await channels.register(session, who, token_hash)
 
     async def heartbeat(self, who: AgentView, epoch: int | None, health: Health) -> int:
         """Note the agent's health; the third bad report in a row tells its workflow.
@@ -76,7 +76,8 @@ class Intake:
         """
         async with self._db.transaction() as session:
             row = await channels.hold(session, who, epoch)
-            row.last_seen_at = at = now()
+            at = now()
+            channels.hear(row)
             row.health = storable.json(channels.report(row, health, at))
             failed = row.failed_checks + 1 if health.status == "unhealthy" else 0
             row.failed_checks = failed % FAILED_CHECKS_TO_REPORT

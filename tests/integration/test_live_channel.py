@@ -1,11 +1,12 @@
 """The agents' socket: what is durable, who wins, and what reaches the workflow."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from api.live import intake
 from core.db.repositories import agents
 from core.db.repositories.channels import Superseded
 from core.domain.lifecycle import AgentState
@@ -150,6 +151,23 @@ async def _beat(live: LiveStage, agent: Berthed, fake: FakeAgent, status: str, d
         while (await row(live, agent))["last_seen_at"] == before:
             await fake.beat(status, detail)
             await asyncio.sleep(0.1)
+
+
+async def test_agent_is_heard_by_the_databases_clock_whatever_that_of_the_api_says(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await live.agent(await live.user("ann"))
+    monkeypatch.setattr(intake, "now", lambda: datetime.now(UTC) - timedelta(minutes=5))
+    heard = "SELECT last_seen_at > now() - interval '1 minute' AS lately FROM channels WHERE agent_id = :a"
+    async with live.fake(agent).online() as fake:
+        assert await live.rows(heard, a=agent.agent_id) == [{"lately": True}]
+        await live.rows("UPDATE channels SET last_seen_at = now() - interval '1 hour' RETURNING 1")
+        await _beat(live, agent, fake, "healthy")
+        assert await live.rows(heard, a=agent.agent_id) == [{"lately": True}]
+        await live.rows("UPDATE channels SET last_seen_at = now() - interval '1 hour' RETURNING 1")
+        await fake.ready()
+        await fake.heard_all()
+        assert await live.rows(heard, a=agent.agent_id) == [{"lately": True}]
 
 
 async def test_agent_silent_on_an_open_socket_fails_its_health_checks(live: LiveStage) -> None:

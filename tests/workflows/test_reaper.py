@@ -1,7 +1,8 @@
 """The reaper: removes what nobody owns, both ways, and leaves everything else alone."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
 import pytest
 from pydantic import SecretStr
@@ -200,6 +201,26 @@ async def test_agent_that_fell_silent_is_restarted(stage: Stage) -> None:
     restarting = next(event for event in await stage.events(agent_id) if event.kind == "agent.restarting")
     assert restarting.reason == "channel_lost"
     await stage.until(agent_id, AgentState.RUNNING)
+
+
+class Ahead(datetime):
+    """The clock of a worker that is half a minute ahead of the database's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(seconds=30)
+
+
+async def test_worker_whose_clock_is_ahead_still_finds_who_is_silent_and_nobody_sooner(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.started()
+    await api_up(stage, up_seconds=1000)
+    monkeypatch.setattr(reaping, "datetime", Ahead)
+    await heard(stage, 110)
+    assert (await stage.reap()).channels_lost == 0
+    await heard(stage, 130)
+    assert (await stage.reap()).channels_lost == 1
 
 
 async def test_silence_counts_only_while_somebody_could_hear(stage: Stage) -> None:

@@ -94,7 +94,7 @@ async def open_socket(
     process that counts from the start again, so the count follows it.
     """
     await _alive(session, who.agent_id, who.attempt, token_hash)
-    values = {"replica": replica, "connected_at": at, "last_seen_at": at, "disconnected_at": None}
+    values = {"replica": replica, "connected_at": at, "last_seen_at": func.now(), "disconnected_at": None}
     statement = (
         insert(Channel)
         .values(agent_id=who.agent_id, attempt=who.attempt, epoch=1, last_seq=0, **values)
@@ -109,13 +109,13 @@ async def open_socket(
     return Opened(epoch=row.epoch, last_seq=row.last_seq, ready=row.ready_at is not None)
 
 
-async def register(session: AsyncSession, who: AgentView, token_hash: str, at: datetime) -> int:
+async def register(session: AsyncSession, who: AgentView, token_hash: str) -> int:
     """Note that the attempt speaks, without a socket of its own; returns the last durable number."""
     await _alive(session, who.agent_id, who.attempt, token_hash)
     statement = (
         insert(Channel)
-        .values(agent_id=who.agent_id, attempt=who.attempt, last_seen_at=at)
-        .on_conflict_do_update(index_elements=[Channel.agent_id, Channel.attempt], set_={"last_seen_at": at})
+        .values(agent_id=who.agent_id, attempt=who.attempt, last_seen_at=func.now())
+        .on_conflict_do_update(index_elements=[Channel.agent_id, Channel.attempt], set_={"last_seen_at": func.now()})
         .returning(Channel.last_seq)
     )
     return int((await session.execute(statement)).scalar_one())
@@ -129,6 +129,11 @@ async def hold(session: AsyncSession, who: AgentView, epoch: int | None) -> Chan
         raise Superseded(replaced=True)
     await _alive(session, who.agent_id, who.attempt)
     return row
+
+
+def hear(row: Channel) -> None:
+    """Note that a word of the attempt came now; by the database's clock, by which its silence is measured."""
+    row.last_seen_at = func.now()
 
 
 async def held_by(session: AsyncSession, who: AgentView, epoch: int) -> None:

@@ -83,15 +83,15 @@ async def living_attempts(session: AsyncSession, agent_ids: Collection[str]) -> 
     return {agent_id: attempt for agent_id, attempt in rows.all()}
 
 
-async def silent_channels(
-    session: AsyncSession, now: datetime, *, lost_after: timedelta, reconnect: timedelta
-) -> list[LivingRow]:
+async def silent_channels(session: AsyncSession, *, lost_after: timedelta, reconnect: timedelta) -> list[LivingRow]:
     """Running agents that were heard once and not for `lost_after`, counting only time in which we could hear.
 
     That time begins when the API processes that are up now came up (or the database came back to them), plus the
-    window in which agents find their way back.
+    window in which agents find their way back. All of it by the database's clock, by which both are written: a worker
+    whose own is a little ahead would find no process up, and nobody silent ever.
     """
-    up_since = await session.scalar(select(func.min(Replica.up_since)).where(Replica.seen_at > now - REPLICA_GAP))
+    up = Replica.seen_at > func.now() - REPLICA_GAP
+    up_since = await session.scalar(select(func.min(Replica.up_since)).where(up))
     if up_since is None:
         return []
     heard = func.greatest(Channel.last_seen_at, up_since + reconnect)
@@ -101,7 +101,7 @@ async def silent_channels(
         .where(
             Agent.state == AgentState.RUNNING.value,
             Channel.last_seen_at.is_not(None),
-            heard < now - lost_after,
+            heard < func.now() - lost_after,
         )
     )
     return [_living(row) for row in (await session.scalars(query)).all()]
@@ -132,4 +132,4 @@ async def forget_old(session: AsyncSession, now: datetime) -> None:
     await idempotency.purge(session, now)
     await tickets.purge(session, now)
     await credits.purge(session, now)
-    await session.execute(delete(Replica).where(Replica.seen_at < now - timedelta(hours=1)))
+    await session.execute(delete(Replica).where(Replica.seen_at < func.now() - timedelta(hours=1)))

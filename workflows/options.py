@@ -34,6 +34,7 @@ FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
 RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
+LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 LOCAL: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """The removal of an attempt: all that was made for it, until the runtime says gone or an operator gives up on it."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -10,7 +11,7 @@ from temporalio.exceptions import ActivityError
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
     from activities.contracts import Life, Usage
-    from workflows.options import FORCE_IS_HEARD, removal_options
+    from workflows.options import FORCE_IS_HEARD, LAST_CHANCE_IS_GIVEN, removal_options
 
 UNSEEN = "an operator gave up on its runtime, so nobody has seen it gone"
 # A runtime that an operator has given up on may answer after all.
@@ -24,11 +25,16 @@ class Removal:
         self.unseen = False
         self._given_up = False
         self._leaving: workflow.ActivityHandle[Usage] | None = None
+        self._chance: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
-        """Wait no longer for the runtime, now and from now on: an operator's word that nothing runs there any more."""
+        """Give the runtime a last chance, now and from now on: an operator's word that nothing runs there any more."""
         self._given_up = True
-        if self._leaving is not None and not self._leaving.done():
+        if self._leaving is None or self._leaving.done():
+            return
+        if workflow.patched(LAST_CHANCE_IS_GIVEN):
+            self._chance = asyncio.create_task(_last_chance(self._leaving))
+        else:
             self._leaving.cancel()
 
     async def carry_out(
@@ -56,11 +62,15 @@ class Removal:
                 leaving.cancel()
                 leaving = self._leaving = _start(life, reason, 0)
         if self._given_up:
-            with suppress(TimeoutError):
-                await workflow.wait_condition(leaving.done, timeout=_LAST_CHANCE, timeout_summary="last chance")
-            if not leaving.done():
-                leaving.cancel()
+            await _last_chance(leaving)
         return await leaving
+
+
+async def _last_chance(leaving: workflow.ActivityHandle[Usage]) -> None:
+    with suppress(TimeoutError):
+        await workflow.wait_condition(leaving.done, timeout=_LAST_CHANCE, timeout_summary="last chance")
+    if not leaving.done():
+        leaving.cancel()
 
 
 def _start(life: Life, reason: str, within_seconds: float) -> workflow.ActivityHandle[Usage]:

@@ -125,14 +125,14 @@ async def test_hastened_and_forced(set_stage: SetStage) -> None:
     await keep(stage, "hastened_and_forced")
 
 
-async def test_given_up_by_an_operator(stage: Stage) -> None:
+async def test_given_up_after_a_last_chance(stage: Stage) -> None:
     agent_id = await stage.started()
     deaf = Deaf(stage)
-    await stage.stop(agent_id)
+    await stage.stop(agent_id, "operator", force=True)
     await deaf.was_asked()
     await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(detail="it burnt"), stage.settings.timings)
     await stage.until(agent_id, AgentState.TERMINATED)
-    await keep(stage, "given_up_by_an_operator")
+    await keep(stage, "given_up_after_a_last_chance")
 
 
 async def test_cancelled_by_an_operator(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
-from core.db.repositories import admission, agents, alterations, clusters, events, flows, queue
+from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
 from core.domain.events import EventKind
@@ -155,7 +155,7 @@ class LifeActivities:
             )
             if moved.applied:
                 # What was asked of the attempt that is gone cannot be answered by the next one.
-                await agents.expire_commands(session, ask.life.agent_id, now)
+                await commands.abandon(session, ask.life.agent_id, None, now)
         self._turns.restarted(ask.life, moved, now, ask.kind, failed=ask.kind not in ORDERED)
         await self._start_over(ask.life)
         return _moved(moved)

@@ -5,9 +5,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy import text, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
@@ -16,10 +13,9 @@ from activities.contracts import LIFE_MOVED_ON, Life, Placed, Resize, Resized, S
 from activities.messages import Nothing
 from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
-from core.db.models import Agent, Channel, Command
-from core.db.repositories import alterations
+from core.db.repositories import channels, commands
+from core.db.repositories.channels import LetIn
 from core.domain import sizes
-from core.domain.lifecycle import AgentState
 from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import RuntimeFault
@@ -51,19 +47,19 @@ class RuntimeActivities:
         """
         token = new_token("agt")
         mine = hash_token(token.get_secret_value())
-        size, away_from = await self._accept(life, mine)
+        accepted = await self._accept(life, mine)
         spec = AgentSpec(
             agent_id=life.agent_id,
             attempt=life.attempt,
             user_id=life.user_id,
             project_id=life.project_id,
             pool=life.pool,
-            template=_sized(self._settings.template(life.template), size),
+            template=_sized(self._settings.template(life.template), accepted.size),
             backend_url=self._settings.agent_url(),
             token=token,
             heartbeat_seconds=self._settings.timings_of(life.template).heartbeat_seconds,
             model=self._settings.llm,
-            away_from=away_from,
+            away_from=accepted.away_from,
         )
         try:
             created = await beating(self._runtime(life).create(spec))
@@ -123,36 +119,23 @@ class RuntimeActivities:
                 f"this worker has no runtime {life.runtime}", type="runtime_retryable", category=_EXPECTED
             ) from None
 
-    async def _accept(self, life: Life, token_hash: str) -> tuple[Size | None, str | None]:
-        """Let the token of this attempt in, unless the life has moved on. What size it has, and where it may not be."""
+    async def _accept(self, life: Life, token_hash: str) -> LetIn:
+        """Let the token of this attempt in, unless the life has moved on."""
         async with self._db.transaction() as session:
-            accepted = await session.execute(
-                update(Agent)
-                .where(
-                    Agent.agent_id == life.agent_id,
-                    Agent.attempt == life.attempt,
-                    Agent.state == AgentState.STARTING.value,
-                )
-                .values(token_hash=token_hash)
-                .returning(Agent.cpu_limit, Agent.memory_limit_mib, Agent.away_from)
-            )
-            row = accepted.first()
-            if row is None:
-                raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
-            await session.execute(
-                insert(Channel).values(agent_id=life.agent_id, attempt=life.attempt).on_conflict_do_nothing()
-            )
-        return alterations.size_of(row.cpu_limit, row.memory_limit_mib), row.away_from
+            accepted = await channels.let_in(session, life.agent_id, life.attempt, token_hash)
+        if accepted is None:
+            raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
+        return accepted
 
     async def _leaves_by_itself(self, ask: Shutdown) -> bool:
         """Order a graceful shutdown over the channel and wait for the agent to be gone; False when it stayed."""
         life, runtime = ask.life, self._runtime(ask.life)
         deadline = datetime.now(UTC) + timedelta(seconds=ask.within_seconds)
         async with self._db.transaction() as session:
-            channel = await session.get(Channel, (life.agent_id, life.attempt))
-            if channel is None or channel.connected_at is None:
+            if not await channels.was_open(session, life.agent_id, life.attempt):
                 return False
-            deadline = await self._order_shutdown(session, ask, deadline)
+            told = {"reason": ask.reason, "withinSeconds": ask.within_seconds}
+            deadline = await commands.order_shutdown(session, life.agent_id, life.attempt, told, deadline)
         while datetime.now(UTC) < deadline:
             seen = await runtime.observe(life.agent_id, life.attempt)
             if seen.phase in (Phase.EXITED, Phase.GONE):
@@ -161,28 +144,6 @@ class RuntimeActivities:
             await asyncio.sleep(_LOOK_EVERY)
         log.warning("agent.stayed", agent_id=life.agent_id, within_seconds=ask.within_seconds)
         return False
-
-    async def _order_shutdown(self, session: AsyncSession, ask: Shutdown, deadline: datetime) -> datetime:
-        """Put the order where the replica with the socket finds it, once; return the deadline it runs under."""
-        life = ask.life
-        row = insert(Command).values(
-            agent_id=life.agent_id,
-            # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
-            command_id=f"shutdown {life.attempt}",
-            attempt=life.attempt,
-            kind="graceful_shutdown",
-            name="graceful_shutdown",
-            parameters={"reason": ask.reason, "withinSeconds": ask.within_seconds},
-            deadline_at=deadline,
-        )
-        # Touching nothing on conflict would return nothing: a repeated try needs the first one's deadline.
-        stored = await session.execute(
-            row.on_conflict_do_update(
-                index_elements=["agent_id", "command_id"], set_={"deadline_at": Command.deadline_at}
-            ).returning(Command.deadline_at)
-        )
-        await session.execute(text("SELECT pg_notify('berth_commands', :agent)"), {"agent": life.agent_id})
-        return stored.scalar_one()
 
 
 def _sized(template: Template, size: Size | None) -> Template:

@@ -18,6 +18,7 @@ WRONG = [
     ("arrows point one way", "k8s/wrong.py", "import api.routes"),
     ("workflows see activity contracts", "workflows/wrong.py", "import core.db"),
     ("activity contracts are types", "activities/contracts.py", "import core.db"),
+    ("rows are the repositories' own", "activities/wrong.py", "from core.db.models import Agent"),
     ("in core, the domain", "core/domain/wrong.py", "import core.dev"),
     ("the domain imports no framework", "core/domain/wrong.py", "import sqlalchemy"),
     ("the agent shares only", "agent_image/wrong.py", "import core.runtime"),

@@ -94,18 +94,6 @@ async def test_operator_gives_up_on_a_removal_that_is_tried_in_vain(set_stage: S
     assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "user_requested"
 
 
-async def test_runtime_that_answers_in_time_after_all_is_not_called_given_up(stage: Stage) -> None:
-    agent_id, deaf = await stage.started(), Deaf(stage)
-    # By force, so that it is this very removal that is given up.
-    await stage.stop(agent_id, "operator", force=True)
-    await deaf.was_asked()
-    await abandon(stage, agent_id)
-    deaf.hears()
-    await stage.until(agent_id, AgentState.TERMINATED)
-    await stage.nothing_left()
-    assert UNSEEN not in (await stage.events(agent_id))[-1].detail.get("detail", "")
-
-
 async def test_what_the_runtime_does_let_go_of_is_not_called_given_up(stage: Stage) -> None:
     agent_id = await stage.started()
     await abandon(stage, agent_id)
@@ -143,6 +131,18 @@ async def test_start_that_clears_up_behind_a_terminated_run_goes_on_when_that_is
     await stage.until(second, AgentState.RUNNING)
     await stage.stop(second)
     await stage.nothing_left()
+
+
+async def test_runtime_that_answers_in_time_after_all_is_not_called_given_up(stage: Stage) -> None:
+    agent_id, deaf = await stage.started(), Deaf(stage)
+    # By force, so that it is this very removal that is given up.
+    await stage.stop(agent_id, "operator", force=True)
+    await deaf.was_asked()
+    await abandon(stage, agent_id)
+    deaf.hears()
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await stage.nothing_left()
+    assert UNSEEN not in (await stage.events(agent_id))[-1].detail.get("detail", "")
 
 
 async def test_removal_that_the_runtime_refuses_for_good_is_tried_until_it_does_not(stage: Stage) -> None:

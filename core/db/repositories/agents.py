@@ -19,13 +19,13 @@ from sqlalchemy import (
     case,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
-from core.db.repositories import events, places
+from core.db.notify import Wake, notify
+from core.db.repositories import commands, events, places, tickets
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, LIVING, WAITING, AgentState, legal
@@ -198,7 +198,9 @@ async def move(
     if was is None:
         return await unmoved(session, agent_id)
     if to in FINAL:
-        await _end(session, agent_id, at)
+        await commands.abandon(session, agent_id, None, at)
+        await tickets.revoke(session, agent_id)
+        await notify(session, Wake.CHANNEL, agent_id)
     return _applied(was, to, attempt)
 
 
@@ -304,33 +306,6 @@ def _moving(columns: tuple[str, ...]) -> TextClause:
     )
     typed = [bindparam(name, type_=table[name].type) for name in columns]
     return events.logging(source, bindparam("before", type_=ARRAY(Text)), *typed, before=_LEFT)
-
-
-async def _end(session: AsyncSession, agent_id: str, at: datetime) -> None:
-    await session.execute(_END, {"agent": agent_id, "at": at})
-
-
-_EXPIRED = """
-ended AS (
-    UPDATE commands SET state = 'expired', fault = 'shutting_down', fault_detail = 'the agent ended', ended_at = :at
-    WHERE agent_id = :agent AND state IN ('pending', 'sent') RETURNING command_id
-), told AS (
-    SELECT pg_notify('berth_results', :agent || '/' || command_id) FROM ended
-)
-"""
-# Nothing but our own text is put together here.
-_EXPIRE = text("WITH " + _EXPIRED + " SELECT count(*) FROM told")  # noqa: S608
-_END = text(
-    "WITH "  # noqa: S608
-    + _EXPIRED
-    + ", cleared AS (DELETE FROM tickets WHERE agent_id = :agent)"
-    + " SELECT pg_notify('berth_channel', :agent), (SELECT count(*) FROM told)"
-)
-
-
-async def expire_commands(session: AsyncSession, agent_id: str, at: datetime) -> None:
-    """End what is still open of an agent's commands, and wake those who wait for them."""
-    await session.execute(_EXPIRE, {"agent": agent_id, "at": at})
 
 
 def fact(kind: EventKind, state: AgentState, reason: str | None = None, **detail: Any) -> Fact:

@@ -16,7 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.db.models import Agent, Channel
 from core.db.notify import Wake, notify
 from core.db.repositories.agents import AgentView, view
-from core.domain.lifecycle import HOLDING
+from core.db.repositories.alterations import size_of
+from core.domain.lifecycle import HOLDING, AgentState
+from core.domain.sizes import Size
 from core.domain.wire import Health
 
 
@@ -83,6 +85,35 @@ async def speaker(session: AsyncSession, token_hash: str) -> AgentView | None:
     """Whose token it is; None when it is unknown or its attempt is over. A look-up by hash, so timing tells nothing."""
     row = await session.scalar(select(Agent).where(Agent.token_hash == token_hash, Agent.state.in_(HOLDING)))
     return None if row is None else view(row)
+
+
+class LetIn(BaseModel):
+    """What the row has to say of an attempt that is made: the size it is to have, and the machine it may not be on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: Size | None
+    away_from: str | None
+
+
+async def let_in(session: AsyncSession, agent_id: str, attempt: int, token_hash: str) -> LetIn | None:
+    """Let the token of an attempt that starts in, in the place of one before it; None when the life has moved on."""
+    accepted = await session.execute(
+        update(Agent)
+        .where(Agent.agent_id == agent_id, Agent.attempt == attempt, Agent.state == AgentState.STARTING.value)
+        .values(token_hash=token_hash)
+        .returning(Agent.cpu_limit, Agent.memory_limit_mib, Agent.away_from)
+    )
+    row = accepted.one_or_none()
+    if row is None:
+        return None
+    await session.execute(insert(Channel).values(agent_id=agent_id, attempt=attempt).on_conflict_do_nothing())
+    return LetIn(size=size_of(row.cpu_limit, row.memory_limit_mib), away_from=row.away_from)
+
+
+async def was_open(session: AsyncSession, agent_id: str, attempt: int) -> bool:
+    """Whether the attempt ever had a socket."""
+    row = await session.get(Channel, (agent_id, attempt))
+    return row is not None and row.connected_at is not None
 
 
 async def open_socket(

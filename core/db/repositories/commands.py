@@ -14,7 +14,7 @@ from core.db.notify import Wake, notify, result_key
 from core.domain.wire import CommandFault
 from core.errors import Busy, KeyReused
 
-EXECUTE = "execute"
+EXECUTE, SHUTDOWN = "execute", "graceful_shutdown"
 MAX_OPEN = 32
 
 
@@ -95,6 +95,30 @@ async def submit(session: AsyncSession, asked: Asked, at: datetime) -> CommandVi
     if known is None or (known.kind, known.name, known.parameters) != (EXECUTE, asked.name, asked.parameters):
         raise KeyReused("this Idempotency-Key was used for another command of this agent")
     return known
+
+
+async def order_shutdown(
+    session: AsyncSession, agent_id: str, attempt: int, parameters: dict[str, Any], deadline_at: datetime
+) -> datetime:
+    """Put the order where the replica with the attempt's socket finds it, once; return the deadline it runs under."""
+    row = insert(Command).values(
+        agent_id=agent_id,
+        # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
+        command_id=f"shutdown {attempt}",
+        attempt=attempt,
+        kind=SHUTDOWN,
+        name=SHUTDOWN,
+        parameters=parameters,
+        deadline_at=deadline_at,
+    )
+    # Touching nothing on conflict would return nothing: a repeated try needs the first one's deadline.
+    stored = await session.execute(
+        row.on_conflict_do_update(
+            index_elements=["agent_id", "command_id"], set_={"deadline_at": Command.deadline_at}
+        ).returning(Command.deadline_at)
+    )
+    await notify(session, Wake.COMMANDS, agent_id)
+    return stored.scalar_one()
 
 
 async def get(session: AsyncSession, agent_id: str, command_id: str) -> CommandView | None:
@@ -240,20 +264,18 @@ async def expire(session: AsyncSession, agent_id: str, at: datetime) -> None:
     )
 
 
-async def abandon(session: AsyncSession, agent_id: str, attempt: int, at: datetime) -> None:
-    """End what is open of `attempt`, which is over: nobody will answer it."""
-    statement = (
-        update(Command)
-        .where(Command.agent_id == agent_id, Command.attempt == attempt, Command.state.in_(OPEN))
-        .values(
-            state=CommandState.EXPIRED,
-            fault=CommandFault.SHUTTING_DOWN,
-            fault_detail="the agent ended before it answered",
-            ended_at=at,
-        )
-        .returning(Command.command_id)
+async def abandon(session: AsyncSession, agent_id: str, attempt: int | None, at: datetime) -> None:
+    """End what is open of `attempt` (None: of all), which is over: nobody will answer it. Wakes who waits for it."""
+    statement = update(Command).where(Command.agent_id == agent_id, Command.state.in_(OPEN))
+    if attempt is not None:
+        statement = statement.where(Command.attempt == attempt)
+    statement = statement.values(
+        state=CommandState.EXPIRED,
+        fault=CommandFault.SHUTTING_DOWN,
+        fault_detail="the agent ended before it answered",
+        ended_at=at,
     )
-    for command_id in (await session.execute(statement)).scalars():
+    for command_id in (await session.execute(statement.returning(Command.command_id))).scalars():
         await notify(session, Wake.RESULTS, result_key(agent_id, command_id))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, EventRow, User
+from core.db.notify import Wake
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.notices import Wanted, wanted
@@ -29,7 +30,7 @@ class Fact(BaseModel):
 # The user's counter is the last row that is locked, so that commit order is cursor order and nobody waits in a ring.
 # A notice is made for the channels that are open, with all that it is to say; nobody watches an agent that has not
 # reported a viewer for two reports.
-_LOG = """
+_LOG = f"""
 counted AS (
     UPDATE users SET event_cursor = event_cursor + :count FROM source
     WHERE users.user_id = source.user_id RETURNING users.event_cursor, users.email
@@ -66,10 +67,10 @@ counted AS (
     ON CONFLICT (notice_id) DO NOTHING
     RETURNING channel
 ), rung AS (
-    SELECT pg_notify('berth_notices', channel) FROM noticed
+    SELECT pg_notify('{Wake.NOTICES}', channel) FROM noticed
 )
-SELECT pg_notify('berth_events', source.user_id), (SELECT count(*) FROM rung)
-"""
+SELECT pg_notify('{Wake.EVENTS}', source.user_id), (SELECT count(*) FROM rung)
+"""  # noqa: S608  names of ours
 
 
 def logging(source: str, *parameters: BindParameter[Any], before: str | None = None) -> TextClause:

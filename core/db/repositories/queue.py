@@ -7,12 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Case, Select, and_, bindparam, case, func, or_, select, text, tuple_
+from sqlalchemy import Case, Select, and_, bindparam, case, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from core.db.models import Agent, User
+from core.db.notify import Wake, notify
 from core.db.repositories import clusters, events, flows, tallies
 from core.db.repositories.agents import AgentView, fact, view
 from core.db.repositories.flows import Turnover
@@ -105,7 +106,7 @@ def _told(row: Agent) -> Wait | None:
 
 async def announce(session: AsyncSession, pool: str) -> None:
     """Tell listeners, on commit, that positions in a pool's queue may have changed."""
-    await session.execute(text("SELECT pg_notify('berth_queue', :pool)"), {"pool": pool})
+    await notify(session, Wake.QUEUE, pool)
 
 
 def _limit_of(limits: TierLimits) -> Case[int]:

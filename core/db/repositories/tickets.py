@@ -57,5 +57,10 @@ async def consume(session: AsyncSession, ticket: str, kind: TicketKind, now: dat
     return TicketGrant(kind=kind, user_id=row.user_id, agent_id=row.agent_id, attempt=row.attempt, mode=row.mode)
 
 
+async def revoke(session: AsyncSession, agent_id: str) -> None:
+    """None of an agent's tickets opens anything any more."""
+    await session.execute(delete(Ticket).where(Ticket.agent_id == agent_id))
+
+
 async def purge(session: AsyncSession, now: datetime) -> None:
     await session.execute(delete(Ticket).where(Ticket.expires_at <= now))

@@ -73,7 +73,6 @@ class Begin(Value):
     """A slot was given (or a restart is due): this attempt starts now."""
 
     life: Life
-    restarts: int
     deadline_seconds: float
 
 

@@ -103,9 +103,7 @@ class Passage:
 
     async def _begin(self) -> bool:
         course = self.course
-        ask = contracts.Begin(
-            life=course.life, restarts=course.restarts, deadline_seconds=course.timings.ready_deadline_seconds
-        )
+        ask = contracts.Begin(life=course.life, deadline_seconds=course.timings.ready_deadline_seconds)
         moved = await workflow.execute_local_activity(contracts.begin, ask, **LOCAL)
         if not await self._record.arrived(moved, AgentState.STARTING):
             return False

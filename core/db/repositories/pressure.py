@@ -16,7 +16,6 @@ from core.domain.thresholds import Look, look_of
 from core.domain.tiers import Tier
 
 _LIVING = [state.value for state in LIVING]
-# Two missed reports: what the last one said is not of now.
 
 
 class Strained(BaseModel):

@@ -13,7 +13,7 @@ from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
-from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, queue
+from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, locks, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
 from core.domain.events import EventKind
@@ -324,7 +324,7 @@ class LifeActivities:
         """
         life = ask.life
         steps: list[agents.Moved] = []
-        await clusters.lock_cluster(session, self._cluster(life))
+        await locks.cluster(session, self._cluster(life))
         row = await agents.lock(session, life.agent_id)
         if row is None:
             raise NotFound("no such agent")

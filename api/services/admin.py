@@ -7,7 +7,7 @@ from api.auth import Identity
 from api.deps import Deps
 from api.schemas.admin import CapacityFrom, MeasureBody, PoolBody, PoolPut, ReportBody, TerminateBody, UserPut
 from api.services.orders import wrong_state
-from core.db.repositories import agents, census, channels, clusters, ordering, projects, queue, users
+from core.db.repositories import agents, channels, clusters, ordering, overrides, projects, queue, users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import EndReason
@@ -118,7 +118,7 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
         raise NotFound("there is no such pool")
     async with deps.acting(who) as (session, _):
         room = await clusters.room(session, name, pool, deps.clock(), deps.settings.queue.max)
-        override = await census.override_of(session, name)
+        override = await overrides.of_pool(session, name)
     if override is not None and override.capacity is not None:
         source = CapacityFrom.OPERATOR
     elif pool.capacity is not None:
@@ -168,8 +168,8 @@ async def put_pool(deps: Deps, who: Identity, name: str, body: PoolPut) -> PoolB
     """Change a pool while it runs, and let its queue look again."""
     await pool_status(deps, who, name)
     async with deps.acting(who) as (session, _):
-        await clusters.override_pool(session, name, capacity=body.capacity, paused=body.paused)
+        await overrides.change(session, name, capacity=body.capacity, paused=body.paused)
         if "capacity" in body.model_fields_set and body.capacity is None:
-            await census.forget_capacity(session, name)
+            await overrides.forget_capacity(session, name)
     await deps.lives.capacity_changed(name)
     return await pool_status(deps, who, name)

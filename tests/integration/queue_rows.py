@@ -3,7 +3,7 @@
 from sqlalchemy import text
 
 from core.db.engine import Db
-from core.db.repositories import clusters, projects, queue, users
+from core.db.repositories import clusters, overrides, projects, queue, users
 from tests.integration.plain_queue import LIMITS, MAX_WAITING, PROJECTS, USERS, Plain
 
 _EMPTY = text(
@@ -21,7 +21,7 @@ async def begin(db: Db, plain: Plain) -> None:
         for project in PROJECTS:
             await projects.add(session, project, list(USERS))
         for pool, capacity in plain.capacity.items():
-            await clusters.override_pool(session, pool, capacity=capacity, paused=False)
+            await overrides.change(session, pool, capacity=capacity, paused=False)
         await clusters.record_look(session, "local", plain.now, total=plain.total, choked=False, detail={})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.db.repositories import clusters
+from core.db.repositories import locks
 from core.domain.schedule import MOST_PENDING
 from core.domain.tiers import Tier
 from core.errors import Unavailable
@@ -77,7 +77,7 @@ async def test_time_without_a_zone_or_sense_is_refused_with_its_own_code(api: Ap
 
 async def test_project_that_is_called_like_a_user_holds_no_booking_of_that_user_up(api: Api) -> None:
     async with api.db.transaction() as session:
-        await clusters.lock_project(session, "owner")
+        await locks.project(session, "owner")
         await asyncio.wait_for(booked(api), 10)
 
 

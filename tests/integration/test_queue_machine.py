@@ -28,6 +28,7 @@ from core.db.repositories import (
     explanations,
     flows,
     ordering,
+    overrides,
     queue,
     users,
 )
@@ -269,7 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         async def override() -> None:
             async with self._db.transaction() as session:
-                await clusters.override_pool(session, pool, capacity=capacity, paused=pause)
+                await overrides.change(session, pool, capacity=capacity, paused=pause)
 
         self._do(override())
         self.plain.capacity[pool] = capacity

@@ -15,6 +15,7 @@ from core.db.repositories import (
     credits,
     flows,
     ordering,
+    overrides,
     projects,
     queue,
     tallies,
@@ -307,7 +308,7 @@ async def test_wait_follows_what_was_measured_and_the_capacity_that_an_operator_
 
     assert await told() == 5, "two slots of eight minutes: one departure in four, rounded up as time goes on"
     async with in_line.db.transaction() as session:
-        await clusters.override_pool(session, "default", capacity=0, paused=None)
+        await overrides.change(session, "default", capacity=0, paused=None)
     assert await told() == 13, "two more must go before the first is let in"
 
 

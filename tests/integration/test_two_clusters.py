@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from core.db.engine import Db
-from core.db.repositories import admission, clusters, projects, queue, users
+from core.db.repositories import admission, clusters, overrides, projects, queue, users
 from core.domain.admission import Rules
 from core.domain.orders import StartRequest
 from core.domain.templates import Pool
@@ -20,7 +20,7 @@ HERE, THERE = Pool(runtime="memory", capacity=5), Pool(runtime="memory", cluster
 
 async def wait_in(db: Db, pool: Pool, name: str, project: str, user: str = "ann", tier: Tier = Tier.BASIC) -> None:
     async with db.transaction() as session:
-        await clusters.override_pool(session, name, capacity=None, paused=True)
+        await overrides.change(session, name, capacity=None, paused=True)
         await clusters.record_look(session, pool.cluster, NOW, total=10, choked=False, detail={})
         await users.put(session, user, tier=tier.value)
         await projects.add(session, project, [user])
@@ -30,7 +30,7 @@ async def wait_in(db: Db, pool: Pool, name: str, project: str, user: str = "ann"
         await admission.register(
             session, ask, agent_workflow_id(user, project), None, pool, rules, timedelta(seconds=90), NOW
         )
-        await clusters.override_pool(session, name, capacity=None, paused=False)
+        await overrides.change(session, name, capacity=None, paused=False)
 
 
 async def grant(db: Db, pool: Pool, name: str) -> int:

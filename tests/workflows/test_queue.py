@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from core.db.repositories import clusters, queue
+from core.db.repositories import overrides, queue
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.templates import Pool
@@ -21,7 +21,7 @@ async def position(stage: Stage, agent_id: str) -> int | None:
 
 async def override(stage: Stage, *, capacity: int | None = None, paused: bool | None = None) -> None:
     async with stage.db.transaction() as session:
-        await clusters.override_pool(session, "default", capacity=capacity, paused=paused)
+        await overrides.change(session, "default", capacity=capacity, paused=paused)
     await stage.lives.capacity_changed("default")
 
 

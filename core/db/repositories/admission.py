@@ -7,7 +7,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, User
-from core.db.repositories import clusters, credits, events, flows, idempotency, ordering, queue
+from core.db.repositories import clusters, credits, events, flows, idempotency, locks, ordering, queue
 from core.db.repositories.agents import fact
 from core.db.repositories.idempotency import KeyedBy
 from core.db.repositories.ordering import Turn
@@ -67,7 +67,7 @@ async def register(
 
     `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row.
     """
-    await clusters.lock_user(session, request.user_id)
+    await locks.user(session, request.user_id)
     user = await session.get(User, request.user_id)
     if user is None:
         raise NotFound("no such user", code="unknown_user")
@@ -87,9 +87,9 @@ async def register(
     if leftovers:
         return Registered(answer=None, leftovers=leftovers)
     if rules.max_project_agents is not None:
-        await clusters.lock_project(session, request.project_id)
+        await locks.project(session, request.project_id)
     project_living = await living_of_project(session, request.project_id, rules)
-    await clusters.lock_cluster(session, pool.cluster)
+    await locks.cluster(session, pool.cluster)
     room = await clusters.room(session, request.pool, pool, now, rules.max_waiting, request.template)
     standing = standing_of(user, rows, bool(mine), rules, now, project_living)
     examined = admission.examine(standing, room)

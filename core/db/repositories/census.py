@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Cluster, PoolOverride
+from core.db.models import Agent, Cluster
 from core.domain.lifecycle import LIVING, WAITING, AgentState
 from core.domain.queueing import FRONT
 from core.domain.thresholds import Look, look_of
@@ -42,24 +42,6 @@ async def measured(session: AsyncSession) -> dict[str, Measured]:
         )
         for row in rows.all()
     }
-
-
-class Override(BaseModel):
-    """What an operator changed of a pool; None is nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    capacity: int | None
-    paused: bool
-
-
-async def override_of(session: AsyncSession, pool: str) -> Override | None:
-    row = await session.get(PoolOverride, pool)
-    return Override(capacity=row.capacity, paused=row.paused) if row else None
-
-
-async def forget_capacity(session: AsyncSession, pool: str) -> None:
-    """Let the settings (or what fits) say the pool's capacity again."""
-    await session.execute(update(PoolOverride).where(PoolOverride.pool == pool).values(capacity=None))
 
 
 async def longest_waits(session: AsyncSession, now: datetime) -> dict[str, float]:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Cluster, PoolOverride
+from core.db.models import Cluster
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
 from core.domain.room import Room, Snapshot, Starts
 from core.domain.templates import Pool
@@ -22,26 +22,6 @@ REFUSAL_LASTS = timedelta(minutes=5)
 
 def _spelt(states: frozenset[AgentState]) -> str:
     return ", ".join(f"'{state.value}'" for state in sorted(states))
-
-
-async def lock_cluster(session: AsyncSession, cluster: str) -> None:
-    """Let one transaction at a time give or free room of a cluster; held until the end of the transaction."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 2))"), {"name": cluster})
-
-
-async def lock_user(session: AsyncSession, user_id: str) -> None:
-    """Let one transaction at a time count and add a user's agents."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 1))"), {"name": user_id})
-
-
-async def lock_project(session: AsyncSession, project_id: str) -> None:
-    """Let one transaction at a time count and add a project's agents; taken after the user's, before the cluster's."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 3))"), {"name": project_id})
-
-
-async def lock_bookings(session: AsyncSession, user_id: str) -> None:
-    """Let one transaction at a time count and add a user's scheduled starts; nothing else is locked under it."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 4))"), {"name": user_id})
 
 
 async def last_look(session: AsyncSession, cluster: str) -> Look | None:
@@ -150,14 +130,3 @@ def _snapshot(measured_at: datetime | None, total: int | None, at: datetime) -> 
     if measured_at is None or total is None:
         return Snapshot.UNKNOWN
     return Snapshot.FRESH if at - measured_at <= STALE_AFTER else Snapshot.STALE
-
-
-async def override_pool(session: AsyncSession, pool: str, *, capacity: int | None, paused: bool | None) -> None:
-    """Change what is given of a pool's capacity and pause; None leaves a value as it is."""
-    given = {key: value for key, value in {"capacity": capacity, "paused": paused}.items() if value is not None}
-    statement = insert(PoolOverride).values(pool=pool, **given)
-    if given:
-        statement = statement.on_conflict_do_update(index_elements=["pool"], set_=given)
-    else:
-        statement = statement.on_conflict_do_nothing()
-    await session.execute(statement)

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
-from core.db.repositories import clusters, credits, queue
+from core.db.repositories import credits, locks, queue
 from core.domain.lifecycle import WAITING
 from core.domain.queueing import FRONT, OrderKey, order_key
 from core.domain.tiers import Tier
@@ -53,7 +53,7 @@ async def change_tier(session: AsyncSession, user_id: str, tier: Tier, ageing: t
 
     To be called before the user's own row is written: everybody locks agents first.
     """
-    await clusters.lock_user(session, user_id)
+    await locks.user(session, user_id)
     return await _replace(session, Agent.user_id == user_id, tier, ageing)
 
 
@@ -73,7 +73,7 @@ async def _replace(
     concerned = select(Agent.cluster).where(waiting, which).distinct()
     # In one order everywhere. No pass may give a slot to the next one because this one's row is just being written.
     for cluster in sorted((await session.scalars(concerned)).all()):
-        await clusters.lock_cluster(session, cluster)
+        await locks.cluster(session, cluster)
     rows = (await session.scalars(select(Agent).where(waiting, which).order_by(Agent.agent_id).with_for_update())).all()
     for row in rows:
         key = order_key(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased
 
 from core.db.models import Agent, User
 from core.db.notify import Wake, notify
-from core.db.repositories import clusters, events, flows, tallies
+from core.db.repositories import clusters, events, flows, locks, tallies
 from core.db.repositories.agents import AgentView, fact, view
 from core.db.repositories.flows import Turnover
 from core.db.repositories.tallies import Waited
@@ -59,7 +59,7 @@ async def grant(
     A waiting agent is passed over, keeping its place, while its user's draining agents fill the quota, while an
     agent of the same project is still ending, or while the subscription is not active.
     """
-    await clusters.lock_cluster(session, pool.cluster)
+    await locks.cluster(session, pool.cluster)
     room = await clusters.room(session, name, pool, at, max_waiting)
     granted = 0
     known: list[Waited] = []

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.repositories import agents, clusters, events, queue
+from core.db.repositories import agents, clusters, events, locks, queue
 from core.db.repositories.agents import Moved, fact
 from core.domain.admission import QueueReason
 from core.domain.events import EventKind
@@ -22,7 +22,7 @@ async def rejoin(
     `attempt` is the one that failed. In line the row has the next one, which begins with its grant. Asked again, it
     answers with what it did. Raises `InvalidRequest` (`not_found`) when there is no such agent.
     """
-    await clusters.lock_cluster(session, pool.cluster)
+    await locks.cluster(session, pool.cluster)
     row = await agents.lock(session, agent_id)
     if row is None or row.attempt != attempt or row.state != AgentState.RESTARTING:
         return await agents.unmoved(session, agent_id)

@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, CursorResult, Text, any_, delete, func, literal, o
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ScheduledStart
-from core.db.repositories import clusters, places
+from core.db.repositories import locks, places
 from core.domain.schedule import MOST_PENDING, PENDING, ScheduledState, ScheduleReason
 from core.errors import Conflict
 from core.ids import new_scheduled_start_id
@@ -49,7 +49,7 @@ async def book(
     session: AsyncSession, user_id: str, project_id: str, template: str | None, start_at: datetime, now: datetime
 ) -> ScheduledView:
     """Write it down. Raises `Conflict` (`too_many_scheduled_starts`)."""
-    await clusters.lock_bookings(session, user_id)
+    await locks.bookings(session, user_id)
     if await pending_of(session, user_id) >= MOST_PENDING:
         raise Conflict(
             f"{MOST_PENDING} of your starts are scheduled already",

@@ -68,7 +68,8 @@ class Lives(Protocol):
 
     async def migrate(self, agent: AgentView) -> OrderAnswer: ...
 
-    async def capacity_changed(self, pool: str) -> None: ...
+    async def wake_pool(self, pool: str) -> bool:
+        """Have a pool look at its queue."""
 
     async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
         """See that who lives there then is warned in time, whatever becomes of this process."""

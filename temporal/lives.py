@@ -184,9 +184,6 @@ class Lives:
                 return over
             raise
 
-    async def capacity_changed(self, pool: str) -> None:
-        await self.wake_pool(pool)
-
     async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
         await maintenance.begin(self._client, maintenance_id, order)
 

@@ -35,7 +35,7 @@ async def put_user(deps: Deps, who: Identity, user_id: str, body: UserPut) -> Us
         record = await users.put(session, user_id, **given)
         ending = [] if record.subscribed(deps.clock()) else await users.living_ids(session, user_id)
     for pool in reordered:
-        await deps.lives.capacity_changed(pool)
+        await deps.lives.wake_pool(pool)
     await _drain(deps, who, ending, EndReason.SUBSCRIPTION_EXPIRED)
     return record
 
@@ -171,5 +171,5 @@ async def put_pool(deps: Deps, who: Identity, name: str, body: PoolPut) -> PoolB
         await overrides.change(session, name, capacity=body.capacity, paused=body.paused)
         if "capacity" in body.model_fields_set and body.capacity is None:
             await overrides.forget_capacity(session, name)
-    await deps.lives.capacity_changed(name)
+    await deps.lives.wake_pool(name)
     return await pool_status(deps, who, name)

@@ -146,9 +146,10 @@ class SimulatedLives:
         self._count("migrate")
         return self.verdict
 
-    async def capacity_changed(self, pool: str) -> None:
-        self._count("capacity_changed")
+    async def wake_pool(self, pool: str) -> bool:
+        self._count("wake_pool")
         self.pools.append(pool)
+        return True
 
     async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
         self._count("maintain")

@@ -22,7 +22,7 @@ async def position(stage: Stage, agent_id: str) -> int | None:
 async def override(stage: Stage, *, capacity: int | None = None, paused: bool | None = None) -> None:
     async with stage.db.transaction() as session:
         await overrides.change(session, "default", capacity=capacity, paused=paused)
-    await stage.lives.capacity_changed("default")
+    await stage.lives.wake_pool("default")
 
 
 async def granted(stage: Stage, agent_id: str) -> None:

@@ -13,7 +13,7 @@ from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
-from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, locks, queue
+from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, locks, moves, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
 from core.domain.events import EventKind
@@ -111,7 +111,7 @@ class LifeActivities:
         now = _now()
         deadline = now + timedelta(seconds=ask.deadline_seconds)
         async with self._db.single() as session:
-            moved = await agents.begin(session, ask.life.agent_id, ask.life.attempt, now, deadline)
+            moved = await moves.begin(session, ask.life.agent_id, ask.life.attempt, now, deadline)
         self._turns.took(ask.life, moved, now)
         return _moved(moved)
 
@@ -140,7 +140,7 @@ class LifeActivities:
         async with self._db.transaction() as session:
             now = _now()
             # The agent's row before its commands, as everywhere: an answer that comes right now locks in that order.
-            moved = await agents.move(
+            moved = await moves.move(
                 session,
                 ask.life.agent_id,
                 ask.life.attempt,
@@ -191,7 +191,7 @@ class LifeActivities:
         kind = EventKind.DRAINING if ask.deadline_at is None else EventKind.WARNING
         hastened = fact(kind, AgentState.DRAINING, ask.reason, detail=ask.detail, **told)
         async with self._db.single() as session:
-            moved = await agents.hasten(
+            moved = await moves.hasten(
                 session, ask.life.agent_id, ask.life.attempt, _now(), ask.deadline_at, ask.keepable, hastened
             )
         return _moved(moved)
@@ -241,30 +241,30 @@ class LifeActivities:
         """Cancel a waiting agent. One that was granted a slot meanwhile ends by the legal way, nothing was made yet."""
         now = _now()
         async with self._db.transaction() as session:
-            moves = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
+            steps = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
             await queue.announce(session, ask.life.pool)
-            held = moves[-1].state is AgentState.TERMINATED
+            held = steps[-1].state is AgentState.TERMINATED
             waiting = await self._may_go_now(session, ask.life) if held else []
             successor = await self._successor_of(session, ask.life)
-        return await self._ended(ask, moves, now, waiting, successor)
+        return await self._ended(ask, steps, now, waiting, successor)
 
     @activity.defn(name="finish")
     async def finish(self, ask: Final) -> Ended:
         """Write the end and give the slot back; whoever waits for room there, or for its user's quota, is told."""
         now = _now()
         async with self._db.transaction() as session:
-            moves = await self._conclude(session, ask, now)
+            steps = await self._conclude(session, ask, now)
             waiting = await self._may_go_now(session, ask.life)
             successor = await self._successor_of(session, ask.life)
-        return await self._ended(ask, moves, now, waiting, successor)
+        return await self._ended(ask, steps, now, waiting, successor)
 
     async def _ended(
-        self, ask: Final, moves: list[agents.Moved], at: datetime, waiting: list[str], successor: Successor | None
+        self, ask: Final, steps: list[moves.Moved], at: datetime, waiting: list[str], successor: Successor | None
     ) -> Ended:
-        for moved in moves:
+        for moved in steps:
             self._turns.took(ask.life, moved, at, ask.reason)
         await self._wake(waiting)
-        return Ended(**dict(_moved(moves[-1])), successor=successor)
+        return Ended(**dict(_moved(steps[-1])), successor=successor)
 
     async def _start_over(self, life: Life) -> None:
         """An agent starts no more, so that another may where only so many do at once. Asked again it wakes again."""
@@ -313,24 +313,24 @@ class LifeActivities:
 
     async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
         async with self._db.single() as session:
-            moved = await agents.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
+            moved = await moves.move(session, life.agent_id, life.attempt, to, at, *facts, **changes)
         self._turns.took(life, moved, at, changes.get("reason"))
         return _moved(moved)
 
-    async def _conclude(self, session: AsyncSession, ask: Final, now: datetime) -> list[agents.Moved]:
+    async def _conclude(self, session: AsyncSession, ask: Final, now: datetime) -> list[moves.Moved]:
         """Any living state to its end by legal edges, under the cluster's lock so that no freed slot is missed.
 
         Returns every step, the one to the end last.
         """
         life = ask.life
-        steps: list[agents.Moved] = []
+        steps: list[moves.Moved] = []
         await locks.cluster(session, self._cluster(life))
         row = await agents.lock(session, life.agent_id)
         if row is None:
             raise NotFound("no such agent")
         state = AgentState(row.state)
         if state in FINAL or row.attempt != life.attempt:
-            return [agents.Moved(applied=False, state=state, attempt=row.attempt)]
+            return [moves.Moved(applied=False, state=state, attempt=row.attempt)]
         to = ask.state
         if state in WAITING:
             to = AgentState.CANCELLED
@@ -339,7 +339,7 @@ class LifeActivities:
         elif to is AgentState.TERMINATED:
             drain = fact(EventKind.DRAINING, AgentState.DRAINING, ask.reason, detail=ask.detail)
             steps.append(
-                await agents.move(
+                await moves.move(
                     session, life.agent_id, life.attempt, AgentState.DRAINING, now, drain, reason=ask.reason
                 )
             )
@@ -351,18 +351,18 @@ class LifeActivities:
         usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
         if row.started_at is not None or row.usage:
             # The whole life, from the slot on: every attempt has a start of its own.
-            usage["seconds"] = agents.held_seconds(row, now)
+            usage["seconds"] = moves.held_seconds(row, now)
         if row.admitted_at is not None:
             await flows.departed(session, life.pool, now)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
             to, EventKind.TERMINATED
         )
         end = fact(kind, to, ask.reason, detail=ask.detail, usage=usage)
-        moved = await agents.move(session, life.agent_id, life.attempt, to, now, end, reason=ask.reason, usage=usage)
+        moved = await moves.move(session, life.agent_id, life.attempt, to, now, end, reason=ask.reason, usage=usage)
         return [*steps, moved]
 
 
-def _moved(moved: agents.Moved) -> Moved:
+def _moved(moved: moves.Moved) -> Moved:
     return Moved(applied=moved.applied, state=moved.state, attempt=moved.attempt)
 
 

@@ -7,7 +7,7 @@ import structlog
 
 from activities.contracts import Life
 from activities.ports import Meter
-from core.db.repositories.agents import Moved
+from core.db.repositories.moves import Moved
 from core.domain.admission import QueueReason
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.recovery import FailureKind

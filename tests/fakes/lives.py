@@ -5,7 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from core.db.engine import Db
-from core.db.repositories import admission, agents, clusters
+from core.db.repositories import admission, agents, clusters, moves
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.events import EventKind
@@ -168,9 +168,7 @@ class SimulatedLives:
     ) -> None:
         """Move an agent on as its workflow would."""
         async with self.db.transaction() as session:
-            moved = await agents.move(
-                session, agent_id, 1, to, _now(), fact(kind, to, reason), reason=reason, **changes
-            )
+            moved = await moves.move(session, agent_id, 1, to, _now(), fact(kind, to, reason), reason=reason, **changes)
         assert moved.applied, moved
 
     async def run(self, agent_id: str) -> None:

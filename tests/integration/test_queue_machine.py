@@ -27,6 +27,7 @@ from core.db.repositories import (
     credits,
     explanations,
     flows,
+    moves,
     ordering,
     overrides,
     queue,
@@ -251,7 +252,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if to is AgentState.TERMINATED:
                     await flows.departed(session, known.pool, self.plain.now)
                 told = fact(kind.get(to, EventKind.DRAINING), to)
-                assert (await agents.move(session, known.agent_id, 1, to, self.plain.now, told)).applied
+                assert (await moves.move(session, known.agent_id, 1, to, self.plain.now, told)).applied
 
         self._do(move())
         known.state = to
@@ -338,7 +339,7 @@ class QueueMachine(RuleBasedStateMachine):
         async def begin() -> bool:
             async with self._db.transaction() as session:
                 now = self.plain.now
-                return (await agents.begin(session, known.agent_id, 1, now, now + DEADLINE)).applied
+                return (await moves.begin(session, known.agent_id, 1, now, now + DEADLINE)).applied
 
         assert self._do(begin()) is not known.seen
         known.seen = True

@@ -14,6 +14,7 @@ from core.db.repositories import (
     clusters,
     credits,
     flows,
+    moves,
     ordering,
     overrides,
     projects,
@@ -89,7 +90,7 @@ class Line:
         async with self.db.transaction() as session:
             await flows.departed(session, "default", self.now)
             for to, kind in ((AgentState.DRAINING, EventKind.DRAINING), (AgentState.TERMINATED, EventKind.TERMINATED)):
-                assert (await agents.move(session, agent_id, 1, to, self.now, fact(kind, to))).applied
+                assert (await moves.move(session, agent_id, 1, to, self.now, fact(kind, to))).applied
 
     async def tier(self, user: str, tier: Tier) -> list[str]:
         async with self.db.transaction() as session:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from core.db.engine import Db
-from core.db.repositories import admission, agents, clusters, events, idempotency, projects, queue, users
+from core.db.repositories import admission, clusters, events, idempotency, moves, projects, queue, users
 from core.db.repositories.admission import Registered
 from core.db.repositories.agents import fact
 from core.domain.admission import Rules
@@ -77,10 +77,10 @@ async def grant(db: Db, capacity: int) -> queue.Pass:
         return await queue.grant(session, "default", Pool(runtime="memory", capacity=capacity), LIMITS, now(), 1000)
 
 
-async def move(db: Db, agent_id: str, to: AgentState, attempt: int = 1) -> agents.Moved:
+async def move(db: Db, agent_id: str, to: AgentState, attempt: int = 1) -> moves.Moved:
     kind = {AgentState.TERMINATED: EventKind.TERMINATED, AgentState.CANCELLED: EventKind.CANCELLED}
     async with db.transaction() as session:
-        return await agents.move(
+        return await moves.move(
             session, agent_id, attempt, to, now(), fact(kind.get(to, EventKind.DRAINING), to), reason="a test"
         )
 
@@ -300,14 +300,14 @@ async def test_reader_by_cursor_misses_no_event_that_commits_late(db: Db, regist
 
     async def slowly() -> None:
         async with db.transaction() as session:
-            await agents.move(session, one.agent_id or "", 1, AgentState.DRAINING, now(), DRAINS)
+            await moves.move(session, one.agent_id or "", 1, AgentState.DRAINING, now(), DRAINS)
             slow_wrote.set()
             await may_commit.wait()
 
     async def quickly() -> None:
         await slow_wrote.wait()
         async with db.transaction() as session:
-            await agents.move(session, two.agent_id or "", 1, AgentState.DRAINING, now(), DRAINS)
+            await moves.move(session, two.agent_id or "", 1, AgentState.DRAINING, now(), DRAINS)
 
     writers = asyncio.gather(slowly(), quickly())
     seen: list[int] = []

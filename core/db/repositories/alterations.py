@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
 from core.db.repositories import events
-from core.db.repositories.agents import Moved, unmoved
 from core.db.repositories.events import Fact
+from core.db.repositories.moves import Moved, unmoved
 from core.domain.sizes import Size
 
 

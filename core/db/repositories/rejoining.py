@@ -4,8 +4,9 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.repositories import agents, clusters, events, locks, queue
-from core.db.repositories.agents import Moved, fact
+from core.db.repositories import agents, clusters, events, locks, moves, queue
+from core.db.repositories.agents import fact
+from core.db.repositories.moves import Moved
 from core.domain.admission import QueueReason
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
@@ -25,13 +26,13 @@ async def rejoin(
     await locks.cluster(session, pool.cluster)
     row = await agents.lock(session, agent_id)
     if row is None or row.attempt != attempt or row.state != AgentState.RESTARTING:
-        return await agents.unmoved(session, agent_id)
+        return await moves.unmoved(session, agent_id)
     room = await clusters.room(session, name, pool, at, max_waiting, row.template)
     # What another was refused is no word about this one, if it had a machine: that one has a place now.
     if not overfull(room) and not (room.refused and row.ready_at is None):
         return Moved(applied=False, state=AgentState.RESTARTING, attempt=attempt)
     # The slot is not free for another, so nothing is counted as having left.
-    row.usage = {"seconds": agents.held_seconds(row, at)}
+    row.usage = {"seconds": moves.held_seconds(row, at)}
     row.state, row.reason, row.attempt = AgentState.QUEUED.value, QueueReason.NO_NODE.value, attempt + 1
     row.admitted_at = row.admission_seen_at = row.started_at = row.ready_at = row.deadline_at = None
     row.token_hash = row.away_from = None

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 _SETTLE = timedelta(seconds=10)
 _REMOVE_SECONDS = 20.0
 _PRUNE_EVERY = 3600.0
+# A run takes ten thousand signals, and one that cannot act upon a stop yet (its runtime does not answer) keeps it.
+_TELL_AGAIN_SECONDS = 600.0
 # Deleting is done in short transactions: an agent's artefacts may be many MiB.
 _BATCH = 50
 _NOTICES = 1000
@@ -64,6 +66,8 @@ class ReapingActivities:
         self._runs = OwnerlessRuns(db, signals, _REMOVE_SECONDS)
         self._profiles = Profiles(db, runtimes)
         self._pruned_at: float | None = None
+        # Who took which stop, and when: what they are to do about it may take long.
+        self._told: dict[tuple[str, int, EndReason], float] = {}
 
     @activity.defn(name="reap")
     async def reap(self, ask: Nothing) -> Reaped:
@@ -182,9 +186,15 @@ class ReapingActivities:
         return await self._stop(strangers, EndReason.USER_LEFT)
 
     async def _stop(self, rows: list[LivingRow], reason: EndReason) -> int:
-        told = 0
+        told, now = 0, asyncio.get_running_loop().time()
+        self._told = {whom: at for whom, at in self._told.items() if now - at < _TELL_AGAIN_SECONDS}
         for row in rows:
+            whom = (row.agent_id, row.attempt, reason)
+            if whom in self._told:
+                continue
             order = StopOrder(agent_id=row.agent_id, reason=reason)
             taken = await heard(self._signals.order_stop(row.workflow_id, order), "stop", agent_id=row.agent_id)
             told += taken is not None
+            if taken:
+                self._told[whom] = now
         return told

@@ -9,7 +9,7 @@ from core.domain.templates import MIB, Template
 from core.errors import NeverSatisfiable
 from core.runtime.base import ClusterCapacity
 from k8s import marks
-from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of, yields
+from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of, placing_of, yields
 from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
@@ -23,33 +23,53 @@ def capacity(
     template: Template,
     installation: str,
     *,
-    quotas: Iterable[Json] = (),
+    wanted: Mapping[str, Template] | None = None,
+    quotas: Sequence[Json] = (),
     metrics: Iterable[Json] | None = None,
 ) -> ClusterCapacity:
-    """One look. `fits` counts pods of `template`; agents that the scheduler has not placed yet have their place taken.
+    """One look. Pods of each `wanted` template are counted, on the nodes that would take it; else those of `template`.
 
-    `metrics` are `NodeMetrics` of metrics.k8s.io; without them nothing is said of use.
+    Agents that the scheduler has not placed yet have their place taken. `metrics` are `NodeMetrics` of metrics.k8s.io;
+    without them nothing is said of use, which is that of the nodes that take any of these pods.
     """
-    wanted = demand_of(template.resources)
-    usable = [
-        node
-        for node in nodes_of(nodes, pods, template.kubernetes.priority_class)
-        if node.open and node.admits(template.kubernetes)
-    ]
+    asked = wanted or {"": template}
     living = [pod for pod in pods if _is_ours(pod, installation) and not ended(pod)]
-    for pod in living:
-        if not (pod.get("spec") or {}).get("nodeName"):
-            _place(usable, asked_by(pod))
-    by_nodes = sum(node.places(wanted) for node in usable)
+    classes = {each.kubernetes.priority_class for each in asked.values()}
+    open_nodes = {each: _open_nodes(nodes, pods, living, each) for each in classes}
+    taking = {
+        name: [node for node in open_nodes[each.kubernetes.priority_class] if node.admits(each.kubernetes)]
+        for name, each in asked.items()
+    }
+    usable = [*{node.name: node for taken in taking.values() for node in taken}.values()]
+    fits_of = {name: _fits(taking[name], each, quotas) for name, each in asked.items()}
     use = {item["metadata"]["name"]: item.get("usage") or {} for item in metrics or ()}
     return ClusterCapacity(
-        fits=min([by_nodes, *(_quota_room(quota, template) for quota in quotas)]),
+        fits=next(iter(fits_of.values())),
+        fits_of=fits_of if wanted else {},
         agents=len(living),
+        here=tuple(mark.agent_id for mark in map(marks.of, living) if mark is not None) if len(asked) > 1 else (),
         cpu_percent=_percent(usable, use, "cpu"),
         memory_percent=_percent(usable, use, "memory"),
         memory_bytes=int(sum(node.memory for node in usable)) or None,
         schedulable_nodes=len(usable),
     )
+
+
+def _open_nodes(
+    nodes: Sequence[Json], pods: Sequence[Json], living: Sequence[Json], priority_class: str | None
+) -> list[Node]:
+    """Those that take pods, as agents of a priority class find them."""
+    found = [node for node in nodes_of(nodes, pods, priority_class) if node.open]
+    for pod in living:
+        if not (pod.get("spec") or {}).get("nodeName"):
+            asks = placing_of(pod)
+            _place([node for node in found if node.admits(asks)], asked_by(pod))
+    return found
+
+
+def _fits(nodes: Sequence[Node], template: Template, quotas: Iterable[Json]) -> int:
+    asks = demand_of(template.resources)
+    return min([sum(node.places(asks) for node in nodes), *(_quota_room(quota, template) for quota in quotas)])
 
 
 def check(nodes: Sequence[Json], template: Template) -> None:

@@ -25,6 +25,10 @@ _PROJECT_ID = "berth.dev/project-id"
 READY_BY = "berth.dev/ready-by"
 
 
+# Without these nobody knows whose it is.
+NAMING = (_AGENT_ID, _ATTEMPT)
+
+
 class Marks(BaseModel):
     """Whose an object is."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from core.domain.placement import Effect, KubernetesTemplate, Toleration, TolerationOperator
 from core.domain.templates import MIB, Resources
-from k8s.marks import PLACEHOLDER
+from k8s.marks import NAMING, PLACEHOLDER
 from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
@@ -97,9 +97,14 @@ def pod_seen(item: Json) -> dict[str, Any]:
     """A pod as JSON, reduced to what is read of it here: of everybody's pods there may be tens of thousands."""
     metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
     return {
-        "metadata": _only(metadata, "labels"),
+        "metadata": {
+            **_only(metadata, "labels"),
+            "annotations": _only(metadata.get("annotations") or {}, *NAMING),
+        },
         "spec": {
             **_only(spec, "nodeName", "overhead", "resources"),
+            # Of one that has its node already nobody asks where it might be placed.
+            **({} if spec.get("nodeName") else _only(spec, "nodeSelector", "affinity", "tolerations")),
             "containers": [_only(each, "resources") for each in spec.get("containers") or ()],
             "initContainers": [_only(each, "resources", "restartPolicy") for each in spec.get("initContainers") or ()],
         },
@@ -140,6 +145,24 @@ def asked_by(pod: Json) -> Demand:
     """What the scheduler counts for a pod: its containers, or the largest that prepares it, and its overhead."""
     spec = pod.get("spec") or {}
     return Demand(cpu=_asked(spec, "cpu"), memory=_asked(spec, "memory"))
+
+
+def placing_of(pod: Json) -> KubernetesTemplate:
+    """Where a pod may be placed: its selector, affinity and tolerations."""
+    spec = pod.get("spec") or {}
+    return KubernetesTemplate(
+        node_selector=spec.get("nodeSelector") or {},
+        affinity=spec.get("affinity") or {},
+        tolerations=tuple(
+            Toleration(
+                key=each.get("key") or None,
+                operator=each.get("operator") or TolerationOperator.EQUAL,
+                value=each.get("value"),
+                effect=each.get("effect") or None,
+            )
+            for each in spec.get("tolerations") or ()
+        ),
+    )
 
 
 def _asked(spec: Json, what: str) -> float:

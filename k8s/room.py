@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
@@ -44,25 +44,26 @@ class Room:
         self._looked = float("-inf")
         self._refused: dict[str, float] = {}
         self._last: ClusterCapacity | None = None
+        self._wanted: Mapping[str, Template] | None = None
         self._next = 0.0
 
-    async def capacity(self) -> ClusterCapacity:
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
         """Needs the right to list nodes. Without that to list all pods only our namespace's are counted.
 
         In a cluster so large that a look takes long, looks are as far apart as keeps them a tenth of our time, but none
         is told that began more than half a minute ago.
         """
-        if self._last is not None and self._clock() < self._next:
+        if self._last is not None and self._clock() < self._next and wanted == self._wanted:
             return self._last
         began, at = self._clock(), datetime.now(UTC)
-        found = await self._look()
+        found = await self._look(wanted)
         ended = self._clock()
         rest = (ended - began) * _REST if ended - began > _LONG_SECONDS else 0
-        self._last = found.model_copy(update={"looked_at": at})
+        self._wanted, self._last = wanted, found.model_copy(update={"looked_at": at})
         self._next = min(ended + rest, began + _OLDEST_SECONDS)
         return self._last
 
-    async def _look(self) -> ClusterCapacity:
+    async def _look(self, wanted: Mapping[str, Template] | None) -> ClusterCapacity:
         nodes, quotas, metrics = await asyncio.gather(
             self._fresh_nodes(),
             self._perhaps(f"{self._space.path}/resourcequotas"),
@@ -70,7 +71,8 @@ class Room:
         )
         pods = await self._pods()
         installation = self._settings.kubernetes.installation
-        return capacity.capacity(nodes, pods, self._template(), installation, quotas=quotas or (), metrics=metrics)
+        usual = self._template()
+        return capacity.capacity(nodes, pods, usual, installation, wanted=wanted, quotas=quotas or (), metrics=metrics)
 
     async def check(self, template: Template) -> None:
         """Raises `NeverSatisfiable` for what is larger than every node. Nodes of the last half minute will do."""
@@ -97,7 +99,7 @@ class Room:
                 self._nodes, self._looked = [], self._clock()
 
     def _template(self) -> Template:
-        """What `fits` counts in: agents of the default pool, else of the first that this cluster runs."""
+        """What `fits` counts in when nobody says: agents of the default pool, else of the first that runs here."""
         pools = self._settings.all_pools()
         names = [DEFAULT_POOL, *sorted(pools)]
         ours = next((pools[name] for name in names if pools[name].runtime == RUNTIME), None)

@@ -4,7 +4,7 @@ Nothing but caches is kept between calls, so any number of processes may use the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from kubernetes.aio.client import CoreV1Event
@@ -161,8 +161,8 @@ class KubernetesRuntime:
                         )
         return [*found.values()]
 
-    async def capacity(self) -> ClusterCapacity:
-        return await self._room.capacity()
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        return await self._room.capacity(wanted)
 
     def watch(self) -> AsyncIterator[Observation]:
         return self._watcher.watch()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.repositories import channels, clusters, queue
-from core.domain.templates import Pool
-from core.domain.thresholds import Load, Look, Measure, over
+from core.domain.templates import Pool, Template, asking_alike
+from core.domain.thresholds import Fit, Load, Look, Measure, over
 from core.errors import NeverSatisfiable, RuntimeFault, Unavailable
 from core.runtime.base import AgentRuntime, ClusterCapacity
 from core.settings import DEFAULT_POOL, Settings
@@ -60,8 +60,11 @@ class Sampler:
 
     async def _measure(self, pool: Pool) -> None:
         runtime, limits = self._runtimes[pool.runtime], self._settings.thresholds
-        capacity = await runtime.capacity()
-        too_large = await self._too_large(pool, runtime)
+        known = self._templates_of(pool)
+        alike, began = asking_alike(known), datetime.now(UTC)
+        capacity = await runtime.capacity({names[0]: known[names[0]] for names in alike})
+        began = capacity.looked_at or began
+        too_large = await self._too_large(known, runtime)
         window = self._cpu.setdefault(pool.cluster, CpuWindow(limits.cpu_window_seconds))
         async with self._db.transaction() as session:
             # What shut the door before does so longer, also after this process was begun anew.
@@ -73,12 +76,15 @@ class Sampler:
                 # Where the runtime cannot see it, the agents tell what went over their own networks.
                 used = await channels.bandwidth_of(session, pool.cluster, datetime.now(UTC))
                 load = load.model_copy(update={"network_mbit": used})
+            fits = fits_of(capacity, alike, known)
             look = Look(
                 agents=capacity.agents,
                 load=load,
                 limits=limits,
                 over=over(load, limits, shut),
                 too_large=too_large,
+                fits=fits,
+                seen=await clusters.seen(session, pool.cluster, capacity.here, began) if fits else {},
             )
             grew = await clusters.record_look(
                 session,
@@ -93,25 +99,30 @@ class Sampler:
         for name in waiting:
             await self._lives.wake_pool(name)
 
-    async def _too_large(self, pool: Pool, runtime: AgentRuntime) -> dict[str, str]:
+    async def _too_large(self, known: Mapping[str, Template], runtime: AgentRuntime) -> dict[str, str]:
         """Templates that the cluster could never run, each with why; what cannot be asked now is not known to be."""
         found: dict[str, str] = {}
-        for template in self._templates_of(pool):
+        for name, template in known.items():
             try:
-                await runtime.check(self._settings.template(template))
+                await runtime.check(template)
             except NeverSatisfiable as error:
-                found[template] = error.detail
-            except (RuntimeFault, KeyError) as error:
-                log.debug("sample.template_not_checked", template=template, error=type(error).__name__)
+                found[name] = error.detail
+            except RuntimeFault as error:
+                log.debug("sample.template_not_checked", template=name, error=type(error).__name__)
         return found
 
-    def _templates_of(self, pool: Pool) -> set[str]:
-        """What starts in this cluster may ask for: the default pool also takes templates that no pool is made for."""
+    def _templates_of(self, pool: Pool) -> dict[str, Template]:
+        """What starts in this cluster may ask for, the usual one first: the default pool's, else that of its first.
+
+        The default pool also takes templates that no pool is made for.
+        """
         pools = self._settings.all_pools()
-        here = {each.template for each in pools.values() if each.cluster == pool.cluster}
+        here = [pools[name].template for name in [DEFAULT_POOL, *sorted(pools)] if pools[name].cluster == pool.cluster]
         if pools[DEFAULT_POOL].cluster == pool.cluster:
-            here |= set(self._settings.templates) - {each.template for each in pools.values()}
-        return here
+            here += sorted(set(self._settings.templates) - {each.template for each in pools.values()})
+        # A pool may be for one that is not there.
+        there = {*self._settings.templates, "default"}
+        return {name: self._settings.template(name) for name in here if name in there}
 
     def _tell(self, cluster: str, before: frozenset[Measure], look: Look) -> None:
         """Once a change: the door of a cluster shut, or opened again."""
@@ -145,6 +156,24 @@ class CpuWindow:
         if whole and now - self._began < self._seconds:
             return None
         return sum(sample for _, sample in self._samples) / len(self._samples)
+
+
+def fits_of(
+    capacity: ClusterCapacity, alike: Sequence[tuple[str, ...]], templates: Mapping[str, Template]
+) -> tuple[Fit, ...]:
+    """Room by template; nothing where one number will do: all ask for the same, or the runtime counts in one size."""
+    if len(alike) == 1 or not capacity.fits_of:
+        return ()
+    return tuple(
+        Fit(
+            templates=names,
+            more=capacity.fits_of[names[0]],
+            cpu=templates[names[0]].resources.cpu,
+            memory_mib=templates[names[0]].resources.memory_mib,
+        )
+        for names in alike
+        if names[0] in capacity.fits_of
+    )
 
 
 def load_of(capacity: ClusterCapacity, cpu_percent: float | None) -> Load:

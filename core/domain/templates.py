@@ -52,6 +52,24 @@ class Template(BaseModel):
     def _sound_image(cls, value: str) -> str:
         return check_image(value)
 
+    def placed_by(self) -> "Template":
+        """What of it decides where there is room for its agents, and nothing else."""
+        asked, where = self.resources, self.kubernetes
+        return Template(
+            resources=Resources(
+                cpu=asked.cpu,
+                memory_mib=asked.memory_mib,
+                cpu_limit=asked.cpu_limit,
+                memory_limit_mib=asked.memory_limit_mib,
+            ),
+            kubernetes=KubernetesTemplate(
+                node_selector=where.node_selector,
+                affinity=where.affinity,
+                tolerations=where.tolerations,
+                priority_class=where.priority_class,
+            ),
+        )
+
 
 class Pool(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +86,19 @@ class Pool(BaseModel):
     @property
     def limits_starts(self) -> bool:
         return self.max_starting is not None or self.max_starting_per_node is not None
+
+
+def asking_alike(templates: Mapping[str, Template]) -> list[tuple[str, ...]]:
+    """Names of templates that find room in the same places, together, in the order of the first of each."""
+    found: list[tuple[Template, list[str]]] = []
+    for name, template in templates.items():
+        asks = template.placed_by()
+        like = next((names for other, names in found if other == asks), None)
+        if like is None:
+            found.append((asks, [name]))
+        else:
+            like.append(name)
+    return [tuple(names) for _, names in found]
 
 
 def cluster_of(pools: Mapping[str, Pool], name: str) -> str:

@@ -60,10 +60,20 @@ class Over(Value):
         return f"{self.measure} {self.value:.0f} {unit} (limit {self.limit:g} {unit})"
 
 
+class Fit(Value):
+    """How many more agents of some templates would find a place: one number, as all ask for the same."""
+
+    templates: tuple[str, ...]
+    more: int
+    cpu: float
+    memory_mib: int
+
+
 class Look(Value):
     """What one look at a cluster saw, and what it was judged by.
 
     `too_large`: templates that no machine of it would take even when empty, each with the runtime's sentence.
+    `fits`: room by template, where not all of them ask for the same; `seen`: of each, how many agents the look saw.
     """
 
     agents: int
@@ -71,21 +81,31 @@ class Look(Value):
     limits: Thresholds
     over: tuple[Over, ...] = ()
     too_large: dict[str, str] = {}
+    fits: tuple[Fit, ...] = ()
+    seen: dict[str, int] = {}
 
     @property
     def choked(self) -> bool:
         return bool(self.over)
 
     def stored(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", by_alias=True)
+        # Without what is not told by it, which an older replica would not know.
+        none = {name for name in ("fits", "seen") if not getattr(self, name)}
+        return self.model_dump(mode="json", by_alias=True, exclude=none)
 
 
 def look_of(stored: Mapping[str, Any] | None) -> Look | None:
-    """A look as it was stored; None when there is none, or one of a version that stored it otherwise."""
+    """A look as it was stored; None when there is none, or one of a version that stored it otherwise.
+
+    What a newer version says beside is left aside.
+    """
     try:
-        return Look.model_validate(stored) if stored else None
+        return Look.model_validate({key: stored[key] for key in stored if key in _OF_A_LOOK}) if stored else None
     except ValidationError:
         return None
+
+
+_OF_A_LOOK = frozenset(name for field in Look.model_fields for name in (field, to_camel(field)))
 
 
 def over(load: Load, limits: Thresholds, before: Set[Measure] = frozenset()) -> tuple[Over, ...]:

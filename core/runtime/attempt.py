@@ -84,4 +84,4 @@ class Attempt:
             # Nobody counts it. Once it has had time to take its memory the machine's own figure holds it.
             age = (datetime.now(UTC) - self.record.created_at).total_seconds()
             held = 0 if age < _YOUNG_SECONDS else None
-        return Claim(self.resources, held)
+        return Claim(self.resources, held, self.record.agent_id)

@@ -5,7 +5,7 @@ Errors are `core.errors.RuntimeRetryable`, `RuntimePermanent` or `NeverSatisfiab
 `tests/contracts/test_runtime_contract.py` is the suite that every runtime passes.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -100,13 +100,17 @@ class Reach(Value):
 
 
 class ClusterCapacity(Value):
-    """One look at a cluster. `fits` is how many more default-sized agents it would take; None when unknown.
+    """One look at a cluster. `fits` is how many more agents of the first template asked for it would take.
 
+    None when unknown. `fits_of`: the same for each that was asked for, by name, and `here` who it saw; both are left
+    out by runtimes whose agents all take one place.
     `looked_at` is when the look began, where it is not of this moment.
     """
 
     fits: int | None
     agents: int
+    fits_of: Mapping[str, int] = {}
+    here: tuple[str, ...] = ()
     looked_at: datetime | None = None
     cpu_percent: float | None = None
     memory_percent: float | None = None
@@ -178,7 +182,8 @@ class AgentRuntime(Protocol):
     async def list(self) -> list[Observation]:
         """All attempts of all agents that exist here."""
 
-    async def capacity(self) -> ClusterCapacity: ...
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        """What there is, and how many more agents of each `wanted` template it takes; of a usual one where none is."""
 
     def watch(self) -> AsyncIterator[Observation]:
         """Changes as they happen, and those of the last few seconds. Begins with the call, or when first asked for one.

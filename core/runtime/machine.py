@@ -1,14 +1,14 @@
 """What this machine has, what is in use, and how many more agents it would take."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from core.domain.sizes import Size
-from core.domain.templates import MIB, Resources
+from core.domain.templates import MIB, Resources, Template
 from core.errors import NeverSatisfiable
 from core.runtime import cgroup
 from core.runtime.base import ClusterCapacity
@@ -24,6 +24,7 @@ class Claim:
 
     resources: Resources
     held: int | None
+    agent_id: str = ""
 
 
 class Machine:
@@ -50,18 +51,20 @@ class Machine:
         if size.cpu > self._cores or size.memory_mib * MIB > self._memory:
             raise NeverSatisfiable(f"this machine has {self._cores} cores and {self._memory // MIB} MiB of memory")
 
-    def capacity(self, claims: Iterable[Claim]) -> ClusterCapacity:
+    def capacity(self, claims: Iterable[Claim], wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        """`fits` is of the first that is `wanted`."""
         living = list(claims)
         memory = psutil.virtual_memory()
+        available = min(memory.available, self._memory)
+        fits_of = {
+            name: fits(each.resources, living, cores=self._cores, memory=self._memory, available=available)
+            for name, each in (wanted or {"": Template()}).items()
+        }
         return ClusterCapacity(
-            fits=fits(
-                Resources(),
-                living,
-                cores=self._cores,
-                memory=self._memory,
-                available=min(memory.available, self._memory),
-            ),
+            fits=next(iter(fits_of.values())),
+            fits_of=fits_of if wanted else {},
             agents=len(living),
+            here=tuple(claim.agent_id for claim in living) if len(fits_of) > 1 else (),
             cpu_percent=self._cpu_percent(),
             memory_percent=memory.percent,
             disk_percent=psutil.disk_usage(str(self._disk)).percent,

@@ -9,7 +9,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -225,7 +225,8 @@ class MemoryRuntime:
     async def list(self) -> list[Observation]:
         return [self._look(agent) for agent in self._agents.values()]
 
-    async def capacity(self) -> ClusterCapacity:
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        """Whatever is wanted, an agent takes one place of as many as the settings say."""
         agents = len(self._agents)
         load, each = self._load, self._settings.agent_memory_percent
         memory = load.memory_percent

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -340,8 +340,8 @@ class ProcessRuntime:
     async def list(self) -> list[Observation]:
         return [attempt.observation() for attempt in self._attempts.values()]
 
-    async def capacity(self) -> ClusterCapacity:
-        return self._machine.capacity([a.claim() for a in self._attempts.values() if not a.over.is_set()])
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        return self._machine.capacity([a.claim() for a in self._attempts.values() if not a.over.is_set()], wanted)
 
     def watch(self) -> AsyncIterator[Observation]:
         return self._changes.subscribe()

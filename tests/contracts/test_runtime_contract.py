@@ -225,6 +225,24 @@ async def test_each_agent_takes_one_place(rig: Rig) -> None:
     assert (after.fits, after.agents) == (empty.fits, empty.agents)
 
 
+async def test_room_is_told_for_each_size_that_is_asked_for(rig: Rig) -> None:
+    """Or in one number, by a runtime whose agents all take one place."""
+    usual, spec = rig.template, rig.spec()
+    twice = usual.resources.model_copy(update={"memory_mib": usual.resources.memory_mib * 2})
+    wanted = {"usual": usual, "large": usual.model_copy(update={"resources": twice})}
+    before = await rig.runtime.capacity(wanted)
+    assert before.fits is not None
+    assert set(before.fits_of) in (set(), set(wanted))
+    await made(rig, spec)
+    now = await rig.runtime.capacity(wanted)
+    assert (now.fits, now.agents) == (before.fits - 1, before.agents + 1)
+    if now.fits_of:
+        assert now.fits_of["usual"] == now.fits
+        assert 0 <= now.fits_of["large"] <= now.fits_of["usual"]
+        assert set(now.here) - set(before.here) == {spec.agent_id}
+    await rig.runtime.delete(spec.agent_id, 1)
+
+
 async def test_agent_becomes_usable(rig: Rig) -> None:
     """The runtime says READY itself, or the agent answers where `reach` says."""
     spec = rig.spec()

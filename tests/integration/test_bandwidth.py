@@ -89,7 +89,7 @@ async def test_number_that_no_counter_could_have_is_refused(live: LiveStage) -> 
 class _Blind:
     """A runtime that cannot see the network of its machines, as Kubernetes."""
 
-    async def capacity(self) -> ClusterCapacity:
+    async def capacity(self, wanted: Any = None) -> ClusterCapacity:
         return ClusterCapacity(fits=5, agents=2)
 
     async def check(self, template: Any) -> None:

@@ -262,6 +262,7 @@ BAD_REQUESTS = {
     "grace that is no number": ("DELETE", "/memory/agents/ag-1/1?grace=nan", b"", 422),
     "grace below nothing": ("DELETE", "/memory/agents/ag-1/1?grace=-1", b"", 422),
     "template that is none": ("POST", "/process/check", b"{}", 422),
+    "room for what is no template": ("GET", '/memory/capacity?wanted={"a":{"resources":7}}', b"", 422),
     "less than no time": ("POST", "/process/prune", b'{"unused_seconds": -1, "keep": []}', 422),
     "profile of nobody": ("POST", "/process/profiles/delete", b"[]", 422),
 }
@@ -274,6 +275,14 @@ async def test_bad_request_is_refused_and_the_host_lives_on(raw: httpx2.AsyncCli
     assert answer.status_code == status
     assert set(answer.json()) == {"code", "detail"}
     assert (await raw.get("/health")).status_code == 200
+
+
+async def test_older_control_plane_is_told_of_the_room_in_words_it_knows(raw: httpx2.AsyncClient) -> None:
+    of_before = {"fits", "agents", "cpu_percent", "memory_percent", "disk_percent", "network_mbit", "memory_bytes"}
+    of_before |= {"schedulable_nodes"}
+    assert set((await raw.get("/process/capacity")).json()) <= of_before
+    asked = (await raw.get("/process/capacity", params={"wanted": '{"a":{},"b":{"resources":{"cpu":1}}}'})).json()
+    assert set(asked["fits_of"]) == {"a", "b"}
 
 
 async def test_bytes_that_are_no_http_are_refused(shared: tuple[HostProcess, Path]) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from core.domain.placement import KubernetesTemplate
+from core.domain.templates import Template
 from core.errors import RuntimeRetryable
 from core.settings import DefaultPool, Kubernetes, Settings
 from k8s.room import Room
@@ -120,3 +122,21 @@ async def test_look_that_took_a_moment_is_made_anew_each_time(small: SmallKube) 
     assert (await looks.capacity()).fits == 4
     await small.create(PODS, pod("here"))
     assert (await looks.capacity()).fits == 3
+
+
+# ---- templates that ask for different things -----------------------------------------------------------------------
+
+
+async def test_each_template_is_counted_where_it_may_run_and_who_is_there_is_named(small: SmallKube) -> None:
+    await machine(small)
+    there, waiting = pod("there"), pod("waiting", cpu="1")
+    for each, agent_id in ((there, "ag-1"), (waiting, "ag-2")):
+        each["metadata"]["labels"] = {"app": "agent", "berth.dev/installation": "berth"}
+        each["metadata"]["annotations"] = {"berth.dev/agent-id": agent_id, "berth.dev/attempt": "1"}
+    waiting["spec"] |= {"nodeName": "", "nodeSelector": {"kind": "other"}}
+    await small.create(PODS, there)
+    await small.create(PODS, waiting)
+    elsewhere = Template(kubernetes=KubernetesTemplate(node_selector={"kind": "other"}))
+    seen = await room(small).capacity({"usual": Template(), "elsewhere": elsewhere})
+    assert seen.fits_of == {"usual": 3, "elsewhere": 0}, "one that waits for another node takes no place on this one"
+    assert (seen.agents, set(seen.here)) == (2, {"ag-1", "ag-2"})

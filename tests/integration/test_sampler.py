@@ -18,7 +18,7 @@ class _Repeating:
     def __init__(self) -> None:
         self.looked_at = datetime.now(UTC)
 
-    async def capacity(self) -> ClusterCapacity:
+    async def capacity(self, wanted: object = None) -> ClusterCapacity:
         return ClusterCapacity(fits=5, agents=0, looked_at=self.looked_at)
 
     async def check(self, template: Template) -> None:

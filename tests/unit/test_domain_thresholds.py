@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.thresholds import Load, Look, Measure, Over, Thresholds, look_of, opens_at, over
+from core.domain.thresholds import Fit, Load, Look, Measure, Over, Thresholds, look_of, opens_at, over
 
 LIMITS = Thresholds()
 
@@ -70,5 +70,18 @@ def test_look_is_read_as_it_was_stored_and_one_of_another_version_is_none() -> N
     look = Look(agents=3, load=load, limits=LIMITS, over=over(load, LIMITS), too_large={"huge": "too much"})
     assert look_of(look.stored()) == look
     assert look.stored()["load"]["networkMbit"] is None
-    for other in (None, {}, {"agents": 3, "cpu_percent": 12.0}, {**look.stored(), "more": 1}):
+    for other in (None, {}, {"agents": 3, "cpu_percent": 12.0}):
         assert look_of(other) is None
+
+
+def test_look_that_says_more_than_is_known_is_read_for_what_is_known() -> None:
+    look = Look(agents=3, load=Load(memory_percent=93.4), limits=LIMITS)
+    assert look_of({**look.stored(), "more": 1}) == look
+
+
+def test_room_by_template_is_stored_only_where_it_is_told_so_that_an_older_replica_reads_the_rest() -> None:
+    look = Look(agents=3, load=Load(), limits=LIMITS)
+    assert set(look.stored()) == {"agents", "load", "limits", "over", "tooLarge"}
+    fit = Fit(templates=("large",), more=3, cpu=1, memory_mib=4096)
+    told = look.model_copy(update={"fits": (fit,), "seen": {"large": 1}})
+    assert look_of(told.stored()) == told

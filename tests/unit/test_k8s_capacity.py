@@ -11,6 +11,8 @@ from k8s.capacity import capacity, check
 from k8s.nodes import node_seen, pod_seen
 from k8s.quantities import quantity
 
+_GPU = {"key": "gpu", "effect": "NoSchedule"}
+_TOLERATED = Toleration(key="gpu", operator=TolerationOperator.EXISTS)
 HALF = Template(resources=Resources(cpu=0.5, memory_mib=512))
 
 
@@ -116,6 +118,59 @@ def test_selectors_and_affinity_choose_nodes() -> None:
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     attracted = HALF.model_copy(update={"kubernetes": KubernetesTemplate(affinity={"nodeAffinity": required})})
     assert fits(nodes, [pod("n1"), pod("n2")], attracted) == 3
+
+
+def on(**selector: str) -> Template:
+    return HALF.model_copy(update={"kubernetes": KubernetesTemplate(node_selector=selector)})
+
+
+def test_each_template_is_counted_in_what_it_asks_for_and_on_the_nodes_that_take_it() -> None:
+    nodes = [node("n1", labels={"disk": "ssd"}), node("n2", cpu="4"), node("n3", taints=[_GPU])]
+    wanted = {
+        "half": HALF,
+        "large": Template(resources=Resources(cpu=1.5, memory_mib=512)),
+        "ssd": on(disk="ssd"),
+        "nowhere": on(disk="tape"),
+        "gpu": HALF.model_copy(update={"kubernetes": KubernetesTemplate(tolerations=(_TOLERATED,))}),
+    }
+    seen = capacity(nodes, [pod("n1")], HALF, "berth", wanted=wanted)
+    assert seen.fits == 11
+    assert seen.fits_of == {"half": 11, "large": 3, "ssd": 3, "nowhere": 0, "gpu": 15}
+    assert seen.schedulable_nodes == 3
+
+
+def test_when_the_usual_nodes_go_the_others_are_still_room() -> None:
+    nodes = [node("n1", unschedulable=True, labels={"kind": "usual"}), node("n2", labels={"kind": "other"})]
+    seen = capacity(nodes, [], HALF, "berth", wanted={"usual": on(kind="usual"), "other": on(kind="other")})
+    assert (seen.fits, seen.fits_of) == (0, {"usual": 0, "other": 4})
+    assert seen.schedulable_nodes == 1, "the door is shut only where no node takes anybody"
+
+
+def test_an_agent_that_waits_for_its_node_has_its_place_among_those_that_may_take_it() -> None:
+    nodes = [node("n1", labels={"kind": "one"}), node("n2", labels={"kind": "two"}, taints=[_GPU])]
+    one = on(kind="one")
+    two = KubernetesTemplate(node_selector={"kind": "two"}, tolerations=(_TOLERATED,))
+    wanted = {"one": one, "two": HALF.model_copy(update={"kubernetes": two})}
+    tolerated = [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, {"operator": "Exists"}]
+    waiting = pod(on=None, spec={"nodeSelector": {"kind": "two"}, "tolerations": tolerated})
+    seen = capacity(nodes, [waiting], HALF, "berth", wanted=wanted)
+    assert seen.fits_of == {"one": 4, "two": 3}
+
+
+def test_room_that_a_placeholder_keeps_is_that_of_the_templates_that_push_it_aside() -> None:
+    placeholder = pod(ours=False)
+    placeholder["metadata"]["labels"]["berth.dev/placeholder"] = "first"
+    pushing = HALF.model_copy(update={"kubernetes": KubernetesTemplate(priority_class="first")})
+    seen = capacity([node()], [placeholder, pod(on=None)], HALF, "berth", wanted={"half": HALF, "pushing": pushing})
+    assert seen.fits_of == {"half": 2, "pushing": 3}
+
+
+def test_who_is_there_is_told_where_there_is_more_than_one_size() -> None:
+    ours = pod()
+    ours["metadata"]["annotations"] = {"berth.dev/agent-id": "ag-1", "berth.dev/attempt": "1"}
+    large = Template(resources=Resources(cpu=2, memory_mib=512))
+    assert capacity([node()], [ours, pod()], HALF, "berth", wanted={"half": HALF, "large": large}).here == ("ag-1",)
+    assert capacity([node()], [ours, pod()], HALF, "berth", wanted={"half": HALF}).here == ()
 
 
 def test_a_quota_of_the_namespace_bounds_what_fits() -> None:

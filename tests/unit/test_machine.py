@@ -1,9 +1,11 @@
 """How many more agents a machine takes: by cores, by memory, and never fewer than none."""
 
+from pathlib import Path
+
 import pytest
 
-from core.domain.templates import MIB, Resources
-from core.runtime.machine import Claim, Traffic, fits
+from core.domain.templates import MIB, Resources, Template
+from core.runtime.machine import Claim, Machine, Traffic, fits
 
 GIB = 1024 * MIB
 SMALL = Resources(cpu=0.5, memory_mib=512)
@@ -28,6 +30,24 @@ def test_room_is_what_cores_and_memory_leave(
     living: list[Claim], cores: int, memory: int, available: int, expected: int
 ) -> None:
     assert fits(SMALL, living, cores=cores, memory=memory, available=available) == expected
+
+
+def test_large_agents_are_counted_as_large() -> None:
+    large = Resources(cpu=0.5, memory_mib=4096)
+    sixteen = {"cores": 64, "memory": 16 * GIB, "available": 16 * GIB}
+    assert (fits(SMALL, [], **sixteen), fits(large, [], **sixteen)) == (28, 3)
+
+
+def test_machine_counts_in_what_is_asked_for_and_says_who_is_there(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    usual, small = machine.capacity([]), Template(resources=Resources(cpu=0.25, memory_mib=256))
+    alone = machine.capacity([Claim(SMALL, None, "ag-1")], {"small": small})
+    assert usual.fits_of == {}
+    assert alone.here == (), "where there is one size, how many are there is enough"
+    both = machine.capacity([Claim(SMALL, None, "ag-1")], {"small": small, "usual": Template()})
+    assert both.fits == both.fits_of["small"] == alone.fits
+    assert both.fits_of["usual"] <= both.fits_of["small"] // 2
+    assert (both.agents, both.here) == (1, ("ag-1",))
 
 
 def test_bandwidth_is_the_mean_between_two_looks_and_known_from_the_second_on() -> None:

@@ -88,7 +88,7 @@ async def turnover(session: AsyncSession, pool: str, rules: Rules, room: Room | 
         at=row.at,
         active=row.active,
         above=max(row.active - capacity, 0) if capacity is not None else 0,
-        spare=free_slots(room) if room is not None else 0,
+        spare=free_slots(room) if room is not None and not room.held_up else 0,
         pace=Pace(
             at_once=room.starts_at_once if room is not None else None,
             minutes=float(row.start_seconds if row.start_seconds is not None else _START_SECONDS) / 60,

@@ -22,7 +22,7 @@ from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import HOLDING, WAITING, AgentState
 from core.domain.queueing import FRONT, OrderKey
-from core.domain.room import Room, grantable_slots
+from core.domain.room import Room, fitting, line_slots
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
 from core.domain.waits import Wait
@@ -56,6 +56,7 @@ async def grant(
 ) -> Pass:
     """Give free slots of a pool in order, and return every winner whose workflow has not taken notice yet.
 
+    Where templates differ in what they ask for, the first that finds no place holds up those behind it, small or not.
     A waiting agent is passed over, keeping its place, while its user's draining agents fill the quota, while an
     agent of the same project is still ending, or while the subscription is not active.
     """
@@ -63,10 +64,10 @@ async def grant(
     room = await clusters.room(session, name, pool, at, max_waiting)
     granted = 0
     known: list[Waited] = []
-    free = min(grantable_slots(room), GRANTS_A_PASS)
+    free = line_slots(room, GRANTS_A_PASS)
     if free and room.waiting:
         chosen = await _next_in_order(session, name, limits, at, free)
-        for row in chosen:
+        for row in chosen[: fitting(room, [row.template for row in chosen])]:
             row.state = AgentState.STARTING.value
             row.reason = None
             row.admitted_at = at

@@ -1,6 +1,6 @@
 """A runtime of this machine's host supervisor, as the worker and the API see it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,17 @@ from core.runtime.base import (
     Usage,
 )
 from core.runtime.host.address import socket_path
-from core.runtime.host.wire import KEEP_ALIVE_SECONDS, Checked, Elsewhere, Profile, Prune, Resize, dump_spec, error_of
+from core.runtime.host.wire import (
+    KEEP_ALIVE_SECONDS,
+    Checked,
+    Elsewhere,
+    Profile,
+    Prune,
+    Resize,
+    dump_spec,
+    dump_wanted,
+    error_of,
+)
 from core.settings import Settings
 
 _CALL_SECONDS = 30.0
@@ -84,8 +94,10 @@ class HostRuntime:
     async def list(self) -> list[Observation]:
         return _LIST.validate_json(await self._call("GET", "agents"))
 
-    async def capacity(self) -> ClusterCapacity:
-        return ClusterCapacity.model_validate_json(await self._call("GET", "capacity"))
+    async def capacity(self, wanted: Mapping[str, Template] | None = None) -> ClusterCapacity:
+        # As a query, which an older host leaves aside.
+        query = {"wanted": dump_wanted(wanted)} if wanted else {}
+        return ClusterCapacity.model_validate_json(await self._call("GET", "capacity", params=query))
 
     async def watch(self) -> AsyncIterator[Observation]:
         async for line in self._stream("watch", KEEP_ALIVE_SECONDS * 3):

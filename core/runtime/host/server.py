@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from core.domain.templates import Template
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime, AgentSpec, Observation, PrunableRuntime, Pruned
 from core.runtime.host.wire import (
@@ -27,6 +28,7 @@ from core.runtime.host.wire import (
     Resize,
     dump_reach,
     fault_of,
+    wanted_of,
 )
 
 _AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -107,7 +109,7 @@ class _Doors:
         return Response(_LIST.dump_json(await self._runtime(request).list()), media_type="application/json")
 
     async def capacity(self, request: Request) -> Response:
-        found = await self._runtime(request).capacity()
+        found = await self._runtime(request).capacity(_wanted(request))
         # An older control plane takes no field that it does not know.
         return Response(found.model_dump_json(exclude_defaults=True), media_type="application/json")
 
@@ -168,6 +170,16 @@ def _agent_id(request: Request) -> str:
     if not _AGENT_ID.fullmatch(agent_id):
         raise HTTPException(422, "an agent id has 1 to 63 letters, digits, '-' or '_'")
     return agent_id
+
+
+def _wanted(request: Request) -> dict[str, Template] | None:
+    asked = request.query_params.get("wanted")
+    if asked is None:
+        return None
+    try:
+        return wanted_of(asked)
+    except ValidationError:
+        raise HTTPException(422, "wanted is an object of templates by name") from None
 
 
 def _grace(request: Request) -> float:

@@ -1,9 +1,10 @@
 """What the host supervisor and its clients say to each other, for values that carry a secret or an error."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from core.domain.sizes import Size
 from core.domain.templates import Template
@@ -13,6 +14,7 @@ from core.runtime.base import AgentSpec, Owner, Reach
 MAX_BODY_BYTES = 1 << 20
 # An idle watch carries an empty line this often, so that its reader can tell silence from death.
 KEEP_ALIVE_SECONDS = 5.0
+_WANTED = TypeAdapter(dict[str, Template])
 
 _FAULTS: dict[str, tuple[type[RuntimeFault], int]] = {
     RuntimeRetryable.code: (RuntimeRetryable, 503),
@@ -68,6 +70,16 @@ def dump_spec(spec: AgentSpec) -> bytes:
     if spec.model is not None:
         data["model"]["api_key"] = spec.model.api_key.get_secret_value()
     return json.dumps(data).encode()
+
+
+def dump_wanted(wanted: Mapping[str, Template]) -> str:
+    """What of templates decides where there is room for them."""
+    return _WANTED.dump_json({name: each.placed_by() for name, each in wanted.items()}, exclude_defaults=True).decode()
+
+
+def wanted_of(text: str) -> dict[str, Template]:
+    """Raises `ValidationError`."""
+    return _WANTED.validate_json(text)
 
 
 def dump_reach(reach: Reach) -> dict[str, Any]:

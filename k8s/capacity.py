@@ -9,7 +9,7 @@ from core.domain.templates import MIB, Template
 from core.errors import NeverSatisfiable
 from core.runtime.base import ClusterCapacity
 from k8s import marks
-from k8s.nodes import Demand, Node, asked_by, demand_of, ended, nodes_of, placing_of, yields
+from k8s.nodes import Demand, Node, asked_by, demand_of, ended, is_ready, nodes_of, placing_of, yields
 from k8s.quantities import quantity
 
 Json = Mapping[str, Any]
@@ -33,7 +33,10 @@ def capacity(
     without them nothing is said of use, which is that of the nodes that take any of these pods.
     """
     asked = wanted or {"": template}
-    living = [pod for pod in pods if _is_ours(pod, installation) and not ended(pod)]
+    # What is on a machine that has gone silent takes no place any more: it will ask for another one.
+    well = {(node.get("metadata") or {}).get("name") for node in nodes if is_ready(node)} | {None, ""}
+    ours = (pod for pod in pods if _is_ours(pod, installation) and not ended(pod))
+    living = [pod for pod in ours if (pod.get("spec") or {}).get("nodeName") in well]
     classes = {each.kubernetes.priority_class for each in asked.values()}
     open_nodes = {each: _open_nodes(nodes, pods, living, each) for each in classes}
     taking = {

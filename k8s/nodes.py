@@ -184,10 +184,15 @@ def _request(container: Json, what: str) -> float:
     return quantity(((container.get("resources") or {}).get("requests") or {}).get(what))
 
 
+def is_ready(item: Json) -> bool:
+    """Whether a node as JSON says that it works, closed to newcomers or not."""
+    said = (item.get("status") or {}).get("conditions") or ()
+    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in said)
+
+
 def _node(item: Json) -> Node:
     metadata, spec, status = item.get("metadata") or {}, item.get("spec") or {}, item.get("status") or {}
     has = status.get("allocatable") or {}
-    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in status.get("conditions") or ())
     return Node(
         name=str(metadata.get("name") or ""),
         cpu=quantity(has.get("cpu")),
@@ -195,7 +200,7 @@ def _node(item: Json) -> Node:
         pods=int(quantity(has.get("pods", _DEFAULT_PODS))),
         labels=metadata.get("labels") or {},
         taints=[taint for taint in spec.get("taints") or () if taint.get("key") != _CORDONED],
-        open=ready and not spec.get("unschedulable"),
+        open=is_ready(item) and not spec.get("unschedulable"),
     )
 
 

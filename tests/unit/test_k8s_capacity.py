@@ -87,6 +87,12 @@ def test_what_prepares_a_pod_runs_alone_and_what_runs_beside_it_does_not() -> No
     assert fits([node()], [pod(cpu="500m", spec={"overhead": {"cpu": "500m"}})]) == 2
 
 
+def test_agents_on_a_machine_that_is_silent_hold_no_place_and_those_on_a_closed_one_do() -> None:
+    nodes = [node("n1"), node("n2", ready="Unknown"), node("n3", unschedulable=True)]
+    found = capacity(nodes, [pod("n1"), pod("n2"), pod("n3"), pod("never heard of"), pod(None)], HALF, "berth")
+    assert (found.agents, found.fits) == (3, 2)
+
+
 def test_closed_and_ill_nodes_are_no_room() -> None:
     seen = capacity([node("n1", unschedulable=True), node("n2", ready="Unknown"), node("n3")], [], HALF, "berth")
     assert (seen.fits, seen.schedulable_nodes) == (4, 1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, DateTime, Text, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, DateTime, Text, bindparam, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -113,13 +113,14 @@ _ROOM = text(
                count(*) FILTER (WHERE cluster = :cluster AND state = '{AgentState.STARTING}') AS starting_in_cluster
         FROM agents WHERE (pool = :pool OR cluster = :cluster) AND state IN ({_spelt(HOLDING)})
     ) AS holders
-    CROSS JOIN (SELECT count(*) AS waits FROM agents WHERE pool = :pool AND state IN ({_spelt(WAITING)})) AS line
+    CROSS JOIN (
+        SELECT count(*) AS waits
+        FROM (SELECT FROM agents WHERE pool = :pool AND state IN ({_spelt(WAITING)}) LIMIT :counted) AS those
+    ) AS line
     LEFT JOIN clusters AS look ON look.cluster = :cluster
     LEFT JOIN pool_overrides AS given ON given.pool = :pool
     """  # noqa: S608  the states' own names
-)
-
-
+).bindparams(bindparam("counted", type_=BigInteger))
 _TAKEN = text(
     f"SELECT template, count(*) FROM agents WHERE cluster = :cluster AND state IN ({_spelt(HOLDING)})"  # noqa: S608
     " GROUP BY template"
@@ -131,15 +132,23 @@ _FIRST = text(
 
 
 async def room(
-    session: AsyncSession, name: str, pool: Pool, at: datetime, max_waiting: int, template: str | None = None
+    session: AsyncSession,
+    name: str,
+    pool: Pool,
+    at: datetime,
+    max_waiting: int,
+    template: str | None = None,
+    *,
+    counted: int | None = None,
 ) -> Room:
     """What pool `name` has now, for an agent of `template`, else of the pool's own.
 
-    Two queries more where the cluster's templates do not all ask for the same.
+    Two queries more where the cluster's templates do not all ask for the same. No more than `counted` of those that
+    wait are counted, for whom that is enough: of ten thousand it takes longer than all the rest.
 
     The caller holds the cluster's lock when it decides by the answer.
     """
-    now = (await session.execute(_ROOM, {"pool": name, "cluster": pool.cluster})).one()
+    now = (await session.execute(_ROOM, {"pool": name, "cluster": pool.cluster, "counted": counted})).one()
     snapshot, look = _snapshot(now.measured_at, now.total, at), look_of(now.detail)
     fresh = snapshot is Snapshot.FRESH
     mix = await _mix(session, pool.cluster, look, now.total) if fresh and look is not None and look.fits else None

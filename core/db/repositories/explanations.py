@@ -69,21 +69,23 @@ async def explain(
     rows = list((await session.scalars(living)).all())
     mine = [row for row in rows if row.project_id == project_id]
     ending = any(row.state not in CURRENT for row in mine)
-    room = await clusters.room(session, pool_name, pool, now, rules.max_waiting, template)
+    room = await clusters.room(session, pool_name, pool, now, rules.max_waiting, template, counted=1)
     project_living = await admission.living_of_project(session, project_id, rules)
     standing = admission.standing_of(user, rows, ending, rules, now, project_living)
+    turn = await ordering.turn_of(session, user_id, project_id, rows, rules.ageing, now)
+    tiers = [tier for tier in (standing.tier, _next_tier(standing.tier)) if tier is not None]
+    line = await _line(session, pool_name, turn, tiers)
+    room = room.model_copy(update={"waiting": line.waiting})
     examined = examine(standing, room)
     decision = conclude(examined)
     # One that is draining is kept by a start while it can be.
     existing = next((view(row) for row in mine if row.state in CURRENT or row.keepable), None)
     place, better = None, None
     if isinstance(decision, Queue):
-        turn = await ordering.turn_of(session, user_id, project_id, rows, rules.ageing, now)
-        higher = _next_tier(standing.tier) if decision.reason in _BY_TURN else None
         turnover = await flows.turnover(session, pool_name, rules, room)
-        place, *others = await _places(session, pool_name, turn, [standing.tier, higher], turnover)
-        if higher is not None and others[0].position < place.position:
-            better = (higher, others[0])
+        place, *higher = [line.place(turn, tier, turnover) for tier in tiers]
+        if decision.reason in _BY_TURN and higher and higher[0].position < place.position:
+            better = (tiers[1], higher[0])
     return Explanation(
         existing=existing,
         decision=decision,
@@ -94,24 +96,38 @@ async def explain(
     )
 
 
-async def _places(
-    session: AsyncSession, pool: str, turn: Turn, tiers: Sequence[Tier | None], turnover: Turnover
-) -> list[Place]:
-    """Where the request would stand with each of these tiers, from one look at the line."""
-    asked = [tier for tier in tiers if tier is not None]
-    keys = [turn.key(tier) for tier in asked]
+class _Line(BaseModel):
+    """Everybody who waits, and of each tier how many of them would go before the request with the key of another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    waiting: int
+    ahead: dict[Tier, dict[Tier, int]]
+
+    def place(self, turn: Turn, tier: Tier, turnover: Turnover) -> Place:
+        ahead = self.ahead[tier]
+        position = sum(ahead.values()) + 1
+        wait = turnover.wait(position, turn.key(tier), tier, turn.others, turn.since)
+        return Place(position=position, ahead=ahead, wait=wait)
+
+
+async def _line(session: AsyncSession, pool: str, turn: Turn, tiers: Sequence[Tier]) -> _Line:
+    """One look at the line, for the request with each of these tiers."""
     order = tuple_(Agent.order_front, Agent.order_tier, Agent.order_fair, Agent.order_at)
     # Of two that are equal, the one that is there already goes first.
-    before = [func.count().filter(order <= key.place()) for key in keys]
-    query = select(Agent.tier, *before).where(Agent.pool == pool, Agent.state.in_(_WAITING)).group_by(Agent.tier)
+    before = [func.count().filter(order <= turn.key(tier).place()) for tier in tiers]
+    query = (
+        select(Agent.tier, func.count(), *before)
+        .where(Agent.pool == pool, Agent.state.in_(_WAITING))
+        .group_by(Agent.tier)
+    )
     counts = {Tier(row[0]): row[1:] for row in (await session.execute(query)).all()}
-    found = []
-    for n, (tier, key) in enumerate(zip(asked, keys, strict=True)):
-        ahead = {each: int(counts[each][n]) if each in counts else 0 for each in Tier}
-        position = sum(ahead.values()) + 1
-        wait = turnover.wait(position, key, tier, turn.others, turn.since)
-        found.append(Place(position=position, ahead=ahead, wait=wait))
-    return found
+    return _Line(
+        waiting=sum(each[0] for each in counts.values()),
+        ahead={
+            tier: {each: int(counts[each][number]) if each in counts else 0 for each in Tier}
+            for number, tier in enumerate(tiers, 1)
+        },
+    )
 
 
 def _next_tier(tier: Tier) -> Tier | None:

@@ -82,7 +82,7 @@ async def turnover(session: AsyncSession, pool: str, rules: Rules, room: Room | 
     row = (await session.execute(_NOW, {"pool": pool, "at": None})).one()
     known = _flow(row.mean_minutes, row.weight, row.minutes, row.arrivals, row.counted_at)
     if room is None and pool in rules.pools:
-        room = await clusters.room(session, pool, rules.pools[pool], row.at, rules.max_waiting)
+        room = await clusters.room(session, pool, rules.pools[pool], row.at, rules.max_waiting, counted=1)
     capacity = room.capacity if room is not None else None
     return Turnover(
         at=row.at,

@@ -31,6 +31,8 @@ _HOLDING = [state.value for state in HOLDING]
 _WAITING = [state.value for state in WAITING]
 _ORDER = (Agent.order_front, Agent.order_tier, Agent.order_fair, Agent.order_at, Agent.agent_id)
 GRANTS_A_PASS = 50
+# Nobody who gives slots has to know of more.
+WAITING_COUNTED = 4 * GRANTS_A_PASS
 
 
 class Winner(BaseModel):
@@ -41,7 +43,10 @@ class Winner(BaseModel):
 
 
 class Pass(BaseModel):
-    """One pass over a pool's queue: who has a slot and was not heard of yet, and who still waits."""
+    """One pass over a pool's queue: who has a slot and was not heard of yet, and how many still wait.
+
+    `waiting` is counted as far as `WAITING_COUNTED` goes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     granted: int
@@ -61,7 +66,7 @@ async def grant(
     agent of the same project is still ending, or while the subscription is not active.
     """
     await locks.cluster(session, pool.cluster)
-    room = await clusters.room(session, name, pool, at, max_waiting)
+    room = await clusters.room(session, name, pool, at, max_waiting, counted=WAITING_COUNTED)
     granted = 0
     known: list[Waited] = []
     free = line_slots(room, GRANTS_A_PASS)

@@ -27,7 +27,7 @@ async def rejoin(
     row = await agents.lock(session, agent_id)
     if row is None or row.attempt != attempt or row.state != AgentState.RESTARTING:
         return await moves.unmoved(session, agent_id)
-    room = await clusters.room(session, name, pool, at, max_waiting, row.template)
+    room = await clusters.room(session, name, pool, at, max_waiting, row.template, counted=1)
     # What another was refused is no word about this one, if it had a machine: that one has a place now.
     if not overfull(room) and not (room.refused and row.ready_at is None):
         return Moved(applied=False, state=AgentState.RESTARTING, attempt=attempt)

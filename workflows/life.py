@@ -1,8 +1,9 @@
 """What a life carries from step to step and from run to run."""
 
 from datetime import datetime
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from activities.contracts import Life
 from core.domain.lifecycle import AgentState
@@ -46,6 +47,9 @@ class Move(BaseModel):
     deadline_at: datetime
 
 
+_LATER = ("given_up",)
+
+
 class Course(BaseModel):
     """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet."""
 
@@ -64,7 +68,15 @@ class Course(BaseModel):
     move: Move | None = None
     # The attempt was made with a machine that it must not be on.
     held_away: bool = False
+    # An operator's word that its runtime need not say gone.
+    given_up: bool = False
     inbox: Inbox = Inbox()
+
+    @model_serializer(mode="wrap")
+    def _written(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came with a later release is left out while it says nothing: the one before knows no such field."""
+        silent = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in silent}
 
 
 class AgentInput(BaseModel):

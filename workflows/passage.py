@@ -47,6 +47,7 @@ class Passage:
 
     def give_up_on_runtime(self) -> None:
         """Let this life end without its runtime's word."""
+        self.course.given_up = True
         self._record.removal.give_up()
 
     def show(self, reason: str | None = None) -> None:

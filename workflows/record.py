@@ -19,7 +19,7 @@ class Record:
 
     def __init__(self, course: Course) -> None:
         self.course = course
-        self.removal = Removal()
+        self.removal = Removal(given_up=course.given_up)
         # Who stood in line behind this life when its row was ended.
         self.successor: Successor | None = None
 

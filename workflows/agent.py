@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
         Verdict,
     )
     from core.domain.recovery import FailureKind
-    from workflows.life import AgentInput, Course, KeepAnswer
+    from workflows.life import AgentInput, Course, KeepAnswer, added
     from workflows.onward import ONTO_CURRENT, Onward
     from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
     from workflows.passage import Passage
@@ -243,10 +243,13 @@ class AgentWorkflow:
 
     def _tell_to_stop(self, order: StopOrder) -> None:
         if self._passage is not None and order.agent_id in (None, self._passage.course.life.agent_id):
-            self._passage.course.inbox.stop = order
+            self._passage.course.tell_to_stop(order)
         if self._passage is None or order.agent_id != self._passage.course.life.agent_id:
-            # Told before the decision that it speaks of has come back to us: let it be made, then stop.
-            self._early_stop = order
+            # Told before the decision that it speaks of has come back to us: let it be made, then stop. It is of no use
+            # to anybody by then, so nobody is warned.
+            early = self._early_stop
+            same = early is not None and early.agent_id == order.agent_id
+            self._early_stop = added(early, order, usual_grace=0) if same else order
 
     @workflow.signal
     async def abandon(self, order: AbandonOrder | None = None) -> None:

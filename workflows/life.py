@@ -4,12 +4,14 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from temporalio import workflow
 
 from activities.contracts import Life
+from core.domain import stops
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport, StartRequest, StopOrder
 from core.domain.timings import Timings
-from workflows.options import HISTORY_LIMIT
+from workflows.options import HISTORY_LIMIT, STOPS_ADD_UP
 
 
 class Inbox(BaseModel):
@@ -72,11 +74,20 @@ class Course(BaseModel):
     given_up: bool = False
     inbox: Inbox = Inbox()
 
+    def tell_to_stop(self, order: StopOrder) -> None:
+        """Have the next step that can stop this life; what it was told before and has not taken yet still counts."""
+        self.inbox.stop = added(self.inbox.stop, order, self.timings.grace_seconds)
+
     @model_serializer(mode="wrap")
     def _written(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What came with a later release is left out while it says nothing: the one before knows no such field."""
         silent = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in whole(self).items() if name not in silent}
+
+
+def added(told: StopOrder | None, order: StopOrder, usual_grace: float) -> StopOrder:
+    both = stops.together(told, order, usual_grace)
+    return both if both == order or workflow.patched(STOPS_ADD_UP) else order
 
 
 class AgentInput(BaseModel):

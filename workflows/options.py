@@ -33,6 +33,7 @@ HISTORY_LIMIT = 2000
 FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
 RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
+STOPS_ADD_UP = "a stop takes nothing from one that is not taken yet"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 

@@ -137,7 +137,7 @@ class Passage:
         course = self.course
         seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
         if seen.state in FINAL:
-            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+            course.tell_to_stop(StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0))
         elif not self._record.overtaken(seen):
             course.state = seen.state
             self.show("workflow_reset")
@@ -214,19 +214,19 @@ class Passage:
         """Pull the last activity; order a stop when there was none for too long, else say when to look again."""
         course, now = self.course, workflow.now()
         if course.timings.max_life_seconds and now - course.born_at >= seconds(course.timings.max_life_seconds):
-            course.inbox.stop = StopOrder(reason=EndReason.MAX_LIFE)
+            course.tell_to_stop(StopOrder(reason=EndReason.MAX_LIFE))
             return timedelta(0)
         seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
         if self._record.overtaken(seen):
             return timedelta(0)
         if seen.state in FINAL:
             # The row was ended without us: nothing is left to do but to clear up.
-            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+            course.tell_to_stop(StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0))
             return timedelta(0)
         left: timedelta = seen.last_activity_at + seconds(course.timings.idle_seconds) - now
         if left > timedelta(0):
             return left
-        course.inbox.stop = StopOrder(reason=EndReason.INACTIVITY)
+        course.tell_to_stop(StopOrder(reason=EndReason.INACTIVITY))
         return timedelta(0)
 
     # ---- failing ----------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Record:
         """End a life that waits."""
         ended = await withdraw(self.course.life, order)
         if self.overtaken(ended):
-            self.course.inbox.stop = order
+            self.course.tell_to_stop(order)
             return
         self.course.state, self.successor = ended.state, ended.successor
         self.show(order.reason)

@@ -183,6 +183,23 @@ async def test_stop_during_a_restart_is_not_lost(stage: Stage) -> None:
     await stage.nothing_left()
 
 
+async def told_at_once(stage: Stage) -> str:
+    """Id of an agent that is told to go by force, and then by its user, before its workflow hears of either."""
+    agent_id = await stage.started()
+    await stage.worker_down()
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.stop(agent_id, "user_requested", grace_seconds=300)
+    await stage.worker_up()
+    return agent_id
+
+
+async def test_stop_that_comes_right_after_a_forced_one_weakens_it_not(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await told_at_once(stage)
+    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "operator"
+    assert "warning" not in await stage.kinds(agent_id)
+
+
 async def test_restart_asked_for_beside_a_stop_spoils_no_grace(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
     agent_id = await stage.started()

@@ -53,7 +53,10 @@ _LATER = ("given_up",)
 
 
 class Course(BaseModel):
-    """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet."""
+    """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet.
+
+    `born_at` is when it was registered, and from the begin of its first attempt on when that was.
+    """
 
     model_config = ConfigDict(extra="forbid")
     life: Life

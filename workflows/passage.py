@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
     from workflows.onward import Onward
-    from workflows.options import LOCAL, PLACE_IS_GIVEN_BACK, create_options
+    from workflows.options import LIVES_FROM_ITS_BEGIN, LOCAL, PLACE_IS_GIVEN_BACK, create_options
     from workflows.record import Record, failure_of
 
 
@@ -108,6 +108,9 @@ class Passage:
         moved = await workflow.execute_local_activity(contracts.begin, ask, **LOCAL)
         if not await self._record.arrived(moved, AgentState.STARTING):
             return False
+        first = course.begun == 0 and course.life.attempt == 1
+        if first and course.timings.max_life_seconds and workflow.patched(LIVES_FROM_ITS_BEGIN):
+            course.born_at = workflow.now()
         course.begun = course.life.attempt
         return True
 

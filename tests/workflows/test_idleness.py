@@ -90,3 +90,23 @@ async def test_agent_that_reached_its_greatest_age_is_warned_although_it_is_used
     assert (await stage.agent(agent_id)).state is AgentState.RUNNING
     await stage.forward(20)
     assert (await stage.until(agent_id, AgentState.DRAINING)).reason == "max_life"
+
+
+async def waited_then_ran(set_stage: SetStage) -> tuple[Stage, str]:
+    """An agent that may live for an hour, and stood in line for two before it began."""
+    stage = await set_stage({"max_life_seconds": 3600, "idle_seconds": 36000, "grace_seconds": 0}, capacity=1)
+    holder = await stage.started("bob")
+    agent_id = await stage.queued()
+    await stage.forward(7200)
+    await stage.stop(holder)
+    await stage.until(agent_id, AgentState.RUNNING)
+    return stage, agent_id
+
+
+async def test_time_in_line_is_no_part_of_an_agents_age(set_stage: SetStage) -> None:
+    stage, agent_id = await waited_then_ran(set_stage)
+    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at + interval '3 hours'")
+    await stage.forward(3590)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await stage.forward(20)
+    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "max_life"

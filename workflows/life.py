@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from temporalio import workflow
 
-from activities.contracts import Life
+from activities.contracts import Life, Usage
 from core.domain import stops
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport, StartRequest, StopOrder
@@ -49,7 +49,7 @@ class Move(BaseModel):
     deadline_at: datetime
 
 
-_LATER = ("given_up",)
+_LATER = ("given_up", "usage")
 
 
 class Course(BaseModel):
@@ -75,6 +75,8 @@ class Course(BaseModel):
     held_away: bool = False
     # An operator's word that its runtime need not say gone.
     given_up: bool = False
+    # Of the attempts that are gone.
+    usage: Usage = Usage()
     inbox: Inbox = Inbox()
 
     def tell_to_stop(self, order: StopOrder) -> None:

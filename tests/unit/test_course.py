@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from activities.contracts import Life
+from activities.contracts import Life, Usage
 from core.domain.lifecycle import AgentState
 from core.domain.timings import Timings
 from workflows.life import Course
@@ -26,5 +26,5 @@ def test_life_of_which_there_is_no_news_can_be_read_by_the_release_before() -> N
 
 def test_what_is_said_of_a_life_is_still_known_in_its_next_run() -> None:
     before = course()
-    before.given_up, before.inbox.granted = True, True
+    before.given_up, before.usage, before.inbox.granted = True, Usage(cpu_seconds=2.5), True
     assert Course.model_validate_json(before.model_dump_json()) == before

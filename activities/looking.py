@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import structlog
-from sqlalchemy import select
 from temporalio import activity
 
 from activities import contracts
 from activities.contracts import Life
 from core.db.engine import Db
-from core.db.models import Agent, Channel
-from core.db.repositories import clusters
+from core.db.repositories import clusters, sights
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.templates import cluster_of
@@ -34,24 +32,19 @@ class LookActivities:
 
     @activity.defn(name="look")
     async def look(self, life: Life) -> contracts.Activity:
-        query = (
-            select(Agent.state, Agent.attempt, Agent.last_activity_at, Agent.admitted_at, Channel.ready_at)
-            .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == life.attempt))
-            .where(Agent.agent_id == life.agent_id)
-        )
         async with self._db.single() as session:
-            state, attempt, last_activity_at, admitted_at, ready_at = (await session.execute(query)).one()
-        starting = state == AgentState.STARTING and attempt == life.attempt and ready_at is None
+            sight = await sights.of(session, life.agent_id, life.attempt, datetime.now(UTC))
+        starting = sight.state is AgentState.STARTING and sight.attempt == life.attempt and not sight.ready
         seen = await self._observe(life) if starting else None
         if seen is not None and seen.failure is FailureKind.UNSCHEDULABLE:
             async with self._db.transaction() as session:
                 await clusters.note_refusal(session, cluster_of(self._pools, life.pool), life.pool, datetime.now(UTC))
         return contracts.Activity(
-            last_activity_at=last_activity_at,
-            ready=ready_at is not None or (seen is not None and seen.phase is Phase.READY),
-            admitted=admitted_at is not None,
-            state=AgentState(state),
-            attempt=attempt,
+            last_activity_at=sight.last_activity_at,
+            ready=sight.ready or (seen is not None and seen.phase is Phase.READY),
+            admitted=sight.admitted,
+            state=sight.state,
+            attempt=sight.attempt,
             trouble=seen.detail[:1000] if seen else "",
             failure=seen.failure if seen and seen.phase is Phase.EXITED else None,
         )

@@ -1,7 +1,7 @@
 """Lives as the API and the activities address them: start, stop, keep, report, and who owns what."""
 
 import asyncio
-import hashlib
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -77,13 +77,16 @@ class Lives:
 
     async def start(self, request: StartRequest) -> StartAnswer:
         """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
+        # A call's own, for all its tries. What it gets was decided for it and is no answer of an earlier call: rows and
+        # keys make two calls agree, and a full queue is decided anew, also within one run.
+        update_id = str(uuid.uuid4())
         try:
-            return await _answered(lambda: self._update_with_start(request))
+            return await _answered(lambda: self._update_with_start(request, update_id))
         except WorkflowUpdateFailedError as failed:
             # The run completed before it took the update (a life that ended this moment): the caller asks again.
             raise Unavailable("the previous life was just ending", code="worker_silent") from failed
 
-    async def _update_with_start(self, request: StartRequest) -> StartAnswer:
+    async def _update_with_start(self, request: StartRequest, update_id: str) -> StartAnswer:
         workflow_id = agent_workflow_id(request.user_id, request.project_id)
         operation = WithStartWorkflowOperation(
             AgentWorkflow.run,
@@ -100,7 +103,7 @@ class Lives:
                 AgentWorkflow.start,
                 request,
                 start_workflow_operation=operation,
-                id=_update_id(request),
+                id=update_id,
                 rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
             )
         finally:
@@ -283,13 +286,6 @@ async def _answered(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
                 await asyncio.sleep(_AGAIN_SECONDS)
     except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
         raise Unavailable("no worker has answered yet", code="worker_silent") from silent
-
-
-def _update_id(request: StartRequest) -> str:
-    """The same key is the same update; without a key every call is its own."""
-    if request.key is None:
-        return request.agent_id
-    return hashlib.sha256(f"{request.key}\n{request.body_hash}".encode()).hexdigest()
 
 
 async def _consume(operation: WithStartWorkflowOperation[AgentWorkflow, None]) -> None:

@@ -30,9 +30,9 @@ with workflow.unsafe.imports_passed_through():
         Verdict,
     )
     from core.domain.recovery import FailureKind
-    from workflows.life import AgentInput, Course, KeepAnswer
+    from workflows.life import AgentInput, Course, KeepAnswer, added
     from workflows.onward import ONTO_CURRENT, Onward
-    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, RESET_IS_NOTICED
+    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, REFUSAL_IS_OF_ITS_TEMPLATE, RESET_IS_NOTICED
     from workflows.passage import Passage
     from workflows.record import failure_of, withdraw
     from workflows.removal import UNSEEN, Removal
@@ -177,19 +177,26 @@ class AgentWorkflow:
         await workflow.wait_condition(lambda: self._answer is not None or self._passage is not None)
         async with self._registering:
             passage = self._passage
-            if passage is None:
+            if passage is None and not self._may_be_let_in(request):
                 return self._answer or StartAnswer(outcome=StartOutcome.REJECTED)
-            if passage.course.state in CURRENT:
+            if passage is not None and passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)
             if self._successor is None:
                 self._registered.add(request.agent_id)
-                registered = await self._register(request, predecessor=passage.course.life.agent_id)
+                predecessor = passage.course.life.agent_id if passage is not None else None
+                registered = await self._register(request, predecessor)
                 self._successor = self._course_of(registered)
                 early = self._early_stop
                 if early is not None and early.agent_id == request.agent_id:
                     await self._withdraw_successor(early)
                 return registered.answer or StartAnswer(outcome=StartOutcome.REJECTED)
             return self._answer_of(self._successor, request)
+
+    def _may_be_let_in(self, request: StartRequest) -> bool:
+        """Whether what this run refused leaves open what is asked now; it is the first life of the next run then."""
+        refused = self._start.request
+        same = (request.template, request.pool) == (refused.template, refused.pool)
+        return not same and workflow.patched(REFUSAL_IS_OF_ITS_TEMPLATE)
 
     def _answer_of(self, course: Course, request: StartRequest) -> StartAnswer:
         agent_id = course.life.agent_id
@@ -243,10 +250,13 @@ class AgentWorkflow:
 
     def _tell_to_stop(self, order: StopOrder) -> None:
         if self._passage is not None and order.agent_id in (None, self._passage.course.life.agent_id):
-            self._passage.course.inbox.stop = order
+            self._passage.course.tell_to_stop(order)
         if self._passage is None or order.agent_id != self._passage.course.life.agent_id:
-            # Told before the decision that it speaks of has come back to us: let it be made, then stop.
-            self._early_stop = order
+            # Told before the decision that it speaks of has come back to us: let it be made, then stop. It is of no use
+            # to anybody by then, so nobody is warned.
+            early = self._early_stop
+            same = early is not None and early.agent_id == order.agent_id
+            self._early_stop = added(early, order, usual_grace=0) if same else order
 
     @workflow.signal
     async def abandon(self, order: AbandonOrder | None = None) -> None:

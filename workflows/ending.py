@@ -6,15 +6,14 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from core.domain.lifecycle import FINAL, KEEPABLE, AgentState, EndReason
+    from core.domain import stops
+    from core.domain.lifecycle import FINAL, AgentState
     from core.domain.orders import StopOrder
     from core.domain.recovery import FailureKind
     from core.domain.timings import seconds
     from workflows.life import Drain
     from workflows.options import DEADLINE_IS_TOLD, LOCAL
     from workflows.record import Record
-
-_OWN_STOPS = frozenset({EndReason.USER_REQUESTED, EndReason.USER_LEFT, EndReason.CANCELLED})
 
 
 class Ending:
@@ -31,12 +30,12 @@ class Ending:
 
     async def enter(self, order: StopOrder) -> None:
         course = self.course
-        grace = 0.0 if order.force else self._grace(order)
+        grace = self._grace(order)
         drain = Drain(
             reason=order.reason,
             detail=order.detail,
             deadline_at=workflow.now() + seconds(grace),
-            keepable=grace > 0 and _may_be_kept(order),
+            keepable=grace > 0 and stops.may_be_kept(order),
             force=order.force,
         )
         ask = contracts.Draining(
@@ -61,10 +60,7 @@ class Ending:
         # Nothing to save before the agent was usable, and nothing to come back to.
         if self.course.state not in (AgentState.RUNNING, AgentState.DRAINING):
             return 0
-        if order.grace_seconds is not None:
-            return order.grace_seconds
-        # The user's own stop needs no warning to the user.
-        return 0 if order.reason in _OWN_STOPS else self.course.timings.grace_seconds
+        return stops.grace_of(order, self.course.timings.grace_seconds)
 
     async def drain(self) -> None:
         course, inbox = self.course, self.course.inbox
@@ -96,11 +92,11 @@ class Ending:
 
     async def _hasten(self, drain: Drain, order: StopOrder) -> Drain:
         """Told to stop once more, by whoever: a grace is only ever made shorter, and what one order takes is gone."""
-        sooner = workflow.now() + seconds(0 if order.force else self._grace(order))
+        sooner = workflow.now() + seconds(self._grace(order))
         hastened = drain.model_copy(
             update={
                 "deadline_at": min(drain.deadline_at, sooner),
-                "keepable": drain.keepable and _may_be_kept(order),
+                "keepable": drain.keepable and stops.may_be_kept(order),
                 "force": drain.force or order.force,
             }
         )
@@ -125,8 +121,3 @@ class Ending:
                 self.course.drain = None
         self.keep_asked = False
         return self.course.state is AgentState.DRAINING
-
-
-def _may_be_kept(order: StopOrder) -> bool:
-    # Never because of its grace alone: an administrator's stop with a warning is still not its user's to undo.
-    return order.reason in KEEPABLE

@@ -1,14 +1,17 @@
 """What a life carries from step to step and from run to run."""
 
 from datetime import datetime
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from temporalio import workflow
 
-from activities.contracts import Life
+from activities.contracts import Life, Usage
+from core.domain import stops
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport, StartRequest, StopOrder
 from core.domain.timings import Timings
-from workflows.options import HISTORY_LIMIT
+from workflows.options import HISTORY_LIMIT, STOPS_ADD_UP
 
 
 class Inbox(BaseModel):
@@ -46,8 +49,14 @@ class Move(BaseModel):
     deadline_at: datetime
 
 
+_LATER = ("given_up", "usage")
+
+
 class Course(BaseModel):
-    """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet."""
+    """Where a life stands. `begun` is the attempt whose start is in the row; `restarts` those not forgiven yet.
+
+    `born_at` is when it was registered, and from the begin of its first attempt on when that was.
+    """
 
     model_config = ConfigDict(extra="forbid")
     life: Life
@@ -64,7 +73,26 @@ class Course(BaseModel):
     move: Move | None = None
     # The attempt was made with a machine that it must not be on.
     held_away: bool = False
+    # An operator's word that its runtime need not say gone.
+    given_up: bool = False
+    # Of the attempts that are gone.
+    usage: Usage = Usage()
     inbox: Inbox = Inbox()
+
+    def tell_to_stop(self, order: StopOrder) -> None:
+        """Have the next step that can stop this life; what it was told before and has not taken yet still counts."""
+        self.inbox.stop = added(self.inbox.stop, order, self.timings.grace_seconds)
+
+    @model_serializer(mode="wrap")
+    def _written(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came with a later release is left out while it says nothing: the one before knows no such field."""
+        silent = {name for name in _LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in whole(self).items() if name not in silent}
+
+
+def added(told: StopOrder | None, order: StopOrder, usual_grace: float) -> StopOrder:
+    both = stops.together(told, order, usual_grace)
+    return both if both == order or workflow.patched(STOPS_ADD_UP) else order
 
 
 class AgentInput(BaseModel):

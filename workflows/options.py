@@ -33,6 +33,9 @@ HISTORY_LIMIT = 2000
 FORCE_IS_HEARD = "force is heard while the agent saves"
 DEADLINE_IS_TOLD = "a shortened grace is told"
 RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
+STOPS_ADD_UP = "a stop takes nothing from one that is not taken yet"
+LIVES_FROM_ITS_BEGIN = "the longest life does not count the time in line"
+REFUSAL_IS_OF_ITS_TEMPLATE = "what was refused for one template is decided anew for another"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
     from workflows.onward import Onward
-    from workflows.options import LOCAL, PLACE_IS_GIVEN_BACK, create_options
+    from workflows.options import LIVES_FROM_ITS_BEGIN, LOCAL, PLACE_IS_GIVEN_BACK, create_options
     from workflows.record import Record, failure_of
 
 
@@ -47,6 +47,7 @@ class Passage:
 
     def give_up_on_runtime(self) -> None:
         """Let this life end without its runtime's word."""
+        self.course.given_up = True
         self._record.removal.give_up()
 
     def show(self, reason: str | None = None) -> None:
@@ -107,6 +108,9 @@ class Passage:
         moved = await workflow.execute_local_activity(contracts.begin, ask, **LOCAL)
         if not await self._record.arrived(moved, AgentState.STARTING):
             return False
+        first = course.begun == 0 and course.life.attempt == 1
+        if first and course.timings.max_life_seconds and workflow.patched(LIVES_FROM_ITS_BEGIN):
+            course.born_at = workflow.now()
         course.begun = course.life.attempt
         return True
 
@@ -136,7 +140,7 @@ class Passage:
         course = self.course
         seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
         if seen.state in FINAL:
-            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+            course.tell_to_stop(StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0))
         elif not self._record.overtaken(seen):
             course.state = seen.state
             self.show("workflow_reset")
@@ -213,19 +217,19 @@ class Passage:
         """Pull the last activity; order a stop when there was none for too long, else say when to look again."""
         course, now = self.course, workflow.now()
         if course.timings.max_life_seconds and now - course.born_at >= seconds(course.timings.max_life_seconds):
-            course.inbox.stop = StopOrder(reason=EndReason.MAX_LIFE)
+            course.tell_to_stop(StopOrder(reason=EndReason.MAX_LIFE))
             return timedelta(0)
         seen = await workflow.execute_local_activity(contracts.look, course.life, **LOCAL)
         if self._record.overtaken(seen):
             return timedelta(0)
         if seen.state in FINAL:
             # The row was ended without us: nothing is left to do but to clear up.
-            course.inbox.stop = StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
+            course.tell_to_stop(StopOrder(reason=EndReason.WORKFLOW_GONE, grace_seconds=0))
             return timedelta(0)
         left: timedelta = seen.last_activity_at + seconds(course.timings.idle_seconds) - now
         if left > timedelta(0):
             return left
-        course.inbox.stop = StopOrder(reason=EndReason.INACTIVITY)
+        course.tell_to_stop(StopOrder(reason=EndReason.INACTIVITY))
         return timedelta(0)
 
     # ---- failing ----------------------------------------------------------------------------------------------------

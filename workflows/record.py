@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from activities import contracts
-    from activities.contracts import Ended, Final, Life, Moved, Successor
+    from activities.contracts import Ended, Final, Life, Moved, Successor, Usage
     from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind
@@ -19,7 +19,7 @@ class Record:
 
     def __init__(self, course: Course) -> None:
         self.course = course
-        self.removal = Removal()
+        self.removal = Removal(given_up=course.given_up)
         # Who stood in line behind this life when its row was ended.
         self.successor: Successor | None = None
 
@@ -52,15 +52,17 @@ class Record:
         self.show("workflow_reset")
         return True
 
-    async def remove(self, reason: str, *, within_seconds: float) -> contracts.Usage:
+    async def remove(self, reason: str, *, within_seconds: float) -> None:
         """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
-        return await self.removal.carry_out(self.course.life, reason, within_seconds, self.course.inbox.forced)
+        course = self.course
+        used = await self.removal.carry_out(course.life, reason, within_seconds, course.inbox.forced)
+        course.usage = _with(course.usage, used)
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
-        ended = await withdraw(self.course.life, order)
+        ended = await withdraw(self.course.life, order, self.course.usage)
         if self.overtaken(ended):
-            self.course.inbox.stop = order
+            self.course.tell_to_stop(order)
             return
         self.course.state, self.successor = ended.state, ended.successor
         self.show(order.reason)
@@ -69,9 +71,9 @@ class Record:
         """Remove everything, then write the end: the slot is given back only when the runtime said gone."""
         course = self.course
         while True:
-            usage = await self.remove(reason, within_seconds=within_seconds)
+            await self.remove(reason, within_seconds=within_seconds)
             told = "; ".join(part for part in (detail, UNSEEN if self.removal.unseen else "") if part)
-            ending = Final(life=course.life, state=state, reason=reason, detail=told, usage=usage)
+            ending = Final(life=course.life, state=state, reason=reason, detail=told, usage=course.usage)
             moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
             # An end is an end, also of an attempt that we learn of only now.
             if not self.overtaken(moved):
@@ -98,7 +100,17 @@ def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:
     return FailureReport(agent_id=life.agent_id, attempt=life.attempt, kind=kind, detail=detail[:1000])
 
 
-async def withdraw(life: Life, order: StopOrder) -> Ended:
-    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet."""
-    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail)
+async def withdraw(life: Life, order: StopOrder, used: Usage | None = None) -> Ended:
+    """End a life that waits; one that was granted a slot this very moment is ended too, nothing was made for it yet.
+
+    `used`: by attempts it had before it came into the line.
+    """
+    ending = Final(life=life, state=AgentState.CANCELLED, reason=order.reason, detail=order.detail, usage=used)
     return await workflow.execute_local_activity(contracts.withdraw, ending, **LOCAL)
+
+
+def _with(used: Usage, more: Usage) -> Usage:
+    """What attempts used that came one after the other; what nobody measured stays unknown."""
+    spent = [each.cpu_seconds for each in (used, more) if each.cpu_seconds is not None]
+    peaks = [each.peak_memory_bytes for each in (used, more) if each.peak_memory_bytes is not None]
+    return Usage(cpu_seconds=sum(spent) if spent else None, peak_memory_bytes=max(peaks, default=None))

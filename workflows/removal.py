@@ -21,9 +21,9 @@ _LAST_CHANCE = timedelta(seconds=5)
 class Removal:
     """One at a time, tried until it succeeds. `unseen`: the last one ended because an operator gave up on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, given_up: bool = False) -> None:
         self.unseen = False
-        self._given_up = False
+        self._given_up = given_up
         self._leaving: workflow.ActivityHandle[Usage] | None = None
         self._chance: asyncio.Task[None] | None = None
 

@@ -48,6 +48,7 @@ class StartReply:
 @dataclass(frozen=True)
 class _Flight:
     key: str | None
+    template: str
     task: asyncio.Task[StartAnswer]
 
 
@@ -118,19 +119,27 @@ class Starter:
             return await self._settle(session, decided or outcome, by)
 
     async def _order(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
-        """The workflow's answer; to a call that joined another's order, the agent is there already."""
+        """The workflow's answer; to a call that joined another's order, the agent is there already.
+
+        A refusal of another template says nothing of this one's: then it is ordered again. Each time round, an order of
+        somebody else's has been answered.
+        """
         place = (request.user_id, request.project_id)
-        flight = self._flights.get(place)
-        joined = flight is not None and (flight.key is None or flight.key != request.key)
-        if flight is None:
-            flight = _Flight(request.key, asyncio.create_task(self._carry_out(request, found)))
-            flight.task.add_done_callback(lambda task: self._landed(place, task))
-            self._flights[place] = flight
-        # Shielded: a caller who hangs up takes neither the order nor the others' answer with him.
-        answer = await asyncio.shield(flight.task)
-        if joined and answer.outcome is StartOutcome.CREATED:
-            return answer.model_copy(update={"outcome": StartOutcome.EXISTING})
-        return answer
+        while True:
+            flight = self._flights.get(place)
+            joined = flight is not None and (flight.key is None or flight.key != request.key)
+            if flight is None:
+                task = asyncio.create_task(self._carry_out(request, found))
+                flight = _Flight(request.key, request.template, task)
+                flight.task.add_done_callback(lambda task: self._landed(place, task))
+                self._flights[place] = flight
+            # Shielded: a caller who hangs up takes neither the order nor the others' answer with him.
+            answer = await asyncio.shield(flight.task)
+            if answer.outcome is StartOutcome.REJECTED and flight.template != request.template:
+                continue
+            if joined and answer.outcome is StartOutcome.CREATED:
+                return answer.model_copy(update={"outcome": StartOutcome.EXISTING})
+            return answer
 
     def _landed(self, place: tuple[str, str], task: asyncio.Task[StartAnswer]) -> None:
         self._flights.pop(place, None)

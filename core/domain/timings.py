@@ -24,7 +24,7 @@ class Timings(BaseModel):
     pressure_seconds: float = Field(60, gt=0)
     grant_tick_seconds: float = Field(30, gt=0, description="a waiting pool looks again without being told")
     snapshot_seconds: float = Field(5, gt=0, description="a cluster's capacity is measured again")
-    max_life_seconds: float = Field(0, ge=0, description="0 = no limit")
+    max_life_seconds: float = Field(0, ge=0, description="from the first start on; 0 = no limit")
 
 
 def seconds(value: float) -> timedelta:

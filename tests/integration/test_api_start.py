@@ -9,10 +9,12 @@ import pytest
 from core.db.repositories import agents, idempotency
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome, StopOrder
+from core.domain.templates import Template
 from core.domain.tiers import Tier
 from core.errors import Unavailable
 from core.settings import Queue
 from tests.fixtures.api import Api, replica
+from tests.fixtures.stage import until
 
 
 async def test_first_start_creates_and_the_next_returns_the_same_agent(api: Api) -> None:
@@ -234,6 +236,34 @@ async def test_caller_who_hangs_up_leaves_the_start_to_the_others(api: Api) -> N
     api.lives.gate.set()
     assert (await stayer).status_code == 200
     assert api.lives.orders["start"] == 1
+
+
+async def test_refusal_of_one_template_is_no_answer_to_who_asks_for_another_meanwhile(api: Api) -> None:
+    settings = api.settings.model_copy(update={"templates": {"huge": Template(), "vast": Template()}})
+    await api.lives.look(100, too_large={"huge": "no machine is so large", "vast": "no machine is so large"})
+    async with replica(api.db, settings, api.lives) as one:
+        api.lives.gate.clear()
+        huge = asyncio.create_task(one.start(key="a", json={"template": "huge"}))
+        await api.lives.entered.wait()
+        others = [
+            asyncio.create_task(one.start(key=key, json={"template": template} if template else None))
+            for key, template in (("b", "vast"), ("c", "huge"), ("d", None))
+        ]
+        await until(lambda: claimed(api, 4), "all keys to be claimed")
+        api.lives.gate.set()
+        answers = [(answer.status_code, answer.json()) for answer in await asyncio.gather(huge, *others)]
+        codes = [code for code, _ in answers]
+        # Whichever of the two that are left goes first, the small one gets an agent, and the large one none of its own.
+        assert codes[0] == codes[2] == 403
+        assert answers[3][1]["agent"]["template"] == "default"
+        assert codes[1] in (200, 403)
+        again = [await one.start(key=key, json={"template": "huge"}) for key in "ac"]
+        again.append(await one.start(key="d"))
+        assert [(answer.status_code, answer.json()) for answer in again] == [answers[n] for n in (0, 2, 3)]
+
+
+async def claimed(api: Api, keys: int) -> bool:
+    return bool(await api.sql(f"SELECT 1 FROM idempotency HAVING count(*) = {keys}"))  # noqa: S608  our own number
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ What runs while this is rolled out would stop at such a place, and stay there un
   1. Keep the old way beside the new one. Give the change a name among the others in workflows/options.py, and ask for
      it where the ways part: `if workflow.patched(NAME): the new way`, `else: the old one`. A run that passed the place
      before goes the old way, every other the new.
-  2. Record the new way as a history of its own: a flow in tests/replay/flows.py, then
+  2. Record the new way as a history of its own: a flow in tests/replay/later_flows.py, then
      .venv/bin/python -m tests.replay.record -k name_of_the_flow
   3. Do not edit, delete or record anew a history that is there: it stands for lives that run.
 tests/replay/README.md tells more."""

@@ -355,7 +355,8 @@ async def test_maintained(stage: Stage) -> None:
         # As one that was reset by hand: the server does not hold it back.
         ask = MaintenanceOrder(node="node-1", warn_at=datetime.now(UTC) + timedelta(seconds=after))
         await stage.client.execute_workflow(Maintenance.run, ask, id=name, task_queue=CONTROL_QUEUE)
-        await keep(stage, name, workflow_id=name)
+    await keep(stage, "maintained", workflow_id="maintained")
+    await keep(stage, "maintained_in_time", workflow_id="maintained_in_time")
 
 
 async def test_reaped(stage: Stage) -> None:

@@ -13,5 +13,5 @@ if __name__ == "__main__":
     if "--anew" in arguments:
         arguments.remove("--anew")
         os.environ[ANEW] = "yes"
-    flows = Path(__file__).with_name("flows.py")
-    sys.exit(pytest.main([str(flows), "-o", "python_files=flows.py", *arguments]))
+    flows = sorted(str(path) for path in Path(__file__).parent.glob("*flows.py"))
+    sys.exit(pytest.main([*flows, "-o", "python_files=*flows.py", *arguments]))

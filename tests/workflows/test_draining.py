@@ -10,7 +10,6 @@ from core.db.repositories.commands import Asked
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
-from core.domain.timings import Timings
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 
@@ -27,46 +26,6 @@ async def draining(stage: Stage, reason: str = "inactivity", **fields: float) ->
 
 async def kept(stage: Stage, agent_id: str) -> bool:
     return await asyncio.wait_for(stage.lives.keep(await stage.agent(agent_id)), 10)
-
-
-async def test_idle_agent_is_warned_after_half_an_hour_and_goes_two_minutes_later(set_stage: SetStage) -> None:
-    stage = await set_stage(Timings())
-    agent_id = await stage.started()
-    await stage.forward(1790)
-    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
-    await stage.forward(20)
-    warned = await stage.until(agent_id, AgentState.DRAINING)
-    assert (warned.reason, warned.keepable) == ("inactivity", True)
-    assert warned.ready_at is not None
-    assert warned.deadline_at is not None
-    until_the_end = warned.deadline_at - warned.ready_at
-    assert timedelta(seconds=1915) < until_the_end < timedelta(seconds=1945)
-    warning = next(event for event in await stage.events(agent_id) if event.kind == "agent.warning")
-    assert datetime.fromisoformat(warning.detail["deadlineAt"]) == warned.deadline_at
-    await stage.forward(130)
-    await stage.until(agent_id, AgentState.TERMINATED)
-    assert (await stage.kinds(agent_id))[-4:] == ["ready", "warning", "draining", "terminated"]
-    await stage.nothing_left()
-
-
-async def test_use_of_an_agent_puts_its_idle_stop_off(set_stage: SetStage) -> None:
-    stage = await set_stage(Timings())
-    agent_id = await stage.started()
-    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at + interval '20 minutes'")
-    await stage.forward(45 * 60)
-    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
-    await stage.forward(6 * 60)
-    await stage.until(agent_id, AgentState.DRAINING)
-
-
-async def test_agent_that_reached_its_greatest_age_is_warned_although_it_is_used(set_stage: SetStage) -> None:
-    stage = await set_stage(Timings(max_life_seconds=3600))
-    agent_id = await stage.started()
-    await stage.sql("UPDATE agents SET last_activity_at = last_activity_at + interval '2 hours'")
-    await stage.forward(3590)
-    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
-    await stage.forward(20)
-    assert (await stage.until(agent_id, AgentState.DRAINING)).reason == "max_life"
 
 
 async def test_agent_kept_within_its_grace_runs_on(set_stage: SetStage) -> None:
@@ -222,6 +181,23 @@ async def test_stop_during_a_restart_is_not_lost(stage: Stage) -> None:
     await stage.until(agent_id, AgentState.TERMINATED)
     assert "ready" not in (await stage.kinds(agent_id))[5:]
     await stage.nothing_left()
+
+
+async def told_at_once(stage: Stage) -> str:
+    """Id of an agent that is told to go by force, and then by its user, before its workflow hears of either."""
+    agent_id = await stage.started()
+    await stage.worker_down()
+    await stage.stop(agent_id, "operator", force=True)
+    await stage.stop(agent_id, "user_requested", grace_seconds=300)
+    await stage.worker_up()
+    return agent_id
+
+
+async def test_stop_that_comes_right_after_a_forced_one_weakens_it_not(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await told_at_once(stage)
+    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "operator"
+    assert "warning" not in await stage.kinds(agent_id)
 
 
 async def test_restart_asked_for_beside_a_stop_spoils_no_grace(set_stage: SetStage) -> None:

@@ -94,6 +94,19 @@ async def test_operator_gives_up_on_a_removal_that_is_tried_in_vain(set_stage: S
     assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "user_requested"
 
 
+async def test_order_to_give_up_is_not_forgotten_by_a_life_that_goes_on_in_a_new_run(stage: Stage) -> None:
+    agent_id = await stage.started()
+    run_id = (await stage.workflow().describe()).run_id
+    Deaf(stage)
+    await stage.worker_down()
+    await stage.workflow().signal("hand_on")
+    await abandon(stage, agent_id)
+    await stage.worker_up()
+    await stage.until(agent_id, AgentState.TERMINATED)
+    assert (await stage.events(agent_id))[-1].detail["detail"].endswith(UNSEEN)
+    assert (await stage.workflow().describe()).run_id != run_id
+
+
 async def test_what_the_runtime_does_let_go_of_is_not_called_given_up(stage: Stage) -> None:
     agent_id = await stage.started()
     await abandon(stage, agent_id)

@@ -15,7 +15,7 @@ from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
 from core.errors import RuntimeRetryable
-from core.runtime.base import AgentSpec, Created, Observation, Phase
+from core.runtime.base import AgentSpec, Created, Observation, Phase, Usage
 from tests.fixtures.stage import SetStage, Stage, until
 
 
@@ -215,3 +215,25 @@ async def test_quota_of_the_cluster_is_the_reason_when_it_kept_an_agent_from_bei
     failed = await stage.until(agent_id, AgentState.FAILED)
     assert failed.reason == FailureKind.QUOTA_EXCEEDED
     assert {reason for reason, _ in await restarts(stage, agent_id)} == {FailureKind.QUOTA_EXCEEDED}
+
+
+async def test_what_every_attempt_used_is_told_at_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = stage.runtime.delete
+    used = {1: Usage(cpu_seconds=40, peak_memory_bytes=900), 2: Usage(), 3: Usage(cpu_seconds=2, peak_memory_bytes=500)}
+
+    async def measured(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        await delete(agent_id, attempt, grace_seconds)
+        return used[attempt]
+
+    monkeypatch.setattr(stage.runtime, "delete", measured)
+    agent_id = await stage.started()
+    for _ in range(2):
+        await stage.fail(agent_id)
+        await stage.until(agent_id, AgentState.RESTARTING)
+        await stage.until(agent_id, AgentState.RUNNING)
+    # Known to its next run, too.
+    await stage.workflow().signal("hand_on")
+    await stage.stop(agent_id)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    told = (await stage.events(agent_id))[-1].detail["usage"]
+    assert (told["cpuSeconds"], told["peakMemoryBytes"]) == (42, 900)

@@ -1,10 +1,13 @@
 """A restart for which there is no room any more: it waits for one, before everybody who never had one."""
 
+import pytest
+
 from activities.contracts import Rejoined
 from activities.lives import life_of
 from activities.pools import PoolActivities
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
+from core.runtime.base import Usage
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_queue import position
 
@@ -54,12 +57,23 @@ async def test_restart_without_room_waits_before_all_others_and_goes_on_when_the
     await stage.nothing_left()
 
 
-async def test_restart_that_waits_can_be_taken_back_and_what_it_used_is_counted(set_stage: SetStage) -> None:
+async def test_restart_that_waits_can_be_taken_back_and_what_it_used_is_counted(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = await set_stage(BRIEF, capacity=None)
+    delete = stage.runtime.delete
+
+    async def measured(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        await delete(agent_id, attempt, grace_seconds)
+        return Usage(cpu_seconds=40)
+
+    monkeypatch.setattr(stage.runtime, "delete", measured)
     ann, bob, cat = await crowded_out(stage)
     await stage.stop(ann)
     await stage.until(ann, AgentState.CANCELLED)
-    assert (await stage.events(ann))[-1].detail["usage"]["seconds"] > 0
+    told = (await stage.events(ann))[-1].detail["usage"]
+    assert told["seconds"] > 0
+    assert told["cpuSeconds"] == 40
     await stage.stop(bob)
     await stage.stop(cat)
     await stage.nothing_left()

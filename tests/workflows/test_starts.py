@@ -1,13 +1,19 @@
 """Starts in a pool that lets only some be under way at once: the others wait in line, and nobody is refused."""
 
+import asyncio
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from temporalio.service import RPCError
+
+from core.db.repositories import locks
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartOutcome
+from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.recovery import FailureKind
-from core.domain.templates import Pool, Simulation, Template
+from core.domain.templates import Pool, Resources, Simulation, Template
 from core.domain.timings import Timings
-from tests.fixtures.stage import SetStage, Stage
+from tests.fixtures.stage import SetStage, Stage, until
 
 # Nothing happens in time by itself: a pool that is not told never looks again, a start never ends before the test.
 NEVER = Timings(
@@ -79,3 +85,40 @@ async def test_machines_of_a_cluster_start_only_so_many_each_whichever_pool_asks
     first, second = await begun(stage, "ann"), await waits(stage, "bob", "too_many_starting")
     await usable(stage, first)
     await stage.until(second, AgentState.STARTING)
+
+
+HUGE = {"huge": Template(resources=Resources(cpu=100_000, cpu_limit=100_000))}
+
+
+async def refused_beside_another(stage: Stage) -> StartAnswer:
+    """What a start is told that reached the same run as one for what no machine can hold, which came first."""
+    await stage.member("ann", "shop")
+
+    async def reached(starts: int) -> bool:
+        with suppress(RPCError):
+            events = (await stage.workflow().fetch_history()).events
+            taken = [e for e in events if e.HasField("workflow_execution_update_accepted_event_attributes")]
+            return len(taken) == starts
+        return False
+
+    async with stage.db.transaction() as session:
+        # Nothing is decided about a user's start while we hold this.
+        await locks.user(session, "ann")
+        starts = []
+        for template in ("huge", "default"):
+            starts.append(asyncio.create_task(stage.insist(stage.request(template=template))))
+            await until(partial(reached, len(starts)), "its run to have taken the start")
+    # The other may have been told `pending` meanwhile, and have asked again when there was an agent.
+    _, second = await asyncio.gather(*starts)
+    return second
+
+
+async def test_what_is_refused_for_one_template_is_decided_anew_for_another(set_stage: SetStage) -> None:
+    stage = await set_stage(templates=HUGE)
+    started = await refused_beside_another(stage)
+    refused = await stage.sql("SELECT reason FROM events WHERE kind = 'agent.rejected'")
+    assert refused == [{"reason": "never_satisfiable"}]
+    assert started.outcome is StartOutcome.CREATED
+    await stage.until(started.agent_id or "", AgentState.RUNNING)
+    await stage.stop(started.agent_id or "")
+    await stage.nothing_left()

@@ -5,11 +5,11 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import Exists, Row, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Command
+from core.db.models import Agent, Command
 from core.db.notify import Wake, notify, result_key
 from core.domain.wire import CommandFault
 from core.errors import Busy, KeyReused
@@ -28,6 +28,8 @@ class CommandState(StrEnum):
 
 
 OPEN = (CommandState.PENDING, CommandState.SENT)
+# Ended by the agent's word or its user's, not by the clock.
+ANSWERED = (CommandState.DONE, CommandState.FAILED, CommandState.CANCELLED)
 
 
 class CommandView(BaseModel):
@@ -277,6 +279,21 @@ async def abandon(session: AsyncSession, agent_id: str, attempt: int | None, at:
     )
     for command_id in (await session.execute(statement.returning(Command.command_id))).scalars():
         await notify(session, Wake.RESULTS, result_key(agent_id, command_id))
+
+
+def runs(at: datetime) -> Exists:
+    """Of a query's agent: whether a command of its attempt is under way, and may still be."""
+    return (
+        select(Command.command_id)
+        .where(
+            Command.agent_id == Agent.agent_id,
+            Command.attempt == Agent.attempt,
+            Command.kind == EXECUTE,
+            Command.state.in_(OPEN),
+            Command.deadline_at > at,
+        )
+        .exists()
+    )
 
 
 def _view(row: Row[Any] | Command) -> CommandView:

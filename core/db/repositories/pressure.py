@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Channel, Cluster, Command
-from core.db.repositories import channels
+from core.db.models import Agent, Channel, Cluster
+from core.db.repositories import channels, commands
 from core.db.repositories.clusters import STALE_AFTER
 from core.domain.lifecycle import LIVING, AgentState
 from core.domain.pressure import EvictReason, Resident
@@ -44,18 +44,8 @@ async def residents(
     session: AsyncSession, cluster: str, at: datetime, assumed: Mapping[str, int], otherwise: int
 ) -> list[Resident]:
     """Who holds memory of a cluster. Of an agent that does not report it, what its template asks for is `assumed`."""
-    runs_task = (
-        select(Command.command_id)
-        .where(
-            Command.agent_id == Agent.agent_id,
-            Command.attempt == Agent.attempt,
-            Command.kind == "execute",
-            Command.state.in_(["pending", "sent"]),
-        )
-        .exists()
-    )
     query = (
-        select(Agent, Channel.health, Channel.last_seen_at, runs_task)
+        select(Agent, Channel.health, Channel.last_seen_at, commands.runs(at))
         .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
         .where(Agent.cluster == cluster, Agent.state.in_([AgentState.RUNNING.value, AgentState.DRAINING.value]))
     )

@@ -1,0 +1,30 @@
+"""Flows of what came to lives later, whose histories are checked in as those of `flows.py` are."""
+
+from tests.fixtures.stage import SetStage
+from tests.replay.keeping import keep
+from tests.workflows.test_draining import LONG, told_at_once
+from tests.workflows.test_idleness import waited_then_ran
+from tests.workflows.test_starts import HUGE, refused_beside_another
+
+
+async def test_told_twice_at_once(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    await told_at_once(stage)
+    await stage.until_closed()
+    await keep(stage, "told_twice_at_once")
+
+
+async def test_waited_then_lived_its_longest(set_stage: SetStage) -> None:
+    stage, _ = await waited_then_ran(set_stage)
+    await stage.forward(3601)
+    await stage.until_closed()
+    await keep(stage, "waited_then_lived_its_longest")
+
+
+async def test_refused_beside_another(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG, templates=HUGE)
+    started = await refused_beside_another(stage)
+    first = (await stage.workflow().describe()).raw_description.workflow_execution_info.first_run_id
+    await stage.stop(started.agent_id or "")
+    await stage.until_closed()
+    await keep(stage, "refused_beside_another", run_id=first)

@@ -1,8 +1,11 @@
 """Flows of what came to lives later, whose histories are checked in as those of `flows.py` are."""
 
-from tests.fixtures.stage import SetStage
+from core.domain.lifecycle import AgentState
+from core.domain.orders import AbandonOrder
+from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
 from tests.workflows.test_draining import LONG, told_at_once
+from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import waited_then_ran
 from tests.workflows.test_starts import HUGE, refused_beside_another
 
@@ -28,3 +31,14 @@ async def test_refused_beside_another(set_stage: SetStage) -> None:
     await stage.stop(started.agent_id or "")
     await stage.until_closed()
     await keep(stage, "refused_beside_another", run_id=first)
+
+
+async def test_given_up_by_an_operator(stage: Stage) -> None:
+    """Its history is of before an operator's word left the runtime a last chance."""
+    agent_id = await stage.started()
+    deaf = Deaf(stage)
+    await stage.stop(agent_id)
+    await deaf.was_asked()
+    await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(detail="it burnt"), stage.settings.timings)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    await keep(stage, "given_up_by_an_operator")

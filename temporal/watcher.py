@@ -11,7 +11,6 @@ from temporalio.service import RPCError
 from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.repositories import agents, upkeep
-from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport
 from core.domain.recovery import FailureKind
@@ -61,12 +60,8 @@ class Watcher:
         changes = self._runtime.watch()
         upcoming = asyncio.create_task(_next(changes))  # there are streams that begin when they are asked
         try:
-            # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
-            async with self._db.transaction() as session:
-                rows = await upkeep.living(session)
-            present = await self._runtime.list()
             async with Deliveries() as deliveries:
-                await self._compare(rows, present, deliveries)
+                await self._compare(deliveries)
                 seen = await upcoming
                 while seen is not None:
                     await deliveries.put(seen.agent_id, partial(self._tell, seen))
@@ -75,8 +70,15 @@ class Watcher:
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
 
-    async def _compare(self, rows: list[LivingRow], present: list[Observation], deliveries: Deliveries) -> None:
-        """Tell of everything that is there and not known to be well, and of everything that should be and is not."""
+    async def _compare(self, deliveries: Deliveries) -> None:
+        """Tell of everything that is there and not known to be well, and of everything that should be and is not.
+
+        What was read for it, of thousands of agents, goes with the call and not with the watch after it.
+        """
+        # Rows first: what comes up while we look is then missing among the rows, and not among what exists.
+        async with self._db.transaction() as session:
+            rows = await upkeep.living(session)
+        present = await self._runtime.list()
         mine = [row for row in rows if row.runtime == self._name and row.state is AgentState.RUNNING]
         running = {(row.agent_id, row.attempt) for row in mine}
         for seen in present:

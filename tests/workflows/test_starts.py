@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from sqlalchemy import text
 from temporalio.service import RPCError
 
 from core.db.repositories import locks
@@ -94,20 +95,23 @@ async def refused_beside_another(stage: Stage) -> StartAnswer:
     """What a start is told that reached the same run as one for what no machine can hold, which came first."""
     await stage.member("ann", "shop")
 
-    async def reached(starts: int) -> bool:
+    async def reached(template: str) -> bool:
         with suppress(RPCError):
-            events = (await stage.workflow().fetch_history()).events
-            taken = [e for e in events if e.HasField("workflow_execution_update_accepted_event_attributes")]
-            return len(taken) == starts
+            for event in (await stage.workflow().fetch_history()).events:
+                if event.HasField("workflow_execution_update_accepted_event_attributes"):
+                    accepted = event.workflow_execution_update_accepted_event_attributes.accepted_request
+                    if any(f'"template":"{template}"'.encode() in each.data for each in accepted.input.args.payloads):
+                        return True
         return False
 
     async with stage.db.transaction() as session:
-        # Nothing is decided about a user's start while we hold this.
+        # Nothing is decided about a user's start while we hold this, which may be longer than Berth itself ever may.
+        await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         await locks.user(session, "ann")
         starts = []
         for template in ("huge", "default"):
             starts.append(asyncio.create_task(stage.insist(stage.request(template=template))))
-            await until(partial(reached, len(starts)), "its run to have taken the start")
+            await until(partial(reached, template), "its run to have taken the start")
     # The other may have been told `pending` meanwhile, and have asked again when there was an agent.
     _, second = await asyncio.gather(*starts)
     return second

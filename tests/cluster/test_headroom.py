@@ -15,7 +15,8 @@ from tests.fixtures.cluster import Kubectl, played_node
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.stack import eventually
 
-pytestmark = pytest.mark.needs("cluster")
+# Whoever needs KWOK first builds it.
+pytestmark = [pytest.mark.needs("cluster"), pytest.mark.timeout(600)]
 
 MANIFEST = ROOT / "k8s/manifests/components/headroom/headroom.yaml"
 THERE = {"node_selector": {"room": "two"}, "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]}

@@ -14,10 +14,6 @@ def runtime_queue(pool: str) -> str:
     return f"runtime/{pool}"
 
 
-# A step that a dying worker took is another's after this long (Temporal's own: 10 s). A step takes milliseconds; one
-# that waits for the database keeps its worker by saying so.
-TASK_TIMEOUT = timedelta(seconds=4)
-
 AGENT_ID = SearchAttributeKey.for_keyword("AgentId")
 AGENT_STATE = SearchAttributeKey.for_keyword("AgentState")
 AGENT_USER = SearchAttributeKey.for_keyword("AgentUser")
@@ -49,7 +45,7 @@ LOCAL: dict[str, Any] = {
 
 # A try that a dying worker took is noticed after this long; activities beat every 2 s, and the SDK hands on a beat when
 # four fifths of this are over.
-_BEAT = timedelta(seconds=5)
+_BEAT = timedelta(seconds=6)
 
 
 def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:

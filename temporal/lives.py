@@ -1,7 +1,7 @@
 """Lives as the API and the activities address them: start, stop, keep, report, and who owns what."""
 
 import asyncio
-import uuid
+import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -77,16 +77,13 @@ class Lives:
 
     async def start(self, request: StartRequest) -> StartAnswer:
         """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
-        # A call's own, for all its tries. What it gets was decided for it and is no answer of an earlier call: rows and
-        # keys make two calls agree, and a full queue is decided anew, also within one run.
-        update_id = str(uuid.uuid4())
         try:
-            return await _answered(lambda: self._update_with_start(request, update_id))
+            return await _answered(lambda: self._update_with_start(request))
         except WorkflowUpdateFailedError as failed:
             # The run completed before it took the update (a life that ended this moment): the caller asks again.
             raise Unavailable("the previous life was just ending", code="worker_silent") from failed
 
-    async def _update_with_start(self, request: StartRequest, update_id: str) -> StartAnswer:
+    async def _update_with_start(self, request: StartRequest) -> StartAnswer:
         workflow_id = agent_workflow_id(request.user_id, request.project_id)
         operation = WithStartWorkflowOperation(
             AgentWorkflow.run,
@@ -102,7 +99,7 @@ class Lives:
                 AgentWorkflow.start,
                 request,
                 start_workflow_operation=operation,
-                id=update_id,
+                id=_update_id(request),
                 rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
             )
         finally:
@@ -283,6 +280,13 @@ async def _answered(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
                 await asyncio.sleep(_AGAIN_SECONDS)
     except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as silent:
         raise Unavailable("no worker has answered yet", code="worker_silent") from silent
+
+
+def _update_id(request: StartRequest) -> str:
+    """The same key is the same update; without a key every call is its own."""
+    if request.key is None:
+        return request.agent_id
+    return hashlib.sha256(f"{request.key}\n{request.body_hash}".encode()).hexdigest()
 
 
 async def _consume(operation: WithStartWorkflowOperation[AgentWorkflow, None]) -> None:

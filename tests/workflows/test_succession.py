@@ -11,7 +11,6 @@ from activities.contracts import Registered, Registration
 from activities.lives import LifeActivities
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome, StopOrder
-from core.settings import Queue
 from tests.fixtures.stage import SetStage, Stage, until
 from workflows.options import AGENT_ID
 
@@ -204,24 +203,6 @@ async def test_cancelled_workflow_ends_the_successor_too(set_stage: SetStage) ->
     await stage.until(first, AgentState.TERMINATED)
     await stage.until_closed()
     await stage.nothing_left()
-
-
-async def test_full_queue_is_no_answer_to_the_same_call_once_there_is_room(set_stage: SetStage) -> None:
-    stage = await set_stage({**LONG, "grant_tick_seconds": 600}, capacity=1, queue=Queue(max=1))
-    first = await stage.started()
-    bob = await stage.queued("bob", "bar")
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
-    request = stage.request(key="k")
-    full = await stage.insist(request)
-    assert (full.outcome, full.reason) == (StartOutcome.REJECTED, "queue_full")
-    await stage.stop(bob)
-    await stage.until(bob, AgentState.CANCELLED)
-    again = await stage.insist(request)
-    assert (again.outcome, again.agent_id) == (StartOutcome.QUEUED, request.agent_id)
-    assert await stage.insist(request) == again, "what was decided stands"
-    await stage.stop(first)
-    await stage.until(request.agent_id, AgentState.RUNNING)
 
 
 async def test_user_whose_only_excess_is_ending_waits_rather_than_being_refused(set_stage: SetStage) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
-from temporalio.service import RPCError
 
+from activities.hearing import heard
 from activities.messages import DueStart, Nothing, ScheduledRef, Tried
 from activities.ports import Signals
 from core.db.engine import Db
@@ -74,10 +74,8 @@ class SchedulingActivities:
 
         async def begin(each: ScheduledView) -> None:
             async with gate:
-                try:
-                    await self._signals.scheduled.begin(each)
-                except RPCError as refused:
-                    log.warning("schedule.refused", of=each.scheduled_start_id, status=refused.status.name)
+                run = self._signals.scheduled.begin(each)
+                await heard(run, "begin", scheduled_start_id=each.scheduled_start_id)
 
         await asyncio.gather(*(begin(each) for each in found))
 

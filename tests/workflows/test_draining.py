@@ -1,12 +1,10 @@
 """Stopping with and without grace, and taking the warning back."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from core.db.repositories import commands
-from core.db.repositories.commands import Asked
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
@@ -216,17 +214,7 @@ async def test_restart_asked_for_beside_a_stop_spoils_no_grace(set_stage: SetSta
 async def test_command_that_a_user_named_like_our_order_puts_off_no_shutdown(stage: Stage) -> None:
     agent_id = await stage.started()
     await stage.sql("UPDATE channels SET connected_at = now() WHERE agent_id = :agent", agent=agent_id)
-    now = datetime.now(UTC)
-    asked = Asked(
-        agent_id=agent_id,
-        attempt=1,
-        command_id="shutdown-1",
-        name="state",
-        parameters={},
-        deadline_at=now + timedelta(hours=1),
-    )
-    async with stage.db.transaction() as session:
-        await commands.submit(session, asked, now)
+    await stage.command(agent_id, "state", "shutdown-1")
     await stage.stop(agent_id)
     await stage.until(agent_id, AgentState.TERMINATED)
     (ordered,) = await stage.sql("SELECT command_id FROM commands WHERE kind = 'graceful_shutdown'")

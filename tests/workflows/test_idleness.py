@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 from core.db.repositories import commands
-from core.db.repositories.commands import Asked
 from core.domain.lifecycle import AgentState
 from core.domain.timings import Timings
 from tests.fixtures.stage import SetStage, Stage, until
@@ -47,17 +46,8 @@ async def looks(stage: Stage) -> int:
 
 async def test_task_that_takes_longer_than_an_agent_may_be_idle_is_not_cut_off(set_stage: SetStage) -> None:
     stage = await set_stage({"idle_seconds": 1, "grace_seconds": 600})
-    agent_id, now = (await stage.start()).agent_id or "", datetime.now(UTC)
-    task = Asked(
-        agent_id=agent_id,
-        attempt=1,
-        command_id="c",
-        name="run_task",
-        parameters={},
-        deadline_at=now + timedelta(hours=1),
-    )
-    async with stage.db.transaction() as session:
-        await commands.submit(session, task, now)
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.command(agent_id, "run_task")
 
     async def looked_at() -> bool:
         return await looks(stage) >= 2
@@ -75,10 +65,8 @@ async def test_task_that_takes_longer_than_an_agent_may_be_idle_is_not_cut_off(s
 
 async def test_task_whose_time_is_over_without_an_answer_keeps_no_agent(set_stage: SetStage) -> None:
     stage = await set_stage({"idle_seconds": 1})
-    agent_id, now = (await stage.start()).agent_id or "", datetime.now(UTC)
-    lost = Asked(agent_id=agent_id, attempt=1, command_id="c", name="run_task", parameters={}, deadline_at=now)
-    async with stage.db.transaction() as session:
-        await commands.submit(session, lost, now)
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.command(agent_id, "run_task", within=timedelta(0))
     await stage.until(agent_id, AgentState.DRAINING)
 
 

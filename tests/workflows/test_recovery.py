@@ -8,7 +8,7 @@ import pytest
 from activities.contracts import Life, Restarting
 from activities.lives import LifeActivities
 from core.db.repositories import agents, commands
-from core.db.repositories.commands import Asked, CommandState
+from core.db.repositories.commands import CommandState
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
@@ -133,12 +133,7 @@ async def test_stop_in_the_pause_before_a_restart_ends_the_life_at_once(set_stag
 
 async def test_answer_that_comes_while_a_restart_is_noted_is_kept_and_neither_locks_the_other_out(stage: Stage) -> None:
     agent_id = await stage.started()
-    now = datetime.now(UTC)
-    asked = Asked(
-        agent_id=agent_id, attempt=1, command_id="c", name="state", parameters={}, deadline_at=now + timedelta(hours=1)
-    )
-    async with stage.db.transaction() as session:
-        await commands.submit(session, asked, now)
+    await stage.command(agent_id, "state")
     life = Life(agent_id=agent_id, attempt=1, user_id="ann", project_id="shop", pool="default", template="default",
                 runtime="memory")  # fmt: skip
     note = Restarting(life=life, kind="crash", detail="", after_seconds=0, restarts=1)
@@ -151,7 +146,7 @@ async def test_answer_that_comes_while_a_restart_is_noted_is_kept_and_neither_lo
         await agents.lock(session, agent_id)
         noted = asyncio.create_task(LifeActivities(stage.db, stage.settings, stage.lives).mark_restarting(note))
         await until(restart_waits, "the restart to wait for the agent's row")
-        ended = await commands.finish(session, agent_id, "c", now, attempt=1, result={"said": "all"})
+        ended = await commands.finish(session, agent_id, "c", datetime.now(UTC), attempt=1, result={"said": "all"})
     assert ended is not None
     assert (await noted).applied
     async with stage.db.transaction() as session:

@@ -5,13 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import (
-    and_,
-    case,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent

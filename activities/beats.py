@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from temporalio import activity
 
 T = TypeVar("T")
-_BEAT_EVERY = 2.0
+_BEAT_EVERY = 1.0
 
 
 async def beating(work: Coroutine[Any, Any, T], *, to_its_end: bool = True) -> T:

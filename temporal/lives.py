@@ -48,7 +48,7 @@ from temporal.runs import attributes, ending, summary
 from temporal.scheduled import ScheduledStarts
 from workflows.agent import AgentWorkflow
 from workflows.life import AgentInput
-from workflows.options import AGENT_ID, AGENT_STATE, CONTROL_QUEUE, HISTORY_LIMIT
+from workflows.options import AGENT_ID, AGENT_STATE, CONTROL_QUEUE, HISTORY_LIMIT, TASK_TIMEOUT
 from workflows.pool_queue import PoolQueue, PoolQueueInput
 
 log = structlog.get_logger()
@@ -90,6 +90,7 @@ class Lives:
             AgentInput(request=request, history_limit=self._history_limit),
             id=workflow_id,
             task_queue=CONTROL_QUEUE,
+            task_timeout=TASK_TIMEOUT,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             static_summary=summary(request),
             search_attributes=attributes(request, AgentState.REQUESTED),
@@ -118,6 +119,7 @@ class Lives:
                 given,
                 id=agent.workflow_id,
                 task_queue=CONTROL_QUEUE,
+                task_timeout=TASK_TIMEOUT,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="abandon",
                 start_signal_args=[order.model_copy(update={"agent_id": agent.agent_id})],
@@ -141,7 +143,8 @@ class Lives:
         return answer.kept
 
     async def restart(self, agent: AgentView) -> bool:
-        return await self._signal(agent.workflow_id, "restart", RestartOrder(agent_id=agent.agent_id))
+        order = RestartOrder(agent_id=agent.agent_id, attempt=agent.attempt)
+        return await self._signal(agent.workflow_id, "restart", order)
 
     async def resize(self, agent: AgentView, size: Size) -> OrderAnswer:
         """Give a running agent other limits; what came of it. It goes on when nobody waits for the answer any more."""
@@ -206,6 +209,7 @@ class Lives:
                 PoolQueueInput(pool=pool, tick_seconds=self._tick_seconds, history_limit=self._history_limit),
                 id=pool_workflow_id(pool),
                 task_queue=CONTROL_QUEUE,
+                task_timeout=TASK_TIMEOUT,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="capacity_changed",
                 static_summary=f"queue of pool {pool}"[:190],

@@ -8,7 +8,7 @@ from core.domain.orders import MaintenanceOrder
 from core.ids import maintenance_workflow_id
 from temporal.client import translated
 from workflows.maintenance import Maintenance
-from workflows.options import CONTROL_QUEUE
+from workflows.options import CONTROL_QUEUE, TASK_TIMEOUT
 
 _TIMEOUT = timedelta(seconds=5)
 
@@ -22,6 +22,7 @@ async def begin(client: Client, maintenance_id: str, order: MaintenanceOrder) ->
             order,
             id=maintenance_workflow_id(maintenance_id),
             task_queue=CONTROL_QUEUE,
+            task_timeout=TASK_TIMEOUT,
             start_delay=max(order.warn_at - datetime.now(UTC), timedelta(0)),
             static_summary=f"maintenance of {what}, warned of at {order.warn_at:%F %T}Z"[:190],
             rpc_timeout=_TIMEOUT,

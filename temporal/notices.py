@@ -20,7 +20,7 @@ from core.ids import notices_workflow_id
 from core.settings import Settings
 from temporal.client import translated
 from workflows.notices import Notices, NoticesInput
-from workflows.options import CONTROL_QUEUE, HISTORY_LIMIT
+from workflows.options import CONTROL_QUEUE, HISTORY_LIMIT, TASK_TIMEOUT
 
 log = structlog.get_logger()
 _TIMEOUT = timedelta(seconds=10)
@@ -67,6 +67,7 @@ class Bell:
                 NoticesInput(channel=channel, history_limit=self._history_limit),
                 id=notices_workflow_id(channel.value),
                 task_queue=CONTROL_QUEUE,
+                task_timeout=TASK_TIMEOUT,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="written",
                 static_summary=f"notices by {channel.value}",

@@ -13,7 +13,7 @@ from temporalio.common import (
 from core.db.repositories.scheduled import ScheduledView
 from core.ids import keyword, scheduled_of_workflow, scheduled_workflow_id
 from temporal.client import taken, translated
-from workflows.options import AGENT_PROJECT, AGENT_USER, CONTROL_QUEUE
+from workflows.options import AGENT_PROJECT, AGENT_USER, CONTROL_QUEUE, TASK_TIMEOUT
 from workflows.scheduled_start import ScheduledStart, ScheduledStartInput
 
 _TIMEOUT = timedelta(seconds=5)
@@ -36,6 +36,7 @@ class ScheduledStarts:
                 ScheduledStartInput(scheduled_start_id=start.scheduled_start_id, start_at=start.start_at),
                 id=scheduled_workflow_id(start.scheduled_start_id),
                 task_queue=CONTROL_QUEUE,
+                task_timeout=TASK_TIMEOUT,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 static_summary=f"start for {start.user_id} in {start.project_id} at {start.start_at:%F %T}Z"[:190],

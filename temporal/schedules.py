@@ -17,7 +17,7 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from workflows.options import CONTROL_QUEUE, SEARCH_ATTRIBUTES
+from workflows.options import CONTROL_QUEUE, SEARCH_ATTRIBUTES, TASK_TIMEOUT
 from workflows.pressure import PressureWatch
 from workflows.reaper import Reaper
 
@@ -32,6 +32,7 @@ async def ensure(client: Client, *, reap_seconds: float, pressure_seconds: float
         Reaper.run,
         id="reaper",
         task_queue=CONTROL_QUEUE,
+        task_timeout=TASK_TIMEOUT,
         execution_timeout=timedelta(minutes=5),
         static_summary="what exists against what is owned",
     )
@@ -40,6 +41,7 @@ async def ensure(client: Client, *, reap_seconds: float, pressure_seconds: float
         PressureWatch.run,
         id="pressure",
         task_queue=CONTROL_QUEUE,
+        task_timeout=TASK_TIMEOUT,
         execution_timeout=timedelta(minutes=5),
         static_summary="which machines run short, and who makes room",
     )

@@ -48,6 +48,8 @@ from workflows.scheduled_start import ScheduledStart
 log = structlog.get_logger()
 # A worker that was killed holds its workflows' sticky queue this long (server default 10 s) before another takes over.
 _STICKY = timedelta(seconds=2)
+# How often the server hears of an activity that goes on; by default it is not before most of its patience is over.
+_BEAT_EVERY = timedelta(seconds=1)
 _DRAIN = timedelta(seconds=10)
 
 
@@ -156,6 +158,9 @@ def workers(
         deployment_config=deployment_of(settings),
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,
+        # A step's time runs from when it is taken. What of a crowd cannot be written yet waits at the server instead.
+        max_concurrent_workflow_tasks=2 * settings.database.pool_size,
+        max_heartbeat_throttle_interval=_BEAT_EVERY,
         sticky_queue_schedule_to_start_timeout=_STICKY,
         graceful_shutdown_timeout=_DRAIN,
     )
@@ -173,6 +178,7 @@ def workers(
             deployment_config=deployment_of(settings),
             # An agent that takes its 30 s to leave occupies one of these.
             max_concurrent_activities=500,
+            max_heartbeat_throttle_interval=_BEAT_EVERY,
             interceptors=[LifeLog()],
             graceful_shutdown_timeout=_DRAIN,
         )

@@ -14,6 +14,10 @@ def runtime_queue(pool: str) -> str:
     return f"runtime/{pool}"
 
 
+# A step that a dying worker took is another's after this long (Temporal's own: 10 s). A step takes milliseconds; one
+# that waits for the database keeps its worker by saying so.
+TASK_TIMEOUT = timedelta(seconds=4)
+
 AGENT_ID = SearchAttributeKey.for_keyword("AgentId")
 AGENT_STATE = SearchAttributeKey.for_keyword("AgentState")
 AGENT_USER = SearchAttributeKey.for_keyword("AgentUser")
@@ -32,6 +36,7 @@ RESET_IS_NOTICED = "failures of attempts unknown to a reset run are noticed"
 STOPS_ADD_UP = "a stop takes nothing from one that is not taken yet"
 LIVES_FROM_ITS_BEGIN = "the longest life does not count the time in line"
 REFUSAL_IS_OF_ITS_TEMPLATE = "what was refused for one template is decided anew for another"
+END_IS_AWAITED = "a start waits for an end that is being written"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 
@@ -43,9 +48,8 @@ LOCAL: dict[str, Any] = {
     ),
 }
 
-# A try that a dying worker took is noticed after this long; activities beat every 2 s, and the SDK hands on a beat when
-# four fifths of this are over.
-_BEAT = timedelta(seconds=6)
+# A try that a dying worker took is noticed after this long; activities beat every second.
+_BEAT = timedelta(seconds=4)
 
 
 def create_options(pool: str, deadline_seconds: float) -> dict[str, Any]:

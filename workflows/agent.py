@@ -32,7 +32,14 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from workflows.life import AgentInput, Course, KeepAnswer, added
     from workflows.onward import ONTO_CURRENT, Onward
-    from workflows.options import AGENT_ID, AGENT_STATE, LOCAL, REFUSAL_IS_OF_ITS_TEMPLATE, RESET_IS_NOTICED
+    from workflows.options import (
+        AGENT_ID,
+        AGENT_STATE,
+        END_IS_AWAITED,
+        LOCAL,
+        REFUSAL_IS_OF_ITS_TEMPLATE,
+        RESET_IS_NOTICED,
+    )
     from workflows.passage import Passage
     from workflows.record import failure_of, withdraw
     from workflows.removal import UNSEEN, Removal
@@ -179,6 +186,8 @@ class AgentWorkflow:
             passage = self._passage
             if passage is None and not self._may_be_let_in(request):
                 return self._answer or StartAnswer(outcome=StartOutcome.REJECTED)
+            if passage is not None and passage.leaving and workflow.patched(END_IS_AWAITED):
+                await workflow.wait_condition(lambda: not passage.leaving)
             if passage is not None and passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)
             if self._successor is None:
@@ -274,7 +283,7 @@ class AgentWorkflow:
         course, order = self._passage.course if self._passage else None, order or RestartOrder()
         if course is None or course.state not in (AgentState.STARTING, AgentState.RUNNING):
             return
-        if order.agent_id in (None, course.life.agent_id):
+        if order.agent_id in (None, course.life.agent_id) and order.attempt in (None, course.life.attempt):
             course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
 
     @workflow.signal

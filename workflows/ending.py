@@ -45,7 +45,8 @@ class Ending:
             deadline_at=drain.deadline_at if grace > 0 else None,
             keepable=drain.keepable,
         )
-        moved = await workflow.execute_local_activity(contracts.mark_draining, ask, **LOCAL)
+        with self._record.leaves():
+            moved = await workflow.execute_local_activity(contracts.mark_draining, ask, **LOCAL)
         self.keep_asked = False
         if moved.attempt > ask.life.attempt and moved.state not in FINAL:
             # Nothing was told to go under that attempt; the next step tells the one that lives.

@@ -41,6 +41,11 @@ class Passage:
         return self.course.state in FINAL
 
     @property
+    def leaving(self) -> bool:
+        """Whether an end of this life is being written just now: its row may know of it already."""
+        return self._record.leaving
+
+    @property
     def left_behind(self) -> Successor | None:
         """Who stood in line behind this life when its row was ended."""
         return self._record.successor

@@ -1,5 +1,8 @@
 """What is written of a life: its row takes each step's word first, then operators are shown where it stands."""
 
+import contextlib
+from collections.abc import Iterator
+
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
@@ -22,6 +25,17 @@ class Record:
         self.removal = Removal(given_up=course.given_up)
         # Who stood in line behind this life when its row was ended.
         self.successor: Successor | None = None
+        # An end is being written: the row may know of it already, and `course` will.
+        self.leaving = False
+
+    @contextlib.contextmanager
+    def leaves(self) -> Iterator[None]:
+        """Around the step that takes this life out of those that a start-agent call is answered with."""
+        self.leaving = True
+        try:
+            yield
+        finally:
+            self.leaving = False
 
     async def arrived(self, moved: Moved, to: AgentState, reason: str | None = None) -> bool:
         """Take the row's word for where we are; False when someone ended this life without us."""
@@ -60,7 +74,8 @@ class Record:
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""
-        ended = await withdraw(self.course.life, order, self.course.usage)
+        with self.leaves():
+            ended = await withdraw(self.course.life, order, self.course.usage)
         if self.overtaken(ended):
             self.course.tell_to_stop(order)
             return
@@ -74,7 +89,8 @@ class Record:
             await self.remove(reason, within_seconds=within_seconds)
             told = "; ".join(part for part in (detail, UNSEEN if self.removal.unseen else "") if part)
             ending = Final(life=course.life, state=state, reason=reason, detail=told, usage=course.usage)
-            moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
+            with self.leaves():
+                moved = await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
             # An end is an end, also of an attempt that we learn of only now.
             if not self.overtaken(moved):
                 break

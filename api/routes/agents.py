@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from api import problems
 from api.deps import Caller, DepsOf
 from api.pagination import Cursor, Limit, Page, seal, unseal
-from api.routes.start import respond
+from api.routes.start import Key, checked_key, respond
 from api.schemas.agents import (
     AgentBody,
     EventBody,
@@ -126,9 +126,11 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
         201: {"model": StartedBody, "description": "a new life after a failed one"},
     },
 )
-async def restart_agent(request: Request, deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> JSONResponse:
-    view = await orders.restart(deps, who, agent_id)
-    if view.state is not AgentState.FAILED:
+async def restart_agent(
+    request: Request, deps: DepsOf, who: Caller, agent_id: AgentIdPath, key: Key = None
+) -> JSONResponse:
+    view, anew = await orders.restart(deps, who, agent_id, checked_key(key))
+    if not anew:
         return JSONResponse(agent_body(view).model_dump(mode="json", by_alias=True), 202)
     starter: Starter = request.app.state.starter
     return respond(

@@ -1,10 +1,15 @@
 """What a user may order of an agent of theirs: stop, keep, restart, and a sign of life."""
 
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from api.auth import Identity
 from api.deps import Deps
 from api.services.access import own_agent
-from core.db.repositories import agents, projects, queue
+from core.db.repositories import agents, idempotency, projects, queue
 from core.db.repositories.agents import AgentView
+from core.db.repositories.idempotency import KeyedBy
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.errors import Conflict
@@ -31,16 +36,23 @@ async def keep(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     return await _own(deps, who, agent_id)
 
 
-async def restart(deps: Deps, who: Identity, agent_id: str) -> AgentView:
-    """Order a restart and return the agent; a failed one comes back as it is, for the caller to start anew."""
-    view = await _members(deps, who, agent_id)
-    if view.state is AgentState.FAILED:
-        return view
-    if view.state not in {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}:
-        raise wrong_state(view, "only an agent that runs, starts or failed can be restarted")
-    if view.state is not AgentState.RESTARTING:
-        await deps.lives.restart(view)
-    return await _own(deps, who, agent_id)
+async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = None) -> tuple[AgentView, bool]:
+    """Order a restart; the agent, and whether it failed, so that the caller is to start it anew.
+
+    A key means the attempt that it came for first: who asks again because no answer came restarts nothing twice.
+    """
+    async with deps.acting(who) as (session, _):
+        view = await own_agent(session, who, agent_id)
+        await projects.require_member(session, view.project_id, who.user_id)
+        meant = view.attempt if key is None else await _meant(session, view, key, deps.clock())
+    if meant == view.attempt:
+        if view.state is AgentState.FAILED:
+            return view, True
+        if view.state not in {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}:
+            raise wrong_state(view, "only an agent that runs, starts or failed can be restarted")
+        if view.state is not AgentState.RESTARTING:
+            await deps.lives.restart(view)
+    return await _own(deps, who, agent_id), False
 
 
 async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
@@ -56,6 +68,14 @@ async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 
 def wrong_state(view: AgentView, why: str) -> Conflict:
     return Conflict(f"the agent is {view.state.value}: {why}", code="wrong_state", state=view.state.value)
+
+
+async def _meant(session: AsyncSession, view: AgentView, key: str, now: datetime) -> int:
+    by = KeyedBy(user_id=view.user_id, scope=idempotency.restart_scope(view.agent_id), key=key, body_hash="")
+    kept = await idempotency.claim(session, by, now)
+    if kept.body is None:
+        kept = await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
+    return view.attempt if kept.body is None else int(kept.body["attempt"])
 
 
 async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:

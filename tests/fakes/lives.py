@@ -168,7 +168,18 @@ class SimulatedLives:
     ) -> None:
         """Move an agent on as its workflow would."""
         async with self.db.transaction() as session:
-            moved = await moves.move(session, agent_id, 1, to, _now(), fact(kind, to, reason), reason=reason, **changes)
+            agent = await agents.get(session, agent_id)
+            assert agent is not None
+            told = fact(kind, to, reason)
+            moved = await moves.move(session, agent_id, agent.attempt, to, _now(), told, reason=reason, **changes)
+        assert moved.applied, moved
+
+    async def begin_again(self, agent_id: str) -> None:
+        """The next attempt of one that restarts."""
+        async with self.db.transaction() as session:
+            agent = await agents.get(session, agent_id)
+            assert agent is not None
+            moved = await moves.begin(session, agent_id, agent.attempt + 1, _now(), _now() + timedelta(minutes=1))
         assert moved.applied, moved
 
     async def run(self, agent_id: str) -> None:

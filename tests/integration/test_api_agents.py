@@ -166,6 +166,20 @@ async def test_running_agent_restarts_and_stays_the_same(api: Api) -> None:
     assert (answer.status_code, answer.json()["agentId"], answer.json()["state"]) == (202, agent_id, "restarting")
 
 
+async def test_restart_asked_again_under_its_key_is_one_restart(api: Api) -> None:
+    agent_id = await api.running()
+    path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
+    assert (await api.ask("POST", path, headers=again)).status_code == 202
+    await api.lives.begin_again(agent_id)
+    await api.lives.run(agent_id)
+    answer = await api.ask("POST", path, headers=again)
+    assert (answer.status_code, answer.json()["state"]) == (202, "running")
+    assert (await api.ask("POST", path, headers={"Idempotency-Key": "another"})).json()["state"] == "restarting"
+    await api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)
+    # Also what became of it later is no reason to begin a new life.
+    assert (await api.ask("POST", path, headers=again)).json()["state"] == "failed"
+
+
 async def test_failed_agent_restarts_as_a_new_life(api: Api) -> None:
     agent_id = await api.running()
     await api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)

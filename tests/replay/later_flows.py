@@ -1,5 +1,7 @@
 """Flows of what came to lives later, whose histories are checked in as those of `flows.py` are."""
 
+import pytest
+
 from core.domain.lifecycle import AgentState
 from core.domain.orders import AbandonOrder
 from tests.fixtures.stage import SetStage, Stage
@@ -8,6 +10,7 @@ from tests.workflows.test_draining import LONG, told_at_once
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import waited_then_ran
 from tests.workflows.test_starts import HUGE, refused_beside_another
+from tests.workflows.test_succession import unheard
 
 
 async def test_told_twice_at_once(set_stage: SetStage) -> None:
@@ -31,6 +34,17 @@ async def test_refused_beside_another(set_stage: SetStage) -> None:
     await stage.stop(started.agent_id or "")
     await stage.until_closed()
     await keep(stage, "refused_beside_another", run_id=first)
+
+
+async def test_asked_for_while_a_drain_was_written(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await set_stage(LONG)
+    first, answer = await unheard(stage, monkeypatch)
+    run_id = (await stage.workflow().describe()).run_id
+    await stage.stop(first)
+    await stage.until(answer.agent_id or "", AgentState.RUNNING)
+    await stage.stop(answer.agent_id or "")
+    await stage.until_closed()
+    await keep(stage, "asked_for_while_a_drain_was_written", run_id=run_id)
 
 
 async def test_given_up_by_an_operator(stage: Stage) -> None:

@@ -1,12 +1,9 @@
 """Starts in a pool that lets only some be under way at once: the others wait in line, and nobody is refused."""
 
 import asyncio
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from sqlalchemy import text
-from temporalio.service import RPCError
 
 from core.db.repositories import locks
 from core.domain.lifecycle import AgentState
@@ -14,7 +11,7 @@ from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.recovery import FailureKind
 from core.domain.templates import Pool, Resources, Simulation, Template
 from core.domain.timings import Timings
-from tests.fixtures.stage import SetStage, Stage, until
+from tests.fixtures.stage import SetStage, Stage
 
 # Nothing happens in time by itself: a pool that is not told never looks again, a start never ends before the test.
 NEVER = Timings(
@@ -95,15 +92,6 @@ async def refused_beside_another(stage: Stage) -> StartAnswer:
     """What a start is told that reached the same run as one for what no machine can hold, which came first."""
     await stage.member("ann", "shop")
 
-    async def reached(template: str) -> bool:
-        with suppress(RPCError):
-            for event in (await stage.workflow().fetch_history()).events:
-                if event.HasField("workflow_execution_update_accepted_event_attributes"):
-                    accepted = event.workflow_execution_update_accepted_event_attributes.accepted_request
-                    if any(f'"template":"{template}"'.encode() in each.data for each in accepted.input.args.payloads):
-                        return True
-        return False
-
     async with stage.db.transaction() as session:
         # Nothing is decided about a user's start while we hold this, which may be longer than Berth itself ever may.
         await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
@@ -111,7 +99,7 @@ async def refused_beside_another(stage: Stage) -> StartAnswer:
         starts = []
         for template in ("huge", "default"):
             starts.append(asyncio.create_task(stage.insist(stage.request(template=template))))
-            await until(partial(reached, template), "its run to have taken the start")
+            await stage.took_start(f'"template":"{template}"')
     # The other may have been told `pending` meanwhile, and have asked again when there was an agent.
     _, second = await asyncio.gather(*starts)
     return second

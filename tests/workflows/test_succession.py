@@ -10,7 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.contracts import Registered, Registration
 from activities.lives import LifeActivities
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartOutcome, StopOrder
+from core.domain.orders import StartAnswer, StartOutcome, StopOrder
 from tests.fixtures.stage import SetStage, Stage, until
 from workflows.options import AGENT_ID
 
@@ -26,6 +26,24 @@ async def succeeded(stage: Stage, reason: str = "maintenance") -> tuple[str, str
     assert (answer.outcome, answer.reason) == (StartOutcome.QUEUED, "previous_ending")
     assert answer.agent_id is not None
     return first, answer.agent_id
+
+
+async def unheard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[str, StartAnswer]:
+    """An agent whose drain was written by a worker that died before it could say so, and a start of that moment."""
+    first, answers = await stage.started(), asyncio.Event()
+
+    async def dies(*_: object) -> None:
+        if not answers.is_set():
+            raise ConnectionError("killed")
+
+    monkeypatch.setattr(LifeActivities, "_start_over", dies)
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    request = stage.request()
+    asking = asyncio.create_task(stage.insist(request))
+    await stage.took_start(request.agent_id)
+    answers.set()
+    return first, await asking
 
 
 async def owned_by(stage: Stage, agent_id: str) -> None:
@@ -52,6 +70,20 @@ async def test_start_while_ending_waits_and_becomes_a_new_life_of_the_same_workf
     # The next life is a whole one: it restarts, is kept, and ends.
     await stage.fail(second)
     await stage.until(second, AgentState.RESTARTING)
+    await stage.until(second, AgentState.RUNNING)
+    await stage.stop(second)
+    await stage.nothing_left()
+
+
+async def test_start_between_a_drain_that_is_written_and_its_word_is_a_new_life(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(LONG)
+    first, answer = await unheard(stage, monkeypatch)
+    assert (answer.outcome, answer.reason) == (StartOutcome.QUEUED, "previous_ending")
+    second = answer.agent_id or ""
+    assert second != first
+    await stage.stop(first)
     await stage.until(second, AgentState.RUNNING)
     await stage.stop(second)
     await stage.nothing_left()

@@ -44,6 +44,10 @@ def start_scope(project_id: str) -> str:
     return f"start-agent:{project_id}"
 
 
+def restart_scope(agent_id: str) -> str:
+    return f"restart:{agent_id}"
+
+
 async def claim(session: AsyncSession, by: KeyedBy, now: datetime) -> Kept:
     """Put the key down, or read what is kept under it. Raises `KeyReused` when it came with another body before."""
     fresh = insert(Idempotency).values(**by.model_dump(), answer=null(), created_at=now)

@@ -17,13 +17,14 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.bench.figures import Figures
 from tests.bench.load import Crowd, cpu_seconds, crowd_of, percentile
-from tests.fixtures.stack import LocalStack, local_stack
+from tests.fixtures.stack import LocalStack, eventually, local_stack
 from workflows.options import AGENT_ID
 
 _WATCHING = 1_000
 _LONG = 10_000
 _RELEASES = 25
 _REST_SECONDS = 60
+_DIGESTED_SECONDS = 20
 _AT_ONCE = 50
 _TOLD_SECONDS = 30
 # A task queue that nobody works on: who only waits costs Temporal no more than being there.
@@ -68,6 +69,7 @@ class LineBench:
             await self._told(crowd, line)
             few = await _used(stack)
             async with _filled(stack, self._count(_LONG) - watching):
+                await _digested(stack)
                 self._rest(few, await _used(stack))
                 await self._releases(crowd, line)
             for waiter in line[_RELEASES:]:
@@ -117,6 +119,18 @@ async def _used(stack: LocalStack) -> dict[str, float]:
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     await asyncio.sleep(_REST_SECONDS)
     return {name: (cpu_seconds(pid) - before[name]) / _REST_SECONDS * 100 for name, pid in pids.items()}
+
+
+async def _digested(stack: LocalStack) -> None:
+    """Return when the server of the runs has done what so many new ones at once left it to do."""
+
+    async def rests() -> bool:
+        pid = int(stack.about["pids"]["temporal"])
+        before = cpu_seconds(pid)
+        await asyncio.sleep(_DIGESTED_SECONDS)
+        return cpu_seconds(pid) - before < _DIGESTED_SECONDS / 4
+
+    await eventually(rests, "the server of the runs to be at rest", patience=300)
 
 
 async def _lined_up(crowd: Crowd) -> list[Waiter]:

@@ -1,23 +1,24 @@
 """Where a part of Berth can be held: before and after each activity, each write, each call of Temporal or a runtime.
 
-Only a part that is run by `tests.chaos.part` has these; the product knows nothing of them. At each boundary the part
-names it to the harness and stands still until it is let on: nothing else of it runs meanwhile, as if time had stopped.
+Only a part that is run by `tests.chaos.part` has these; the product knows nothing of them. Whatever comes to a boundary
+names it to the harness and goes no further until it is let on. The rest of the part goes on, and may be held elsewhere.
 """
 
+import asyncio
 import contextlib
 import json
 import os
 import re
-import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_only
 from temporalio import activity, client, worker
 from temporalio.client import Client
 
@@ -34,37 +35,30 @@ _NAMESPACE = re.compile(r"/api(s/[a-z0-9./]+)?/v1/(namespaces/[^/]+/)?")
 _Result = TypeVar("_Result")
 # Who is at the database just now, so that a statement which commits by itself has a name.
 _writer: ContextVar[str | None] = ContextVar("writer", default=None)
+# The request that the API answers just now.
+_request: ContextVar[str] = ContextVar("request", default="")
 
 
 class Gatekeeper:
-    """The part's end of the line to the harness. A harness that is gone holds nobody."""
+    """The part's end of the lines to the harness, one for each that comes to a boundary. Who hears nothing goes on."""
 
     def __init__(self, part: str, place: str) -> None:
-        self._part = part
-        self._lock = threading.Lock()
-        self._line: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._line.connect(place)
-        except OSError:
-            self._line = None
+        self._part, self._place = part, place
 
-    def pass_by(self, where: str) -> None:
-        """Return when the harness says so. Blocks the thread, and with it the event loop, on purpose."""
-        with self._lock:
-            if self._line is None:
-                return
-            try:
-                self._line.sendall(json.dumps({"part": self._part, "at": where}).encode() + b"\n")
-                if not self._line.recv(1):
-                    self._line = None
-            except OSError:
-                self._line = None
+    async def pass_by(self, where: str) -> None:
+        """Return when the harness says so, or is gone."""
+        whose = activity.info().workflow_id if activity.in_activity() else _request.get()
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_unix_connection(self._place)
+            with contextlib.closing(writer):
+                writer.write(json.dumps({"part": self._part, "at": where, "whose": whose}).encode() + b"\n")
+                await reader.read(1)
 
     async def around(self, what: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
         """Stand still before and after a call that succeeds."""
-        self.pass_by(f"before {what}")
+        await self.pass_by(f"before {what}")
         result = await call()
-        self.pass_by(f"after {what}")
+        await self.pass_by(f"after {what}")
         return result
 
 
@@ -75,6 +69,17 @@ def install(part: str) -> None:
     _around_runtimes(keeper)
     _around_clusters(keeper)
     _around_temporal(keeper)
+    _note_requests()
+
+
+def _note_requests() -> None:
+    answer = FastAPI.__call__
+
+    async def noted(self: FastAPI, scope: Any, receive: Any, send: Any) -> None:
+        _request.set(f"{scope.get('method', scope['type'])} {scope.get('path', '')}")
+        await answer(self, scope, receive, send)
+
+    FastAPI.__call__ = noted  # type: ignore[method-assign]
 
 
 # ---- the database ---------------------------------------------------------------------------------------------------
@@ -97,9 +102,9 @@ def _around_writes(keeper: Gatekeeper) -> None:
             event.listen(connection, "before_cursor_execute", note)
             yield session
             if wrote:
-                keeper.pass_by(f"before the commit of {who}")
+                await keeper.pass_by(f"before the commit of {who}")
         if wrote:
-            keeper.pass_by(f"after the commit of {who}")
+            await keeper.pass_by(f"after the commit of {who}")
 
     @contextlib.asynccontextmanager
     async def held_single(self: Db) -> AsyncIterator[AsyncSession]:
@@ -128,12 +133,12 @@ def _listen_to_single(db: Db, keeper: Gatekeeper) -> None:
     @event.listens_for(engine, "before_cursor_execute")
     def before(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if (who := told(connection, statement)) is not None:
-            keeper.pass_by(f"before the write of {who}")
+            await_only(keeper.pass_by(f"before the write of {who}"))
 
     @event.listens_for(engine, "after_cursor_execute")
     def after(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if (who := told(connection, statement)) is not None:
-            keeper.pass_by(f"after the write of {who}")
+            await_only(keeper.pass_by(f"after the write of {who}"))
 
 
 def _caller() -> str:

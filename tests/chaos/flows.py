@@ -27,6 +27,8 @@ async def waiting_in_line(ann: Person, name: str) -> Told:
     await ann.until(third, "queued")
     await _stop(ann, fourth)
     await ann.until(fourth, "cancelled")
+    await ann.until(second, "running")
+    await ann.until(first, "running")
     await _stop(ann, first)
     await ann.until(third, "running")
     await ann.until_carried(f"{name}-3", "running")
@@ -92,22 +94,29 @@ async def one_after_the_other(ann: Person, name: str) -> Told:
 
 async def at_its_time(ann: Person, name: str) -> Told:
     """Booked for later, and made once when the time comes."""
-    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat()}
+    body = {"startAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat(), "template": ann.template}
     headers = {"Idempotency-Key": f"{name} booked"}
     booked = (await ann.ask("POST", f"/api/projects/{name}-1/start-agent", json=body, headers=headers)).json()
-    assert booked["status"] == "scheduled", booked
+    # Who is not heard before the time comes is heard after it: past is now.
+    assert booked["status"] in ("scheduled", "created"), booked
     agents: list[str] = []
 
     async def started() -> bool:
-        all_of_them = (await ann.ask("GET", "/api/scheduled-starts?limit=200")).json()["items"]
-        (found,) = [each for each in all_of_them if each["scheduledStartId"] == booked["scheduledStartId"]]
-        agents[:] = [found["agentId"]] if found["state"] == "started" else []
+        agents[:] = await theirs()
         return bool(agents)
+
+    async def theirs() -> list[str]:
+        every = (await ann.ask("GET", "/api/agents?limit=200")).json()["items"]
+        return [each["agentId"] for each in every if each["projectId"] == f"{name}-1"]
 
     await eventually(started, "its start")
     await ann.until(agents[0], "running")
     await ann.until_carried(f"{name}-1", "running")
-    return await _ended(ann, *agents)
+    told = await _ended(ann, *agents)
+    bookings = (await ann.ask("GET", "/api/scheduled-starts?limit=200")).json()["items"]
+    assert "scheduled" not in [each["state"] for each in bookings if each["projectId"] == f"{name}-1"], bookings
+    assert await theirs() == agents
+    return told
 
 
 FLOWS: dict[str, Flow] = {

@@ -1,9 +1,10 @@
-"""The harness' end of the boundaries: hears where each part is, and holds one where it is wanted."""
+"""The harness' end of the boundaries: hears who comes to each, and holds the first that comes where one is wanted."""
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +20,25 @@ class Boundary:
         return f"{self.part} {self.at}"
 
 
-@dataclass
-class Held:
-    """A part that stands at a boundary. One that was killed there need not be let on."""
+@dataclass(frozen=True)
+class Passage:
+    """Somebody who came to a boundary. `whose`: the workflow, or the request, that it is of."""
 
     boundary: Boundary
+    whose: str
+    moment: float
+
+
+@dataclass
+class Held:
+    """Somebody who stands at a boundary. Whose part was killed need not be let on."""
+
+    passage: Passage
     _writer: asyncio.StreamWriter = field(repr=False)
+
+    @property
+    def boundary(self) -> Boundary:
+        return self.passage.boundary
 
     def let_on(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
@@ -32,29 +46,40 @@ class Held:
 
 
 class Gate:
-    """Lets every part pass every boundary, but holds the first that comes to the one that is `armed`."""
+    """Lets everybody pass, but holds the first that comes to each boundary that is `wanted`."""
 
     def __init__(self) -> None:
-        self.passed: list[Boundary] = []
-        self._wanted: Boundary | None = None
-        self._came: asyncio.Future[Held] | None = None
+        self.passed: list[Passage] = []
+        self.held: list[Held] = []
+        self._wanted: set[Boundary] = set()
 
-    def arm(self, boundary: Boundary) -> "asyncio.Future[Held]":
-        """Who comes there next. Cancel it to hold nobody."""
-        self._wanted, self._came = boundary, asyncio.get_running_loop().create_future()
-        return self._came
+    def hold(self, wanted: Collection[Boundary]) -> None:
+        """From now on, one at each of these."""
+        self.passed.clear()
+        self.held.clear()
+        self._wanted = set(wanted)
+
+    def hold_no_more(self) -> list[Held]:
+        """Who stands somewhere. Whoever comes from now on passes."""
+        self._wanted.clear()
+        return list(self.held)
+
+    @property
+    def all_stand(self) -> bool:
+        """Whether somebody stands at each that was wanted."""
+        return not self._wanted
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while line := await reader.readline():
-                said = json.loads(line)
-                boundary = Boundary(said["part"], said["at"])
-                self.passed.append(boundary)
-                if boundary == self._wanted and self._came is not None and not self._came.done():
-                    self._came.set_result(Held(boundary, writer))
-                else:
-                    writer.write(b".")
-                    await writer.drain()
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads(await reader.readline())
+            passage = Passage(Boundary(said["part"], said["at"]), said["whose"], time.monotonic())
+            self.passed.append(passage)
+            if passage.boundary in self._wanted:
+                self._wanted.remove(passage.boundary)
+                self.held.append(Held(passage, writer))
+            else:
+                writer.write(b".")
+            await reader.read()  # until the part has gone on, or is dead
         writer.close()
 
 

@@ -2,24 +2,33 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from api.auth import Role, issue
+from core.db.engine import Db
+from core.db.repositories import projects as project_rows
+from core.db.repositories import users
 from core.dev.stack import Stack
 from core.dev.supervise import Part
+from core.settings import DEFAULT_POOL
 from tests.chaos.boundaries import GATE
 from tests.chaos.gate import Gate, open_gate
 from tests.chaos.supervised import supervised
 from tests.fakes.tcp_proxy import TcpProxy, tcp_proxy
-from tests.fixtures.stack import LocalStack, eventually
+from tests.fixtures.stack import LocalStack, Person, eventually
 
 HELD = ("worker", "api")
 # Long enough that everything that was under way meets it, short enough that nobody's patience ends.
@@ -29,15 +38,38 @@ OUTAGE_SECONDS = 1.5
 class Rehearsal(LocalStack):
     """The stack and the means to harm it. Its parts are supervised by this very process."""
 
+    # Of them, `guests` have one each.
+    places = 0
+
     def __init__(self, folder: Path, environment: dict[str, str], gate: Gate, stack: Stack, lines: "Lines") -> None:
         super().__init__(folder, environment)
         self.gate = gate
         self._stack, self._lines = stack, lines
         self._parts = stack.pids.keys()
+        self._parties = 0
         self._mending: set[asyncio.Task[None]] = set()
 
     def pid(self, part: str) -> int:
         return self._stack.pids[part]
+
+    async def guests(self, count: int, projects: int) -> list[Person]:
+        """As many new people, each in a place of their own; theirs are the projects `{user id}-1` and so on."""
+        self._parties += 1
+        secret = SecretStr((self.folder / "secrets" / "auth").read_text().strip())
+        auth = self.settings.auth.model_copy(update={"secret": secret})
+        guests = []
+        async with (
+            Db.open(str(self.about["database"]), application="guests", pool_size=1) as db,
+            db.transaction() as session,
+        ):
+            for number in range(count):
+                user_id = f"guest-{self._parties}-{number:02}"
+                await users.put(session, user_id, tier="premium")
+                for project in range(1, projects + 1):
+                    await project_rows.add(session, f"{user_id}-{project}", [user_id])
+                token = issue(auth, user_id, Role.USER, datetime.now(UTC), timedelta(hours=1))
+                guests.append(Person(self, user_id, token, place_name(number)))
+        return guests
 
     async def cut(self, server: str) -> None:
         """Reset every connection to a server, and let nobody connect to it for a while."""
@@ -85,6 +117,20 @@ async def _thaw(pid: int) -> None:
 Lines = Mapping[str, TcpProxy]
 
 
+def place_name(number: int) -> str:
+    """Of a template, and of the pool that it has to itself."""
+    return f"place-{number}"
+
+
+def write_places(config: Path, runtime: str, count: int, template: Mapping[str, Any], apart: bool) -> None:
+    """A `berth.yaml` with pools of two slots; `apart` gives each a cluster of its own, so that they share no lock."""
+    names = [place_name(number) for number in range(count)]
+    pools = {name: {"runtime": runtime, "template": name, "capacity": 2} for name in names}
+    if apart:
+        pools = {name: {**pool, "cluster": name} for name, pool in pools.items()}
+    config.write_text(json.dumps({"templates": {name: template for name in ["default", *names]}, "pools": pools}))
+
+
 @contextlib.asynccontextmanager
 async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> AsyncIterator[Rehearsal]:
     """Every wait is short. `settings` are BERTH_ variables without the prefix."""
@@ -100,6 +146,7 @@ async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> A
             given = {**SHORT, **settings}
             async with supervised(folder, runtime, given, {GATE: str(gate_path)}, alter) as (stack, environment):
                 one = Rehearsal(folder, environment, gate, stack, lines)
+                one.places = sum(pool != DEFAULT_POOL for pool in one.settings.all_pools())
                 await one.whole()
                 yield one
                 await one.sound()

@@ -1,5 +1,6 @@
 """What was harmed where, and what came of it: a table for people, printed at the end and kept as a file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -11,12 +12,13 @@ FILE = Path("build") / "chaos.md"
 
 @dataclass(frozen=True)
 class Row:
-    """One case. `seconds` is how much longer the flow took than undisturbed; `trouble` is empty when all was well."""
+    """One case. `seconds` from the harm to the next step of who stood there, None when nobody came there to stand;
+    `trouble` is empty when all was well."""
 
     flow: str
     boundary: Boundary
     victim: str
-    seconds: float
+    seconds: float | None
     trouble: str
 
 
@@ -24,9 +26,9 @@ class Row:
 class Report:
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, row: Row) -> None:
-        """Takes one more, and writes the whole again: who ends a long run early keeps what it showed."""
-        self.rows.append(row)
+    def add(self, *rows: Row) -> None:
+        """Takes more, and writes the whole again: who ends a long run early keeps what it showed."""
+        self.rows += rows
         FILE.parent.mkdir(exist_ok=True)
         FILE.write_text(self.table())
 
@@ -37,17 +39,28 @@ class Report:
             cases.setdefault((row.flow, row.victim), []).append(row)
         return [
             f"{flow:20} {victim:28} {len(rows):3} boundaries, {sum(bool(row.trouble) for row in rows)} wrong;"
-            f" {median(row.seconds for row in rows):5.1f} s longer, at most {max(row.seconds for row in rows):.1f} s"
+            f" next step after {median(_seconds(rows)):4.1f} s, at most {max(_seconds(rows)):.1f}"
             for (flow, victim), rows in cases.items()
         ]
 
     def table(self) -> str:
-        """Boundaries down, victims across: the seconds, or `WRONG`."""
+        """Boundaries down, victims across: the seconds, `WRONG`, or `-` where nobody came."""
         victims = list(dict.fromkeys(row.victim for row in self.rows))
         cells = {(row.flow, row.boundary, row.victim): row for row in self.rows}
         lines = [f"| flow | boundary | {' | '.join(victims)} |", f"|---|---|{'---|' * len(victims)}"]
         for flow, boundary in dict.fromkeys((row.flow, row.boundary) for row in self.rows):
             found = [cells.get((flow, boundary, victim)) for victim in victims]
-            shown = ["" if row is None else "WRONG" if row.trouble else f"{row.seconds:.1f}" for row in found]
-            lines.append(f"| {flow} | {boundary} | {' | '.join(shown)} |")
+            lines.append(f"| {flow} | {boundary} | {' | '.join(map(_cell, found))} |")
         return "\n".join([*lines, ""])
+
+
+def _seconds(rows: Sequence[Row]) -> list[float]:
+    return [row.seconds for row in rows if row.seconds is not None] or [0.0]
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.seconds is None:
+        return "-"
+    return "WRONG" if row.trouble else f"{row.seconds:.1f}"

@@ -1,56 +1,25 @@
 """A real browser agent through the whole of Berth: asked for, used, watched, killed, stopped, started again."""
 
-import contextlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import psutil
 import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright
 
-from core.dev.demo.model import ScriptedModel, order_tea
-from core.dev.demo.shop import Shop
 from tests.capabilities import chromium_path
-from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
+from tests.fixtures.stack import eventually
+from tests.fixtures.town import TASK, Town, browser_process, town_here
 from tests.fixtures.web import PICTURE
 
 pytestmark = [pytest.mark.needs("agent", "novnc"), pytest.mark.timeout(300)]
-TASK = "Order white tea for Ann"
-
-
-@dataclass
-class Town:
-    stack: LocalStack
-    shop: Shop
-    ann: Person
 
 
 @pytest_asyncio.fixture
 async def town(tmp_path: Path) -> AsyncIterator[Town]:
-    """A stack with real agents, whose browsers may reach one shop on this machine, and a scripted model."""
-    with Shop() as shop, ScriptedModel({TASK: order_tea(shop.url, "Ann", "ann@example.test")}) as model:
-        template = {"browser": {"allowed_hosts": [urlsplit(shop.url).netloc]}}
-        config = tmp_path / "berth.yaml"
-        config.write_text(json.dumps({"templates": {"default": template}}))
-        async with local_stack(
-            tmp_path / "data",
-            "process",
-            CONFIG=str(config),
-            POOL__CAPACITY="2",
-            THRESHOLDS__CPU_PERCENT="100",
-            TIMINGS__REAP_SECONDS="2",
-            LLM__BASE_URL=model.base_url,
-        ) as stack:
-            yield Town(stack, shop, await stack.user("ann", "shop", "desk"))
-
-
-async def _ended(town: Town, agent_id: str) -> None:
-    await town.ann.stop(agent_id)
-    await town.ann.until(agent_id, "terminated")
+    async with town_here(tmp_path) as town:
+        yield town
 
 
 async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Town) -> None:
@@ -67,14 +36,14 @@ async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Tow
     log = await town.ann.ask("GET", f"/api/agents/{agent_id}/logs")
     assert log.status_code == 200
     assert log.text
-    await _ended(town, agent_id)
+    await town.ended(agent_id)
 
 
 async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> None:
     first = await town.ann.start("shop", key="first")
     await town.ann.until(first, "running")
     assert await town.ann.visit(first, town.shop.url) == 1
-    await _ended(town, first)
+    await town.ended(first)
 
     second = await town.ann.start("shop", key="second")
     assert second != first
@@ -91,7 +60,7 @@ async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> N
     # That the host died is not the agent's fault: none of its three restarts is spent.
     assert (await town.ann.agent(second))["restartCount"] == 0
     assert await town.ann.visit(second, town.shop.url) >= 2
-    await _ended(town, second)
+    await town.ended(second)
 
 
 @pytest.mark.chaos
@@ -99,7 +68,7 @@ async def test_a_failed_agents_user_starts_again_with_the_same_cookies(town: Tow
     first = await town.ann.start("shop", key="first")
     await town.ann.until(first, "running")
     assert await town.ann.visit(first, town.shop.url) == 1
-    await _ended(town, first)
+    await town.ended(first)
     failed = await town.ann.start("shop", key="second")
     await town.ann.until(failed, "running")
     for_good = json.dumps({"agent_id": failed, "attempt": 1, "kind": "cannot_start"})
@@ -112,14 +81,14 @@ async def test_a_failed_agents_user_starts_again_with_the_same_cookies(town: Tow
     await town.ann.until(again, "running")
     # What fails is not asked to save, so it is what the first one saved that counts.
     assert await town.ann.visit(again, town.shop.url) == 2
-    await _ended(town, again)
+    await town.ended(again)
 
 
 async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")
     await town.ann.do(agent_id, "navigate", url=town.shop.url)
-    _kill_browser_of(agent_id)
+    browser_process(agent_id).kill()
 
     async def restarted() -> bool:
         return (await town.ann.kinds(agent_id)).count("ready") == 2
@@ -127,19 +96,7 @@ async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) 
     await eventually(restarted, "the agent to be ready again")
     reasons = [event["reason"] for event in await town.ann.events(agent_id) if event["kind"] == "agent.restarting"]
     assert reasons == ["crash"]
-    await _ended(town, agent_id)
-
-
-def _kill_browser_of(agent_id: str) -> None:
-    """End the browser that the one agent of this test started, found by the id in its parent's environment."""
-    for process in psutil.process_iter(["name"]):
-        # Processes of other agents come and go while we look.
-        with contextlib.suppress(psutil.Error):
-            parent = process.parent() if process.info["name"] == "chromium" else None
-            if parent is not None and parent.name() != "chromium" and parent.environ().get("AGENT_ID") == agent_id:
-                process.kill()
-                return
-    raise AssertionError("no browser found")
+    await town.ended(agent_id)
 
 
 async def test_the_owner_sees_the_desktop_and_nobody_else_does(town: Town) -> None:
@@ -164,7 +121,7 @@ async def test_the_owner_sees_the_desktop_and_nobody_else_does(town: Town) -> No
         await other.get_by_text("This link no longer works").wait_for(timeout=15_000)
         assert not await other.evaluate(PICTURE)
         await browser.close()
-    await _ended(town, agent_id)
+    await town.ended(agent_id)
 
 
 async def test_the_browser_of_an_agent_reaches_nothing_of_this_machine_but_what_is_allowed(town: Town) -> None:
@@ -177,4 +134,4 @@ async def test_the_browser_of_an_agent_reaches_nothing_of_this_machine_but_what_
         assert answer.status_code in (403, 422), (address, answer.text)
         assert answer.json()["code"] == "address_refused", address
     await town.ann.do(agent_id, "navigate", url=town.shop.url)
-    await _ended(town, agent_id)
+    await town.ended(agent_id)

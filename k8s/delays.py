@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from kubernetes.aio.client import CoreV1Event, V1ContainerStateWaiting, V1Pod
 
+from core.domain.excerpts import one_line
 from core.domain.recovery import FailureKind
-from k8s.trouble import Trouble, latest, one_line
+from k8s.trouble import Trouble, latest
 
 _SCHEDULER = re.compile(r"0/(?P<nodes>\d+) nodes are available: (?P<why>.*?)(?:\. |\.$|$)")
 _NO_USE = re.compile(r"(\d+) Preemption is not helpful for scheduling")

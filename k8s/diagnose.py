@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from kubernetes.aio.client import CoreV1Event, V1ContainerStatus, V1Pod, V1PodStatus
 from pydantic import BaseModel, ConfigDict
 
+from core.domain.excerpts import one_line
 from core.domain.recovery import FailureKind
 from core.domain.wire import AgentExit
 from core.runtime.base import Phase
 from k8s.delays import not_placed, not_started
 from k8s.endings import TOLD_OR_KILLED, disruption, ending, last_word, put_off
 from k8s.marks import READY_BY
-from k8s.trouble import Trouble, one_line
+from k8s.trouble import Trouble
 
 _CONTAINER = "agent"
 # Who deletes with these reasons does not wait for a machine that is silent, and nor do we.

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from kubernetes.aio.client import CoreV1Event, V1ContainerStateTerminated, V1PodStatus
 from pydantic import ValidationError
 
+from core.domain.excerpts import one_line
 from core.domain.recovery import FailureKind
 from core.domain.wire import AgentExit, Exit
-from core.runtime.exits import failure_of
-from k8s.trouble import Trouble, last_lines, latest, one_line
+from core.runtime.exits import failure_of, told_of
+from k8s.trouble import Trouble, latest
 
 _DISRUPTIONS = {
     "EvictionByEvictionAPI": "it was asked to leave its machine, as when one is emptied for maintenance",
@@ -77,7 +78,7 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
     if said is not None and code in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
         # Also when it was killed while it carried out what it had said.
         meant = failure_of(said.code, killed_for_memory=for_memory)
-        return Trouble(kind=meant, detail=one_line(said.reason) or _code(code, None)) if meant else None
+        return Trouble(kind=meant, detail=one_line(said.reason) or told_of(code)) if meant else None
     if reason in _HOST_DOWN:
         return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
     if reason in _NEVER_RAN:
@@ -85,11 +86,7 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
     if code in TOLD_OR_KILLED and (probe := _failed_probe(events)):
         return probe
     kind = failure_of(code, killed_for_memory=for_memory)
-    if kind is None:
-        return None
-    if kind is FailureKind.OUT_OF_MEMORY:
-        return Trouble(kind=kind, detail="it used more memory than its limit and was killed")
-    return Trouble(kind=kind, detail=_code(code, ended.message))
+    return Trouble(kind=kind, detail=told_of(code, ended.message, kind)) if kind else None
 
 
 def _failed_probe(events: Sequence[CoreV1Event]) -> Trouble | None:
@@ -105,14 +102,6 @@ def _failed_probe(events: Sequence[CoreV1Event]) -> Trouble | None:
     return None
 
 
-def _code(code: int, log: str | None) -> str:
-    told = {
-        AgentExit.KILLED.value: "it was killed (exit code 137)",
-        AgentExit.TOLD_BY_HOST.value: "its machine told it to go (exit code 143)",
-    }.get(code, f"it ended with exit code {code}")
-    return _because(told, last_lines(log), one=False)
-
-
-def _because(what: str, why: str | None, *, one: bool = True) -> str:
-    text = one_line(why) if one else why
+def _because(what: str, why: str | None) -> str:
+    text = one_line(why)
     return f"{what}: {text}" if text else what

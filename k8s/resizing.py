@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from core.domain.excerpts import one_line
 from core.domain.sizes import Size
 from core.domain.templates import MIB
 from core.errors import RuntimePermanent
@@ -19,7 +20,6 @@ from k8s.nodes import ended
 from k8s.objects import CONTAINER, limits_of
 from k8s.quantities import quantity
 from k8s.space import Space
-from k8s.trouble import one_line
 
 log = structlog.get_logger()
 Json = Mapping[str, Any]

@@ -16,11 +16,22 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from core.domain.lifecycle import FINAL, HOLDING, LIVING, AgentState, legal
 from core.domain.tiers import Tier, TierLimits
+from core.errors import RuntimeFault
 from core.runtime.base import Observation, Phase
 
 _LOOK_SECONDS = 20
 _EVERY_SECONDS = 0.25
 _DESCRIBED_AT_ONCE = 20
+# What comes of asking a part that was just killed.
+_AWAY = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    RPCError,
+    RuntimeError,
+    RuntimeFault,
+    TimeoutError,
+)
 
 # What a runtime has; None where it cannot be asked.
 Objects = Callable[[], Awaitable[Sequence[Observation] | None]]
@@ -69,7 +80,7 @@ async def _looked(world: World) -> list[str]:
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
             return await broken(world)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, RuntimeError, TimeoutError) as error:
+    except _AWAY as error:
         return [f"could not be looked at: {error!r}"]
 
 

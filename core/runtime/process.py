@@ -39,7 +39,7 @@ from core.runtime.base import (
 from core.runtime.cgroup import Cgroups
 from core.runtime.changes import Changes
 from core.runtime.crew import StillThere
-from core.runtime.exits import exit_code_of, failure_of
+from core.runtime.exits import exit_code_of, failure_of, told_of
 from core.runtime.folders import Folders
 from core.runtime.host.address import host_folder
 from core.runtime.journals import Journals
@@ -245,14 +245,14 @@ class ProcessRuntime:
             failure = None
         elif attempt.host_stops:
             failure = FailureKind.HOST_LOST
-        last = attempt.journal.last_words() if failure is not None and attempt.journal is not None else ""
+        last = attempt.journal.last_words() if attempt.journal is not None else ""
         cpu, peak = group.cpu_seconds(), group.peak_memory_bytes()
         attempt.record = record.model_copy(
             update={
                 "exited": True,
                 "exit_code": code,
                 "failure": failure,
-                "detail": last,
+                "detail": told_of(code, last, failure) if failure is not None else "",
                 "cpu_seconds": usage.cpu_seconds if cpu is None else cpu,
                 "peak_memory_bytes": usage.peak_memory_bytes if peak is None else peak,
             }

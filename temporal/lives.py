@@ -143,8 +143,7 @@ class Lives:
         return answer.kept
 
     async def restart(self, agent: AgentView) -> bool:
-        order = RestartOrder(agent_id=agent.agent_id, attempt=agent.attempt)
-        return await self._signal(agent.workflow_id, "restart", order)
+        return await self._signal(agent.workflow_id, "restart", RestartOrder(agent_id=agent.agent_id))
 
     async def resize(self, agent: AgentView, size: Size) -> OrderAnswer:
         """Give a running agent other limits; what came of it. It goes on when nobody waits for the answer any more."""

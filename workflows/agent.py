@@ -283,7 +283,7 @@ class AgentWorkflow:
         course, order = self._passage.course if self._passage else None, order or RestartOrder()
         if course is None or course.state not in (AgentState.STARTING, AgentState.RUNNING):
             return
-        if order.agent_id in (None, course.life.agent_id) and order.attempt in (None, course.life.attempt):
+        if order.agent_id in (None, course.life.agent_id):
             course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
 
     @workflow.signal

@@ -76,10 +76,7 @@ class KeepOrder(Order):
 
 
 class RestartOrder(Order):
-    """Begin a next attempt instead of this one; None: of the one that there is. One that is over is not meant."""
-
     agent_id: str | None = None
-    attempt: int | None = None
 
 
 class ResizeOrder(Order):

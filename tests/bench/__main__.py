@@ -12,14 +12,16 @@ from tests.bench.figures import Figures
 from tests.bench.kubernetes import KubernetesBench
 from tests.bench.line import LineBench
 from tests.bench.local import LocalBench
+from tests.bench.power import PowerBench
 from tests.bench.queue import QueueBench
 from tests.bench.reaper import ReaperBench
 
-_Bench = LocalBench | KubernetesBench | LineBench | QueueBench | ReaperBench
+_Bench = LocalBench | KubernetesBench | LineBench | PowerBench | QueueBench | ReaperBench
 _PARTS: dict[str, type[_Bench]] = {
     "local": LocalBench,
     "queue": QueueBench,
     "line": LineBench,
+    "power": PowerBench,
     "reaper": ReaperBench,
     "kubernetes": KubernetesBench,
 }

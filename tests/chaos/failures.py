@@ -34,6 +34,10 @@ class Failures:
             "|---|---|---|---|---|---|",
         ]
         return head + [
-            f"| {row.where} | {row.kind} | {row.told:.1f} s | {row.usable:.1f} s | {row.reason} | {row.detail} |"
+            f"| {row.where} | {row.kind} | {row.told:.1f} s | {row.usable:.1f} s | {row.reason} | {_cell(row.detail)} |"
             for row in self.rows
         ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

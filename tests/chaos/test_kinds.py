@@ -65,7 +65,8 @@ ANYWHERE: dict[str, tuple[Blow, set[str]]] = {
     "agent killed": (_kill_agent, {"crash"}),
     "browser killed": (_kill_browser, {"crash"}),
     "browser frozen": (_freeze_browser, {"health_check_failed"}),
-    "agent frozen": (_freeze_agent, {"health_check_failed"}),
+    # On a cluster the kubelet asks it; here its silence is heard.
+    "agent frozen": (_freeze_agent, {"health_check_failed", "channel_lost"}),
 }
 HERE = ANYWHERE | {"host killed": (_kill_host, {"host_lost"})}
 PODS = ANYWHERE | {

@@ -44,14 +44,15 @@ class Report:
         ]
 
     def table(self) -> str:
-        """Boundaries down, victims across: the seconds, `WRONG`, or `-` where nobody came."""
+        """Boundaries down, victims across: the seconds, `WRONG`, or `-` where nobody came; below it, what was wrong."""
         victims = list(dict.fromkeys(row.victim for row in self.rows))
         cells = {(row.flow, row.boundary, row.victim): row for row in self.rows}
         lines = [f"| flow | boundary | {' | '.join(victims)} |", f"|---|---|{'---|' * len(victims)}"]
         for flow, boundary in dict.fromkeys((row.flow, row.boundary) for row in self.rows):
             found = [cells.get((flow, boundary, victim)) for victim in victims]
             lines.append(f"| {flow} | {boundary} | {' | '.join(map(_cell, found))} |")
-        return "\n".join([*lines, ""])
+        wrong = dict.fromkeys(f"{row.flow}, {row.victim}: {row.trouble}" for row in self.rows if row.trouble)
+        return "\n".join([*lines, "", *wrong, ""])
 
 
 def _seconds(rows: Sequence[Row]) -> list[float]:

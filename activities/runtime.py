@@ -45,6 +45,9 @@ class RuntimeActivities:
         The hash is stored before the agent can come online. When the attempt is there already, made by a try whose
         answer was lost, the hash of the token in force takes its place.
         """
+        return await beating(self._create(life))
+
+    async def _create(self, life: Life) -> Nothing:
         token = new_token("agt")
         mine = hash_token(token.get_secret_value())
         accepted = await self._accept(life, mine)
@@ -62,7 +65,7 @@ class RuntimeActivities:
             away_from=accepted.away_from,
         )
         try:
-            created = await beating(self._runtime(life).create(spec))
+            created = await self._runtime(life).create(spec)
         except RuntimeFault as error:
             raise self._failure(error) from error
         if created.token_hash != mine:
@@ -77,7 +80,7 @@ class RuntimeActivities:
         """
         life, runtime = ask.life, self._runtime(ask.life)
         try:
-            left = await self._leaves_by_itself(ask) if ask.within_seconds > 0 else False
+            left = ask.within_seconds > 0 and await beating(self._leaves_by_itself(ask), to_its_end=False)
             # Who cannot hear us over the channel is told by the runtime's own signal.
             grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
             usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
@@ -140,7 +143,6 @@ class RuntimeActivities:
             seen = await runtime.observe(life.agent_id, life.attempt)
             if seen.phase in (Phase.EXITED, Phase.GONE):
                 return True
-            activity.heartbeat()
             await asyncio.sleep(_LOOK_EVERY)
         log.warning("agent.stayed", agent_id=life.agent_id, within_seconds=ask.within_seconds)
         return False

@@ -51,6 +51,7 @@ _STICKY = timedelta(seconds=2)
 # How often the server hears of an activity that goes on; by default it is not before most of its patience is over.
 _BEAT_EVERY = timedelta(seconds=1)
 _DRAIN = timedelta(seconds=10)
+_MOST_STEPS = 20
 
 
 async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> int:
@@ -158,8 +159,8 @@ def workers(
         deployment_config=deployment_of(settings),
         max_cached_workflows=2000,
         max_concurrent_local_activities=settings.database.pool_size,
-        # A step's time runs from when it is taken. What of a crowd cannot be written yet waits at the server instead.
-        max_concurrent_workflow_tasks=2 * settings.database.pool_size,
+        # A step's time runs from when it is taken. What of a crowd cannot be done yet waits at the server instead.
+        max_concurrent_workflow_tasks=min(_MOST_STEPS, 2 * settings.database.pool_size),
         max_heartbeat_throttle_interval=_BEAT_EVERY,
         sticky_queue_schedule_to_start_timeout=_STICKY,
         graceful_shutdown_timeout=_DRAIN,

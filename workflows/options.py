@@ -41,8 +41,10 @@ PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
+# Longer pauses are timers of the server's: in them a life that can never write takes no worker's step from others.
 LOCAL: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=15),
+    "local_retry_threshold": timedelta(seconds=2),
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(milliseconds=200), backoff_coefficient=2, maximum_interval=timedelta(seconds=5)
     ),

@@ -1,5 +1,6 @@
 """Agents: the list, one of them, its life so far, and the orders its user may give."""
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -129,13 +130,15 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
 async def restart_agent(
     request: Request, deps: DepsOf, who: Caller, agent_id: AgentIdPath, key: Key = None
 ) -> JSONResponse:
-    view, anew = await orders.restart(deps, who, agent_id, checked_key(key))
+    key = checked_key(key)
+    view, anew = await orders.restart(deps, who, agent_id, key)
     if not anew:
         return JSONResponse(agent_body(view).model_dump(mode="json", by_alias=True), 202)
     starter: Starter = request.app.state.starter
-    return respond(
-        await starter.start(who, view.project_id, StartBody.model_validate({"template": view.template}), None)
-    )
+    body = StartBody.model_validate({"template": view.template})
+    # A key of its own: the same words may have been a key of start-agent, for another life.
+    own = key and f"restart-{hashlib.sha256(f'{agent_id} {key}'.encode()).hexdigest()}"
+    return respond(await starter.start(who, view.project_id, body, own))
 
 
 @router.post("/{agentId}/activity", operation_id="noteActivity", summary="The user is there", responses=_ORDER)

@@ -1,9 +1,5 @@
 """What a user may order of an agent of theirs: stop, keep, restart, and a sign of life."""
 
-from datetime import datetime
-
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from api.auth import Identity
 from api.deps import Deps
 from api.services.access import own_agent
@@ -13,6 +9,8 @@ from core.db.repositories.idempotency import KeyedBy
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.errors import Conflict
+
+_RESTARTABLE = frozenset({AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING})
 
 
 async def stop(deps: Deps, who: Identity, agent_id: str, grace_seconds: float) -> AgentView:
@@ -39,19 +37,28 @@ async def keep(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = None) -> tuple[AgentView, bool]:
     """Order a restart; the agent, and whether it failed, so that the caller is to start it anew.
 
-    A key means the attempt that it came for first: who asks again because no answer came restarts nothing twice.
+    A key means the attempt that it came for first: who asks again because no answer came restarts nothing twice, and is
+    told how the agent is now.
     """
     async with deps.acting(who) as (session, _):
         view = await own_agent(session, who, agent_id)
         await projects.require_member(session, view.project_id, who.user_id)
-        meant = view.attempt if key is None else await _meant(session, view, key, deps.clock())
-    if meant == view.attempt:
-        if view.state is AgentState.FAILED:
-            return view, True
-        if view.state not in {AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING}:
-            raise wrong_state(view, "only an agent that runs, starts or failed can be restarted")
-        if view.state is not AgentState.RESTARTING:
-            await deps.lives.restart(view)
+        meant = None
+        if key is not None:
+            by = KeyedBy(user_id=who.user_id, scope=idempotency.restart_scope(agent_id), key=key, body_hash="")
+            meant = (await idempotency.claim(session, by, deps.clock())).body
+            # Another under the same key may have been a moment ahead.
+            view = await own_agent(session, who, agent_id)
+            if meant is None and view.state in _RESTARTABLE:
+                await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
+    if meant is not None and (view.attempt != meant["attempt"] or view.state not in _RESTARTABLE):
+        return await _own(deps, who, agent_id), False
+    if view.state is AgentState.FAILED:
+        return view, True
+    if view.state not in _RESTARTABLE:
+        raise wrong_state(view, "only an agent that runs, starts or failed can be restarted")
+    if view.state is not AgentState.RESTARTING:
+        await deps.lives.restart(view)
     return await _own(deps, who, agent_id), False
 
 
@@ -68,14 +75,6 @@ async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 
 def wrong_state(view: AgentView, why: str) -> Conflict:
     return Conflict(f"the agent is {view.state.value}: {why}", code="wrong_state", state=view.state.value)
-
-
-async def _meant(session: AsyncSession, view: AgentView, key: str, now: datetime) -> int:
-    by = KeyedBy(user_id=view.user_id, scope=idempotency.restart_scope(view.agent_id), key=key, body_hash="")
-    kept = await idempotency.claim(session, by, now)
-    if kept.body is None:
-        kept = await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
-    return view.attempt if kept.body is None else int(kept.body["attempt"])
 
 
 async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:

@@ -1,5 +1,6 @@
 """What an agent's exit code means (API contract 4), and how its user is told."""
 
+import json
 import re
 
 from core.domain.excerpts import last_lines, one_line
@@ -45,9 +46,17 @@ def exit_code_of(wait_status: int) -> int:
 def told_of(exit_code: int, log: str | None = None, failure: FailureKind | None = None) -> str:
     """An end as a sentence: what the agent itself said in its `log` of this end, else the code and the last lines."""
     said = [reason for code, reason in _STOPPING.findall(log or "") if int(code) == exit_code]
-    if said and said[-1]:
-        return one_line(said[-1].replace("\\n", " "))
+    if said and said[-1] and exit_code != AgentExit.TOLD_BY_HOST:
+        return one_line(_decoded(said[-1]))
     if failure is FailureKind.OUT_OF_MEMORY:
         return "it used more memory than its limit and was killed"
     told, tail = _TOLD.get(exit_code, f"it ended with exit code {exit_code}"), last_lines(log)
     return f"{told}: {tail}" if tail else told
+
+
+def _decoded(text: str) -> str:
+    """A JSON string without its quotes; one that was cut in the middle of an escape stays as it is."""
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text

@@ -190,6 +190,29 @@ async def test_failed_agent_restarts_as_a_new_life(api: Api) -> None:
     assert (again.status_code, again.json()["agent"]["agentId"]) == (200, answer.json()["agent"]["agentId"])
 
 
+async def test_restart_of_a_failed_agent_asked_again_under_its_key_is_one_new_life(api: Api) -> None:
+    agent_id = await api.running()
+    await api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)
+    path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
+    first = await api.ask("POST", path, headers=again)
+    second = first.json()["agent"]["agentId"]
+    await api.lives.run(second)
+    await api.lives.end(second)
+    answer = await api.ask("POST", path, headers=again)
+    assert (answer.status_code, answer.json()["agent"]["agentId"]) == (first.status_code, second)
+
+
+async def test_restart_asked_again_under_its_key_is_answered_though_the_agent_is_leaving(api: Api) -> None:
+    agent_id = await api.running()
+    path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
+    assert (await api.ask("POST", path, headers=again)).status_code == 202
+    await api.lives.begin_again(agent_id)
+    await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 60})
+    assert (await api.ask("POST", path, headers=again)).status_code == 202
+    assert (await api.ask("POST", path, headers={"Idempotency-Key": "late"})).status_code == 409
+    assert (await api.ask("POST", path, headers={"Idempotency-Key": "late"})).status_code == 409
+
+
 async def test_activity_puts_off_the_idle_stop(api: Api) -> None:
     agent_id = await api.running()
     before = (await api.ask("GET", f"/api/agents/{agent_id}")).json()["lastActivityAt"]

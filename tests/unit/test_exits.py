@@ -11,17 +11,19 @@ STOPPING = (
     '{"level": "info", "event": "stopped", "code": 75}'
 )
 
+SIGTERM = '{"level": "info", "event": "stopping", "code": 143, "reason": "signal SIGTERM"}'
+
 
 @pytest.mark.parametrize(
     ("code", "log", "failure", "told"),
     [
-        (75, STOPPING, FailureKind.CRASH, 'the browser ended with -9: \\"x\\" no display'),
+        (75, STOPPING, FailureKind.CRASH, 'the browser ended with -9: "x" no display'),
         # Also where a long line was cut.
         (75, STOPPING.partition(": \\")[0], FailureKind.CRASH, "the browser ended with -9"),
         # What it said of another end is not of this one.
         (137, STOPPING[:60], FailureKind.CRASH, 'it was killed (exit code 137): {"level": "info", "event": "ready"}'),
         (137, "", FailureKind.OUT_OF_MEMORY, "it used more memory than its limit and was killed"),
-        (143, None, FailureKind.EXITED, "its machine told it to go (exit code 143)"),
+        (143, SIGTERM, FailureKind.EXITED, "its machine told it to go (exit code 143)"),
         (1, "oops\n\nat the end", FailureKind.CRASH, "it ended with exit code 1: oops | at the end"),
     ],
 )

@@ -10,6 +10,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
+from activities.contracts import Life
+from activities.lives import LifeActivities
 from core import launch
 from core.db.engine import Db
 from core.db.repositories import idempotency
@@ -200,3 +202,34 @@ async def test_start_that_a_killed_server_had_taken_makes_one_agent_when_asked_a
             assert "restarting" not in await stage.kinds(agent_id)
         finally:
             await stage.worker_down()
+
+
+async def test_lives_that_can_write_nothing_keep_nobody_else_from_starting(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(capacity=50)
+    names = [f"stuck-{number}" for number in range(2 * stage.settings.database.pool_size + 1)]
+    stuck = [await stage.started(name) for name in names]
+    writes, tried = LifeActivities._start_over, set[str]()
+    back = asyncio.Event()
+
+    async def refused(self: LifeActivities, life: Life) -> None:
+        if life.agent_id in stuck and not back.is_set():
+            tried.add(life.agent_id)
+            raise ConnectionError("its row is gone")
+        await writes(self, life)
+
+    monkeypatch.setattr(LifeActivities, "_start_over", refused)
+    for agent_id in stuck:
+        await stage.stop(agent_id)
+
+    async def all_are() -> bool:
+        return len(tried) == len(stuck)
+
+    await until(all_are, "every one of them to be stuck")
+    await stage.member("ann", "shop")
+    answer = await stage.insist(stage.request())
+    await stage.until(answer.agent_id or "", AgentState.RUNNING)
+    back.set()
+    await stage.stop(answer.agent_id or "")
+    await stage.nothing_left()

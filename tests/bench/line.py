@@ -69,7 +69,9 @@ class LineBench:
             await self._told(crowd, line)
             few = await _used(stack)
             async with _filled(stack, self._count(_LONG) - watching):
+                began = time.perf_counter()
                 await _digested(stack)
+                self.note("the server of the runs at rest after the fill", f"{time.perf_counter() - began:.0f} s")
                 self._rest(few, await _used(stack))
                 await self._releases(crowd, line)
             for waiter in line[_RELEASES:]:

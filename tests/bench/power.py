@@ -1,4 +1,4 @@
-"""A power cut: every part of a stack with many running agents is killed at once, and all of it begun again."""
+"""Every part of a stack with many running agents is killed at once, as when the power goes, and all is begun again."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ class PowerBench:
             answers = time.perf_counter() - began
             await _until(stack, _RUN_AGAIN, self._agents, cut)
             whole = time.perf_counter() - began
-        name = f"{self._agents} running agents whole again after a power cut"
+        name = f"{self._agents} running agents whole again after every part was killed"
         self.note(name, f"{whole:.1f} s (the stack answers after {answers:.1f} s)", "<= 30 s", whole <= 30)
 
 

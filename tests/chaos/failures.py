@@ -8,14 +8,14 @@ FILE = Path("build") / "failures.md"
 
 @dataclass(frozen=True)
 class Failure:
-    """`told` and `usable`: seconds from the blow to the event, and to the next attempt's ready."""
+    """`told` and `usable`: seconds from the blow to the event, and to the next attempt's ready; None: there is none."""
 
     where: str
     kind: str
     reason: str
     detail: str
     told: float
-    usable: float
+    usable: float | None
 
 
 @dataclass
@@ -33,11 +33,10 @@ class Failures:
             "| where | what happened | told after | usable after | reason | in words |",
             "|---|---|---|---|---|---|",
         ]
-        return head + [
-            f"| {row.where} | {row.kind} | {row.told:.1f} s | {row.usable:.1f} s | {row.reason} | {_cell(row.detail)} |"
-            for row in self.rows
-        ]
+        return head + [f"| {' | '.join(_cells(row))} |" for row in self.rows]
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
+def _cells(row: Failure) -> list[str]:
+    usable = "-" if row.usable is None else f"{row.usable:.1f} s"
+    detail = row.detail.replace("|", "/").replace("\n", " ")
+    return [row.where, row.kind, f"{row.told:.1f} s", usable, row.reason, detail]

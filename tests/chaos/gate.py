@@ -52,16 +52,18 @@ class Gate:
         self.passed: list[Passage] = []
         self.held: list[Held] = []
         self._wanted: set[Boundary] = set()
+        self._open = False
 
     def hold(self, wanted: Collection[Boundary]) -> None:
         """From now on, one at each of these."""
         self.passed.clear()
         self.held.clear()
-        self._wanted = set(wanted)
+        self._wanted, self._open = set(wanted), True
 
     def hold_no_more(self) -> list[Held]:
         """Who stands somewhere. Whoever comes from now on passes."""
         self._wanted.clear()
+        self._open = False
         return list(self.held)
 
     @property
@@ -75,12 +77,20 @@ class Gate:
             passage = Passage(Boundary(said["part"], said["at"]), said["whose"], time.monotonic())
             self.passed.append(passage)
             if passage.boundary in self._wanted:
-                self._wanted.remove(passage.boundary)
-                self.held.append(Held(passage, writer))
+                await self._holds(Held(passage, writer), reader)
             else:
                 writer.write(b".")
-            await reader.read()  # until the part has gone on, or is dead
+                await reader.read()  # until the part has gone on
         writer.close()
+
+    async def _holds(self, held: Held, reader: asyncio.StreamReader) -> None:
+        """Until it was let on, or is dead. Who gave up waiting before anything was harmed stood there for nothing."""
+        self._wanted.remove(held.boundary)
+        self.held.append(held)
+        await reader.read()
+        if self._open and held in self.held:
+            self.held.remove(held)
+            self._wanted.add(held.boundary)
 
 
 @contextlib.asynccontextmanager

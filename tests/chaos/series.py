@@ -24,9 +24,9 @@ _UPKEEP = re.compile(
     "reap|_measure|stay_present|_pressure|(GET capacity|POST check|GET agents) of the host|GET .* of the cluster"
 )
 _REACHED_SECONDS = 30
-_QUIET_SECONDS = 2.0
-# Who stands in a transaction is ended by the database after 15 s.
-_HELD_SECONDS = 8.0
+_QUIET_SECONDS = 1.5
+# Shorter than the patience of anybody who waits for one who stands: the API's own for an answer is 5 s.
+_HELD_SECONDS = 4.0
 # What nobody came to in so many waves is passed by chance alone: told, and no more than one in ten.
 _MOST_IN_VAIN = 3
 
@@ -41,7 +41,10 @@ class Series:
 
     async def boundaries(self) -> list[Boundary]:
         """Do it twice undisturbed, and say what it passes both times: something else may have been under way in one."""
-        first, second = await self._passed(), await self._passed()
+        first = await self._passed()
+        usual = self.undisturbed
+        second = await self._passed()
+        assert self.undisturbed == usual, f"{self.undisturbed} the second time, {usual} the first"
         return [each for each in first if each in second and not _UPKEEP.search(each.at)]
 
     async def upkeep(self) -> list[Boundary]:
@@ -50,6 +53,7 @@ class Series:
 
     async def harmed(self, boundaries: Sequence[Boundary], report: Report) -> None:
         """Harm the victim at each boundary once. Raises AssertionError with all that went wrong."""
+        assert boundaries, "no part came to any boundary"
         rows: list[Row] = []
         missed: list[Row] = []
         for part in HELD:
@@ -93,15 +97,19 @@ class Series:
             held, harmed = gate.hold_no_more(), time.monotonic()
             if by_itself:
                 doing += [asyncio.create_task(self._do(person)) for person in people]
-            if held:
-                await VICTIMS[self.victim](self.stack, held[0].boundary.part)
-            for each in held:
-                each.let_on()
+            try:
+                if held:
+                    await VICTIMS[self.victim](self.stack, held[0].boundary.part)
+            finally:
+                for each in held:
+                    each.let_on()
             troubles = await self._troubles(people, doing)
         finally:
-            gate.hold_no_more()
+            for each in gate.hold_no_more():
+                each.let_on()
             for task in doing:
                 task.cancel()
+        assert held or not troubles, f"undisturbed: {troubles}"
         return [self._row(each, harmed, troubles) for each in held]
 
     async def _nobody_else_comes(self, doing: Sequence[asyncio.Task[Told]]) -> None:

@@ -145,8 +145,6 @@ class Stack:
             "runtime": options.runtime,
         }
         env = {
-            # A part has a dozen threads; with an arena for each, what a long list leaves behind is never given back.
-            "MALLOC_ARENA_MAX": "2",
             **os.environ,
             **options.environment,
             "BERTH_DATA_DIR": str(folder.root),

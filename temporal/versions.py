@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from temporalio.api.enums.v1 import WorkerDeploymentVersionStatus
+from temporalio.api.enums.v1 import RoutingConfigUpdateState, WorkerDeploymentVersionStatus
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
     SetWorkerDeploymentCurrentVersionRequest,
@@ -21,6 +21,9 @@ from temporal.client import taken, translated
 
 _TIMEOUT = timedelta(seconds=15)
 _AT_ONCE = 32
+# For up to half a minute; a server that takes longer, or says nothing of it, has the release as current all the same.
+_LOOK_EVERY = 0.1
+_MOST_LOOKS = 300
 _BEHAVIOR = {
     Versioning.PINNED: VersioningBehavior.PINNED,
     Versioning.AUTO_UPGRADE: VersioningBehavior.AUTO_UPGRADE,
@@ -93,7 +96,7 @@ class Releases:
         return f"TemporalWorkerDeploymentVersion='{self._deployment}:{build_id}' AND ExecutionStatus='Running'"
 
     async def use(self, build_id: str) -> None:
-        """Make a release the current one: what begins from now on begins with its workers.
+        """Make a release the current one: when this returns, what begins, or has something to do, goes by it.
 
         Raises `NotFound` while no worker of it has come, `Conflict` when it does not serve all that is served now.
         """
@@ -106,6 +109,7 @@ class Releases:
         try:
             with translated():
                 await self._client.workflow_service.set_worker_deployment_current_version(ask, timeout=_TIMEOUT)
+                await self._in_force()
         except RPCError as error:
             match error.status:
                 case RPCStatusCode.NOT_FOUND:
@@ -114,6 +118,16 @@ class Releases:
                     raise Conflict(error.message, code="release_incomplete") from error
                 case _:
                     raise
+
+    async def _in_force(self) -> None:
+        """Return when every queue knows: a life that has something to do before that stays where it is."""
+        ask = DescribeWorkerDeploymentRequest(namespace=self._client.namespace, deployment_name=self._deployment)
+        for _ in range(_MOST_LOOKS):
+            told = await self._client.workflow_service.describe_worker_deployment(ask, timeout=_TIMEOUT)
+            state = told.worker_deployment_info.routing_config_update_state
+            if state != RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS:
+                return
+            await asyncio.sleep(_LOOK_EVERY)
 
     async def move(self, build_id: str) -> int:
         """Tell every run that is held to a release to go on in a new one; how many were told.

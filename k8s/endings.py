@@ -78,7 +78,7 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
     if said is not None and code in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
         # Also when it was killed while it carried out what it had said.
         meant = failure_of(said.code, killed_for_memory=for_memory)
-        return Trouble(kind=meant, detail=one_line(said.reason) or told_of(code)) if meant else None
+        return Trouble(kind=meant, detail=told_of(code, said=said.reason)) if meant else None
     if reason in _HOST_DOWN:
         return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
     if reason in _NEVER_RAN:
@@ -86,7 +86,7 @@ def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()
     if code in TOLD_OR_KILLED and (probe := _failed_probe(events)):
         return probe
     kind = failure_of(code, killed_for_memory=for_memory)
-    return Trouble(kind=kind, detail=told_of(code, ended.message, kind)) if kind else None
+    return Trouble(kind=kind, detail=told_of(code, log=ended.message, failure=kind)) if kind else None
 
 
 def _failed_probe(events: Sequence[CoreV1Event]) -> Trouble | None:

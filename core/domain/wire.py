@@ -298,7 +298,7 @@ class HeartbeatBody(Wire):
 
 
 class Exit(Wire):
-    """The line an agent leaves in its termination log."""
+    """The line an agent leaves when it ends: in a pod's termination log, in its scratch folder on a host."""
 
     code: AgentExit
     reason: str

@@ -1,8 +1,5 @@
 """What an agent's exit code means (API contract 4), and how its user is told."""
 
-import json
-import re
-
 from core.domain.excerpts import last_lines, one_line
 from core.domain.recovery import FailureKind
 from core.domain.wire import AgentExit
@@ -11,8 +8,6 @@ _TOLD = {
     AgentExit.KILLED.value: "it was killed (exit code 137)",
     AgentExit.TOLD_BY_HOST.value: "its machine told it to go (exit code 143)",
 }
-# The line of an agent's log in which it says why it stops; a long one may have been cut.
-_STOPPING = re.compile(r'"event": "stopping".*"code": (\d+), "reason": "((?:[^"\\]|\\.)*)')
 
 
 def failure_of(exit_code: int, *, killed_for_memory: bool = False) -> FailureKind | None:
@@ -43,20 +38,11 @@ def exit_code_of(wait_status: int) -> int:
     return wait_status >> 8
 
 
-def told_of(exit_code: int, log: str | None = None, failure: FailureKind | None = None) -> str:
-    """An end as a sentence: what the agent itself said in its `log` of this end, else the code and the last lines."""
-    said = [reason for code, reason in _STOPPING.findall(log or "") if int(code) == exit_code]
-    if said and said[-1] and exit_code != AgentExit.TOLD_BY_HOST:
-        return one_line(_decoded(said[-1]))
+def told_of(exit_code: int, *, said: str = "", log: str | None = None, failure: FailureKind | None = None) -> str:
+    """An end as a sentence: what the agent itself `said` of it, else the code and the last lines of its log."""
+    if told := one_line(said):
+        return told
     if failure is FailureKind.OUT_OF_MEMORY:
         return "it used more memory than its limit and was killed"
     told, tail = _TOLD.get(exit_code, f"it ended with exit code {exit_code}"), last_lines(log)
     return f"{told}: {tail}" if tail else told
-
-
-def _decoded(text: str) -> str:
-    """A JSON string without its quotes; one that was cut in the middle of an escape stays as it is."""
-    try:
-        return str(json.loads(f'"{text}"'))
-    except ValueError:
-        return text

@@ -4,17 +4,21 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 
+from core.domain.wire import Exit
 from core.launch import Account
 
 _log = structlog.get_logger()
 # Unix sockets are made in a scratch folder, Chromium's in a folder below it, and their paths have 107 bytes at most.
 _MAX_WORK_PATH = 56
+_MAX_WORD = 16_384
 _WORK_PREFIX = "berth-work-"
 _SHARED = ("/tmp", "/tmp/.X11-unix", "/var/tmp", "/dev/shm")  # noqa: S108  looked through, never written
 
@@ -88,6 +92,21 @@ class Folders:
             except OSError as error:
                 # In the machine's temporary folder anybody may make something of such a name, a link say.
                 _log.warning("work.not_removed", folder=str(path), error=str(error))
+
+    @staticmethod
+    def last_word(work: Path) -> Exit | None:
+        """What an agent that has ended left to be read; None when that is nothing, or not for us.
+
+        The folder was the agent's, so whatever lies there is read only as far as a plain, small file would be.
+        """
+        with contextlib.suppress(OSError, ValidationError):
+            found = os.open(work / "exit.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if stat.S_ISREG(os.fstat(found).st_mode):
+                    return Exit.model_validate_json(os.read(found, _MAX_WORD))
+            finally:
+                os.close(found)
+        return None
 
     def remove_work(self, path: Path) -> None:
         if path.parent == self.works or path.name.startswith(_WORK_PREFIX):

@@ -20,6 +20,7 @@ from core.domain import sizes
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size, size_of
 from core.domain.templates import MIB, Template
+from core.domain.wire import AgentExit
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.accounts import Accounts
 from core.runtime.attempt import NAME, Attempt, Key
@@ -239,20 +240,23 @@ class ProcessRuntime:
         group, record = attempt.group, attempt.record
         if attempt.journal is not None:
             attempt.journal.close()
+        word = await asyncio.to_thread(self._folders.last_word, record.work)
         await self._clear(record)
         failure = failure_of(code, killed_for_memory=group.oom_kills() > 0)
         if attempt.leaving:
             failure = None
         elif attempt.host_stops:
             failure = FailureKind.HOST_LOST
-        last = attempt.journal.last_words() if attempt.journal is not None else ""
+        # That it was sent a signal is no more than the code of that end says.
+        said = word.reason if word is not None and word.code == code != AgentExit.TOLD_BY_HOST else ""
+        log = attempt.journal.last_words() if failure is not None and attempt.journal is not None else ""
         cpu, peak = group.cpu_seconds(), group.peak_memory_bytes()
         attempt.record = record.model_copy(
             update={
                 "exited": True,
                 "exit_code": code,
                 "failure": failure,
-                "detail": told_of(code, last, failure) if failure is not None else "",
+                "detail": told_of(code, said=said, log=log, failure=failure) if failure is not None else "",
                 "cpu_seconds": usage.cpu_seconds if cpu is None else cpu,
                 "peak_memory_bytes": usage.peak_memory_bytes if peak is None else peak,
             }

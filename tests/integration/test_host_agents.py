@@ -97,6 +97,28 @@ async def test_last_words_come_with_the_failure(runtime: ProcessRuntime) -> None
     assert "AGENT_TOKEN is not set" in seen.detail
 
 
+WORD = '{"code": 75, "reason": "the browser ended", "at": "2026-11-27T00:00:00Z"}'
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "told"),
+    [
+        (f"echo '{WORD}' > exit.json", 75, "the browser ended"),
+        # Of another end than this one.
+        (f"echo '{WORD}' > exit.json", 1, "it ended with exit code 1: "),
+        ("echo no word > exit.json", 75, "it ended with exit code 75: "),
+        (f"echo '{WORD}' > other; ln -s other exit.json", 75, "it ended with exit code 75: "),
+        ("mkfifo exit.json", 75, "it ended with exit code 75: "),
+        ("mkdir exit.json", 75, "it ended with exit code 75: "),
+    ],
+)
+async def test_what_the_agent_itself_left_to_be_said_of_its_end_is_told_and_nothing_else_that_lies_there(
+    runtime: ProcessRuntime, left: str, code: int, told: str
+) -> None:
+    seen = await end_of(runtime, doing(f"cd $HOME; {left}; exit {code}"))
+    assert seen.detail.startswith(told)
+
+
 @pytest.mark.needs("memory_cgroup")
 async def test_agent_over_its_memory_limit_is_killed_for_memory(runtime: ProcessRuntime) -> None:
     greedy = doing(

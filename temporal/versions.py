@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+from temporalio.api.deployment.v1 import WorkerDeploymentInfo
 from temporalio.api.enums.v1 import RoutingConfigUpdateState, WorkerDeploymentVersionStatus
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkerDeploymentRequest,
@@ -65,16 +66,15 @@ class Releases:
 
     async def all(self) -> list[Release]:
         """Newest first; empty before the first worker with a version came."""
-        ask = DescribeWorkerDeploymentRequest(namespace=self._client.namespace, deployment_name=self._deployment)
         try:
             with translated():
-                told = await self._client.workflow_service.describe_worker_deployment(ask, timeout=_TIMEOUT)
+                told = await self._described()
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return []
             raise
         found = sorted(
-            told.worker_deployment_info.version_summaries,
+            told.version_summaries,
             key=lambda each: each.create_time.ToNanoseconds(),
             reverse=True,
         )
@@ -87,6 +87,11 @@ class Releases:
             )
             for each in found
         ]
+
+    async def _described(self) -> WorkerDeploymentInfo:
+        ask = DescribeWorkerDeploymentRequest(namespace=self._client.namespace, deployment_name=self._deployment)
+        told = await self._client.workflow_service.describe_worker_deployment(ask, timeout=_TIMEOUT)
+        return told.worker_deployment_info
 
     async def _count(self, build_id: str) -> int:
         with translated():
@@ -121,10 +126,8 @@ class Releases:
 
     async def _in_force(self) -> None:
         """Return when every queue knows: a life that has something to do before that stays where it is."""
-        ask = DescribeWorkerDeploymentRequest(namespace=self._client.namespace, deployment_name=self._deployment)
         for _ in range(_MOST_LOOKS):
-            told = await self._client.workflow_service.describe_worker_deployment(ask, timeout=_TIMEOUT)
-            state = told.worker_deployment_info.routing_config_update_state
+            state = (await self._described()).routing_config_update_state
             if state != RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_IN_PROGRESS:
                 return
             await asyncio.sleep(_LOOK_EVERY)

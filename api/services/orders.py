@@ -40,18 +40,11 @@ async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = No
     A key means the attempt that it came for first: who asks again because no answer came restarts nothing twice, and is
     told how the agent is now.
     """
-    async with deps.acting(who) as (session, _):
-        view = await own_agent(session, who, agent_id)
-        await projects.require_member(session, view.project_id, who.user_id)
-        meant = None
-        if key is not None:
-            by = KeyedBy(user_id=who.user_id, scope=idempotency.restart_scope(agent_id), key=key, body_hash="")
-            meant = (await idempotency.claim(session, by, deps.clock())).body
-            # Another under the same key may have been a moment ahead.
-            view = await own_agent(session, who, agent_id)
-            if meant is None and view.state in _RESTARTABLE:
-                await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
-    if meant is not None and (view.attempt != meant["attempt"] or view.state not in _RESTARTABLE):
+    view = await _members(deps, who, agent_id)
+    meant = None
+    if key is not None:
+        view, meant = await _meant(deps, who, agent_id, key)
+    if meant is not None and (view.attempt != meant or view.state not in _RESTARTABLE):
         return await _own(deps, who, agent_id), False
     if view.state is AgentState.FAILED:
         return view, True
@@ -75,6 +68,18 @@ async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 
 def wrong_state(view: AgentView, why: str) -> Conflict:
     return Conflict(f"the agent is {view.state.value}: {why}", code="wrong_state", state=view.state.value)
+
+
+async def _meant(deps: Deps, who: Identity, agent_id: str, key: str) -> tuple[AgentView, int | None]:
+    """The agent, and the attempt that the key came for before; None: it comes for the first time, or came in vain."""
+    by = KeyedBy(user_id=who.user_id, scope=idempotency.restart_scope(agent_id), key=key, body_hash="")
+    async with deps.acting(who) as (session, _):
+        kept = await idempotency.claim(session, by, deps.clock())
+        # Read behind whoever had the key a moment ago.
+        view = await own_agent(session, who, agent_id)
+        if kept.body is None and view.state in _RESTARTABLE:
+            await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
+    return view, None if kept.body is None else int(kept.body["attempt"])
 
 
 async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:

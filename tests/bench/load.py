@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import httpx2
 import psutil
-from pydantic import SecretStr
 
 from api.auth import Role, issue
 from core.settings import Auth
@@ -113,9 +112,8 @@ class Board:
 async def crowd_of(stack: LocalStack, count: int, tier_of: Callable[[int], str] = lambda _: "free") -> Crowd:
     """Make the users and their projects through the admin's endpoints."""
     await stack.berth("token", "admin", "--admin")
-    secret = (stack.folder / "secrets" / "auth").read_text().strip()
     http = httpx2.AsyncClient(base_url=stack.url, timeout=60, limits=httpx2.Limits(max_connections=100))
-    crowd = Crowd(stack, http, Auth(secret=SecretStr(secret)), count)
+    crowd = Crowd(stack, http, stack.auth, count)
     headers = crowd.bearer("admin", Role.ADMIN)
     for number in range(count):
         user = {"tier": tier_of(number)}

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from api.auth import Role, issue
 from core.db.engine import Db
 from core.db.repositories import projects as project_rows
@@ -38,9 +36,6 @@ OUTAGE_SECONDS = 1.5
 class Rehearsal(LocalStack):
     """The stack and the means to harm it. Its parts are supervised by this very process."""
 
-    # Of them, `guests` have one each.
-    places = 0
-
     def __init__(self, folder: Path, environment: dict[str, str], gate: Gate, stack: Stack, lines: "Lines") -> None:
         super().__init__(folder, environment)
         self.gate = gate
@@ -52,12 +47,15 @@ class Rehearsal(LocalStack):
     def pid(self, part: str) -> int:
         return self._stack.pids[part]
 
+    @property
+    def places(self) -> int:
+        """How many `guests` have one each."""
+        return sum(pool != DEFAULT_POOL for pool in self.settings.all_pools())
+
     async def guests(self, count: int, projects: int) -> list[Person]:
         """As many new people, each in a place of their own; theirs are the projects `{user id}-1` and so on."""
         self._parties += 1
-        secret = SecretStr((self.folder / "secrets" / "auth").read_text().strip())
-        auth = self.settings.auth.model_copy(update={"secret": secret})
-        guests = []
+        auth, guests = self.auth, []
         async with (
             Db.open(str(self.about["database"]), application="guests", pool_size=1) as db,
             db.transaction() as session,
@@ -146,7 +144,6 @@ async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> A
             given = {**SHORT, **settings}
             async with supervised(folder, runtime, given, {GATE: str(gate_path)}, alter) as (stack, environment):
                 one = Rehearsal(folder, environment, gate, stack, lines)
-                one.places = sum(pool != DEFAULT_POOL for pool in one.settings.all_pools())
                 await one.whole()
                 yield one
                 await one.sound()

@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,14 @@ import pytest
 import pytest_asyncio
 
 from k8s.cluster.cluster import Cluster
-from k8s.images.store import AGENT
-from k8s.images.workshop import Built
 from tests.chaos.failures import Failure, Failures
 from tests.fixtures.cluster import Kubectl
-from tests.fixtures.images import load
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.plain import NO_TLS
 from tests.fixtures.stack import Person, eventually
-from tests.fixtures.town import READY_SECONDS, Town, agent_process, browser_process, town_here, town_of_pods
+from tests.fixtures.town import Town, agent_process, browser_process, town_here
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
-NAMESPACE = "kinds"
 # A pod that stays on a node which is silent is given up after the cluster's own 40 s and ours.
 PATIENCE = 300
 
@@ -83,15 +79,6 @@ async def whole_here(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         yield town
 
 
-@pytest_asyncio.fixture(scope="module")
-async def whole_pods(
-    tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, images: Mapping[str, Built]
-) -> AsyncIterator[Town]:
-    load([images[AGENT]], cluster.containerd_sockets)
-    async with town_of_pods(tmp_path_factory.mktemp("kinds"), cluster, NAMESPACE) as town:
-        yield town
-
-
 @pytest_asyncio.fixture
 async def here(whole_here: Town) -> AsyncIterator[Town]:
     yield whole_here
@@ -99,9 +86,9 @@ async def here(whole_here: Town) -> AsyncIterator[Town]:
 
 
 @pytest_asyncio.fixture
-async def pods(whole_pods: Town) -> AsyncIterator[Town]:
-    yield whole_pods
-    await _ended(whole_pods)
+async def pods(town_of_pods: Town) -> AsyncIterator[Town]:
+    yield town_of_pods
+    await _ended(town_of_pods)
 
 
 async def _ended(town: Town) -> None:
@@ -224,10 +211,7 @@ async def _goes_on(town: Town, failures: Failures, where: str, kind: str, blow: 
     told = await _first(town.ann, agent_id, "agent.restarting")
     until_told = time.monotonic() - struck
 
-    async def usable() -> bool:
-        return (await town.ann.kinds(agent_id)).count("ready") == 2
-
-    await eventually(usable, "the agent to be usable again", READY_SECONDS)
+    await town.ready_again(agent_id)
     detail = told["detail"]["detail"]
     failures.add(Failure(where, kind, told["reason"], detail, until_told, time.monotonic() - struck))
     assert told["reason"] in reasons

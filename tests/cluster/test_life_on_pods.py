@@ -1,34 +1,22 @@
 """A whole life on real pods: asked for, used, watched, killed, stopped and started again, as on this machine."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import async_playwright
 
-from k8s.cluster.cluster import Cluster
-from k8s.images.store import AGENT
-from k8s.images.workshop import Built
 from tests.capabilities import chromium_path
 from tests.fixtures import limits
-from tests.fixtures.images import load
-from tests.fixtures.stack import eventually
-from tests.fixtures.town import READY_SECONDS, TASK, Town, town_of_pods
+from tests.fixtures.town import TASK, Town
 from tests.fixtures.web import PICTURE
 
 pytestmark = [pytest.mark.needs("cluster", "images", "chromium"), pytest.mark.timeout(600)]
-NAMESPACE = "life-on-pods"
 
 
-@pytest_asyncio.fixture(scope="module")
-async def town(
-    tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, images: Mapping[str, Built]
-) -> AsyncIterator[Town]:
-    load([images[AGENT]], cluster.containerd_sockets)
-    async with town_of_pods(tmp_path_factory.mktemp("pods"), cluster, NAMESPACE) as town:
-        yield town
+@pytest.fixture
+def town(town_of_pods: Town) -> Town:
+    return town_of_pods
 
 
 async def test_an_agent_in_a_hardened_pod_does_its_task_and_is_seen_and_read(town: Town) -> None:
@@ -67,10 +55,7 @@ async def test_cookies_are_kept_on_a_claim_over_a_stop_and_a_deleted_pod(town: T
     # Somebody with kubectl: the same agent comes back, on its profile, as the next attempt.
     town.on_cluster("delete", "pods", "-l", "app=agent", "--wait=false")
 
-    async def again() -> bool:
-        return (await town.ann.kinds(second)).count("ready") == 2
-
-    await eventually(again, "the agent to be ready again", patience=READY_SECONDS)
+    await town.ready_again(second)
     assert await town.ann.visit(second, town.shop.url) >= 2
     await town.ended(second)
 
@@ -92,10 +77,7 @@ async def test_agent_is_resized_under_its_user_and_moves_to_the_other_node_with_
     ordered = await admin.ask("POST", f"/api/admin/agents/{agent_id}/migrate", timeout=60)
     assert ordered.status_code == 202, ordered.text
 
-    async def again() -> bool:
-        return (await town.ann.kinds(agent_id)).count("ready") == 2
-
-    await eventually(again, "the agent to be ready on the other node", patience=READY_SECONDS)
+    await town.ready_again(agent_id)
     moved = _pod(town)
     assert {before["spec"]["nodeName"], moved["spec"]["nodeName"]} == {"node-1", "node-2"}
     assert limits.memory_mib(_pids(moved)[0]) == 1536

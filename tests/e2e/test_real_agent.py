@@ -9,7 +9,6 @@ import pytest_asyncio
 from playwright.async_api import async_playwright
 
 from tests.capabilities import chromium_path
-from tests.fixtures.stack import eventually
 from tests.fixtures.town import TASK, Town, browser_process, town_here
 from tests.fixtures.web import PICTURE
 
@@ -53,10 +52,7 @@ async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> N
     # Its agents die with the host; the same agent comes back on its profile as the next attempt.
     town.stack.kill("host")
 
-    async def restarted() -> bool:
-        return (await town.ann.kinds(second)).count("ready") == 2
-
-    await eventually(restarted, "the agent to be ready again")
+    await town.ready_again(second)
     # That the host died is not the agent's fault: none of its three restarts is spent.
     assert (await town.ann.agent(second))["restartCount"] == 0
     assert await town.ann.visit(second, town.shop.url) >= 2
@@ -90,10 +86,7 @@ async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) 
     await town.ann.do(agent_id, "navigate", url=town.shop.url)
     browser_process(agent_id).kill()
 
-    async def restarted() -> bool:
-        return (await town.ann.kinds(agent_id)).count("ready") == 2
-
-    await eventually(restarted, "the agent to be ready again")
+    await town.ready_again(agent_id)
     reasons = [event["reason"] for event in await town.ann.events(agent_id) if event["kind"] == "agent.restarting"]
     assert reasons == ["crash"]
     await town.ended(agent_id)

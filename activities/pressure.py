@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 from temporalio import activity
 
+from activities.beats import beating
 from activities.hearing import heard
 from activities.messages import Cleaned, Emergency, Evictions, Leaving, Nothing, PressureLook, PressureSeen
 from activities.ports import Signals
@@ -77,6 +78,9 @@ class PressureActivities:
         Counted and owed before it is ordered, so that no crash in between loses its user's place; and once, however
         often the order has to be given.
         """
+        return await beating(self._evict(ask), to_its_end=False)
+
+    async def _evict(self, ask: Evictions) -> Nothing:
         for leaving in ask.leaving:
             async with self._db.transaction() as session:
                 agent = await agents.get(session, leaving.eviction.agent_id)
@@ -95,6 +99,9 @@ class PressureActivities:
     @activity.defn(name="clear_disks")
     async def clear_disks(self, ask: Emergency) -> Cleaned:
         """What nobody needs any more: rows and artefacts past their retention, profiles unused for long."""
+        return await beating(self._clear(ask), to_its_end=False)
+
+    async def _clear(self, ask: Emergency) -> Cleaned:
         await self._reaping.forget_ended(ask.at)
         unused = timedelta(days=self._settings.retention.profile_days)
         profiles = await self._profiles.prune(unused, self._runtimes_of(ask.clusters), seconds=_PRUNE_SECONDS)

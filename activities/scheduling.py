@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
+from activities.beats import beating
 from activities.hearing import heard
 from activities.messages import DueStart, Nothing, ScheduledRef, Tried
 from activities.ports import Signals
@@ -44,6 +45,9 @@ class SchedulingActivities:
     @activity.defn(name="start_scheduled")
     async def start_scheduled(self, ask: DueStart) -> Tried:
         """Make the start now; not over while the queue is full, unless this is the `last` try."""
+        return await beating(self._make(ask), to_its_end=False)
+
+    async def _make(self, ask: DueStart) -> Tried:
         async with self._db.transaction() as session:
             found = await scheduled.lock(session, ask.scheduled_start_id)
             if found is None or found.state not in PENDING:

@@ -121,4 +121,5 @@ async def _next(changes: AsyncIterator[Observation]) -> Observation | None:
 
 
 def _gone(agent_id: str, attempt: int) -> FailureReport:
-    return FailureReport(agent_id=agent_id, attempt=attempt, kind=FailureKind.RUNTIME_GONE)
+    told = "what it ran in is gone, and Berth did not remove it"
+    return FailureReport(agent_id=agent_id, attempt=attempt, kind=FailureKind.RUNTIME_GONE, detail=told)

@@ -108,6 +108,7 @@ def order_options(pool: str) -> dict[str, Any]:
 # A scheduled start that is due is made, however long whatever it needs is away.
 START: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=30),
+    "heartbeat_timeout": _BEAT,
     "retry_policy": RetryPolicy(
         initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
     ),
@@ -121,6 +122,7 @@ LOOK_FOR_PRESSURE: dict[str, Any] = {
 EVICT: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=60),
     "schedule_to_close_timeout": timedelta(seconds=120),
+    "heartbeat_timeout": _BEAT,
     "retry_policy": RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
 }
 # An operator waits for it: what does not answer is asked again for as long as that makes sense.
@@ -134,6 +136,7 @@ MAINTAIN: dict[str, Any] = {
 }
 CLEAR: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=180),
+    "heartbeat_timeout": _BEAT,
     "retry_policy": RetryPolicy(maximum_attempts=2),
 }
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
+from temporalio.testing import ActivityEnvironment
 
 from activities.lives import LifeActivities
 from activities.messages import Emergency, Evictions, PressureLook, PressureSeen
@@ -181,7 +182,7 @@ async def test_eviction_that_is_ordered_twice_is_counted_once_and_the_grace_stay
     short.runtime.pretend(memory_percent=85.0)
     found = await looked(short)
     before = await short.until(agent_id, AgentState.DRAINING)
-    await acting(short).evict_agents(Evictions(at=datetime.now(UTC), leaving=found.leaving))
+    await ActivityEnvironment().run(acting(short).evict_agents, Evictions(at=datetime.now(UTC), leaving=found.leaving))
     assert await short.agent(agent_id) == before
     assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 1}
 
@@ -222,7 +223,8 @@ async def test_emergency_keeps_the_profile_of_whoever_lives_or_waits(short: Stag
     await short.sql("INSERT INTO pool_overrides (pool, paused) VALUES ('default', true)")
     await short.queued("bob")
     disk = _Disk()
-    cleared = await acting(short, disk).clear_disks(Emergency(at=datetime.now(UTC), clusters=("local",)))
+    emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
+    cleared = await ActivityEnvironment().run(acting(short, disk).clear_disks, emergency)
     assert cleared.profiles == 7
     assert disk.asked == [(timedelta(days=30), {("ann", "shop"), ("bob", "shop")})]
 

@@ -10,7 +10,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.contracts import Registration
 from activities.lives import LifeActivities
-from activities.messages import DueStart
 from core.db.repositories import scheduled
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.lifecycle import AgentState
@@ -20,7 +19,6 @@ from core.errors import Unavailable
 from core.ids import agent_of_scheduled
 from tests.fixtures.bookings import (
     HOUR,
-    activities,
     becomes,
     booked,
     forward,
@@ -28,6 +26,7 @@ from tests.fixtures.bookings import (
     refusals,
     row,
     run_of,
+    tried,
 )
 from tests.fixtures.stage import Stage
 
@@ -46,17 +45,16 @@ async def test_try_whose_answer_was_lost_makes_no_second_agent_even_when_the_fir
         await start_of(request)
         raise Unavailable("its answer was lost")
 
-    due = DueStart(scheduled_start_id=start.scheduled_start_id)
     with monkeypatch.context() as patched:
         patched.setattr(stage.lives, "start", forgetful)
         with pytest.raises(Unavailable):
-            await activities(stage).start_scheduled(due)
+            await tried(stage, start)
     assert (await now_is(stage, start)).state is S.STARTING
     agent_id = agent_of_scheduled(start.scheduled_start_id)
     await stage.until(agent_id, AgentState.RUNNING)
     await stage.stop(agent_id)
     await stage.until_closed()
-    assert (await activities(stage).start_scheduled(due)).over
+    assert (await tried(stage, start)).over
     assert (await now_is(stage, start)).agent_id == agent_id
     assert len(await stage.sql("SELECT agent_id FROM agents")) == 1
     await stage.nothing_left()
@@ -76,18 +74,17 @@ async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(
             raise Unavailable("its answer was lost")
         return await start_of(request)
 
-    due = DueStart(scheduled_start_id=start.scheduled_start_id)
     with monkeypatch.context() as patched:
         patched.setattr(stage.lives, "start", overtaken)
         with pytest.raises(Unavailable):
-            await activities(stage).start_scheduled(due)
+            await tried(stage, start)
     await stage.until_closed()
     # As when the worker dies behind the decision: the same step of the agent's workflow is taken again.
     again = Registration(request=asked[0], workflow_id=stage.workflow().id)
     answer = (await LifeActivities(stage.db, stage.settings, stage.lives).register(again)).answer
     assert answer is not None
     assert answer.reason == "max_agents_exceeded"
-    assert (await activities(stage).start_scheduled(due)).over
+    assert (await tried(stage, start)).over
     found = await now_is(stage, start)
     assert (found.state, found.reason) == (S.REJECTED, "max_agents_exceeded")
     assert [each.reason for each in await refusals(stage)] == ["max_agents_exceeded"]
@@ -96,16 +93,15 @@ async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(
 async def test_template_that_goes_between_two_tries_ends_it(stage: Stage) -> None:
     start = await row(stage, after=timedelta(0), template="gone")
     await stage.sql("UPDATE scheduled_starts SET state = 'starting'")
-    assert (await activities(stage).start_scheduled(DueStart(scheduled_start_id=start.scheduled_start_id))).over
+    assert (await tried(stage, start)).over
     found = await now_is(stage, start)
     assert (found.state, found.reason) == (S.REJECTED, "unknown_template")
 
 
 async def test_several_tries_at_once_make_one_agent(stage: Stage) -> None:
     start = await row(stage, after=timedelta(0))
-    due = DueStart(scheduled_start_id=start.scheduled_start_id)
-    tried = await asyncio.gather(*(activities(stage).start_scheduled(due) for _ in range(5)))
-    assert all(each.over for each in tried)
+    every = await asyncio.gather(*(tried(stage, start) for _ in range(5)))
+    assert all(each.over for each in every)
     assert (await now_is(stage, start)).agent_id == agent_of_scheduled(start.scheduled_start_id)
     assert len(await stage.sql("SELECT agent_id FROM agents")) == 1
 

@@ -16,7 +16,7 @@ from tests.chaos.flows import FLOWS, PROJECTS, Flow, Told
 from tests.chaos.gate import Boundary, Held
 from tests.chaos.rehearsal import HELD, Rehearsal
 from tests.chaos.report import Report, Row
-from tests.chaos.victims import FATAL_TO_AGENTS, VICTIMS
+from tests.chaos.victims import Victim
 from tests.fixtures.stack import Person
 
 # What goes on by itself, whatever users do.
@@ -34,7 +34,7 @@ _MOST_IN_VAIN = 3
 class Series:
     """One flow and one victim."""
 
-    def __init__(self, stack: Rehearsal, name: str, victim: str) -> None:
+    def __init__(self, stack: Rehearsal, name: str, victim: Victim) -> None:
         self.stack, self.name, self.victim = stack, name, victim
         self.flow: Flow = FLOWS[name]
         self.undisturbed: Told = []
@@ -64,7 +64,7 @@ class Series:
                 left -= {row.boundary for row in found}
                 rows += found
                 report.add(*found)
-            missed += [Row(self.name, each, self.victim, None, "") for each in sorted(left)]
+            missed += [Row(self.name, each, self.victim.name, None, "") for each in sorted(left)]
         report.add(*missed)
         assert len(missed) <= len(boundaries) / 10, f"nobody came to {[str(row.boundary) for row in missed]}"
         wrong: dict[str, list[str]] = defaultdict(list)
@@ -99,7 +99,7 @@ class Series:
                 doing += [asyncio.create_task(self._do(person)) for person in people]
             try:
                 if held:
-                    await VICTIMS[self.victim](self.stack, held[0].boundary.part)
+                    await self.victim.harm(self.stack, held[0].boundary.part)
             finally:
                 for each in held:
                     each.let_on()
@@ -129,7 +129,7 @@ class Series:
             except AssertionError as error:
                 troubles[person.user_id] = str(error)
                 continue
-            if self.victim not in FATAL_TO_AGENTS and told != self.undisturbed:
+            if not self.victim.has_agents and told != self.undisturbed:
                 troubles[person.user_id] = self._otherwise(told)
         try:
             await self.stack.mended()
@@ -148,4 +148,4 @@ class Series:
         later = [each.moment for each in self.stack.gate.passed if each.whose == whose and each.moment > harmed]
         seconds = min(later, default=time.monotonic()) - harmed
         mine = {name: said for name, said in troubles.items() if name in whose}
-        return Row(self.name, held.boundary, self.victim, seconds, "; ".join((mine or troubles).values()))
+        return Row(self.name, held.boundary, self.victim.name, seconds, "; ".join((mine or troubles).values()))

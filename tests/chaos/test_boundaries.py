@@ -12,9 +12,9 @@ from tests.chaos.flows import FLOWS
 from tests.chaos.rehearsal import Rehearsal, rehearsal, write_places
 from tests.chaos.report import Report
 from tests.chaos.series import Series
-from tests.chaos.victims import FATAL_TO_AGENTS, VICTIMS
+from tests.chaos.victims import VICTIMS, Victim
 
-Harmed = tuple[Rehearsal, str]
+Harmed = tuple[Rehearsal, Victim]
 _QUICK = re.compile(r"after (register|the commit .*register|PUT|create_agent|the write .*mark_running|DELETE|finish)")
 # As many as two cores carry.
 _PLACES = 12
@@ -31,7 +31,7 @@ async def _stack(folder: Path, places: int) -> AsyncIterator[Rehearsal]:
 async def harmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harmed]:
     """A stack for each victim, since what has lived in it is looked at again after each wave."""
     async with _stack(tmp_path_factory.mktemp("boundaries"), _PLACES) as stack:
-        yield stack, request.param
+        yield stack, VICTIMS[request.param]
 
 
 @pytest.mark.timeout(300)
@@ -39,7 +39,7 @@ async def test_a_life_ends_the_same_when_whoever_carries_it_is_killed_between_it
     tmp_path: Path, chaos_report: Report
 ) -> None:
     async with _stack(tmp_path, 4) as stack:
-        series = Series(stack, "one_life", "itself")
+        series = Series(stack, "one_life", VICTIMS["itself"])
         chosen = [each for each in await series.boundaries() if _QUICK.match(each.at)]
         assert len(chosen) >= 7, chosen
         await series.harmed(chosen, chaos_report)
@@ -57,7 +57,7 @@ async def test_who_lives_notices_nothing_of_what_is_harmed_while_it_is_looked_af
     await cat.until(agent_id, "running")
     await series.harmed(await series.upkeep(), chaos_report)
     agent = await cat.until(agent_id, "running")
-    assert victim in FATAL_TO_AGENTS or agent["restartCount"] == 0
+    assert victim.has_agents or agent["restartCount"] == 0
     await cat.stop(agent_id)
     await cat.until(agent_id, "terminated")
 

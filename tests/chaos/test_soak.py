@@ -55,7 +55,7 @@ class Soak:
             await asyncio.sleep(self._chance.uniform(1, 8))
             victim, itself = self._chance.choice(list(VICTIMS)), self._chance.choice(HELD)
             self.harms.append(f"{victim} ({itself})")
-            await VICTIMS[victim](self.stack, itself)
+            await VICTIMS[victim].harm(self.stack, itself)
             async with asyncio.timeout(_MENDED_SECONDS):
                 await self.stack.mended()
 

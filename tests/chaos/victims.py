@@ -1,11 +1,21 @@
 """What is done to Berth while one part of it stands at a boundary, or at any time."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from tests.chaos.rehearsal import HELD, Rehearsal
 
 # Takes the stack, and the name of the part that is meant by `itself`: the one that is held.
 Harm = Callable[[Rehearsal, str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Victim:
+    """`has_agents`: agents die with it, and are restarted."""
+
+    name: str
+    harm: Harm
+    has_agents: bool = False
 
 
 def _killed(*parts: str) -> Harm:
@@ -41,24 +51,40 @@ def _frozen(part: str) -> Harm:
     return harm
 
 
-VICTIMS: dict[str, Harm] = {
-    "itself": _killed("itself"),
-    "the other": _killed("the other"),
-    "temporal": _killed("temporal"),
-    "postgres": _killed("postgres"),
-    "itself and the other": _killed("itself", "the other"),
-    "itself and temporal": _killed("itself", "temporal"),
-    "itself and postgres": _killed("itself", "postgres"),
-    "temporal and postgres": _killed("temporal", "postgres"),
-    "host": _killed("host"),
-    "itself and host": _killed("itself", "host"),
-    "line to postgres": _cut_off("postgres"),
-    "line to temporal": _cut_off("temporal"),
-    "frozen postgres": _frozen("postgres"),
-    "frozen temporal": _frozen("temporal"),
-    "half-open line to postgres": _half_open("postgres"),
-    "half-open line to temporal": _half_open("temporal"),
-}
+async def _every_agent(stack: Rehearsal, itself: str) -> None:
+    await stack.kill_agents()
 
-# With the host its agents die, and are restarted.
-FATAL_TO_AGENTS = frozenset(name for name in VICTIMS if "host" in name)
+
+def _named(*victims: Victim) -> dict[str, Victim]:
+    return {victim.name: victim for victim in victims}
+
+
+_ANYWHERE = _named(
+    Victim("itself", _killed("itself")),
+    Victim("the other", _killed("the other")),
+    Victim("temporal", _killed("temporal")),
+    Victim("postgres", _killed("postgres")),
+    Victim("itself and the other", _killed("itself", "the other")),
+    Victim("itself and temporal", _killed("itself", "temporal")),
+    Victim("itself and postgres", _killed("itself", "postgres")),
+    Victim("temporal and postgres", _killed("temporal", "postgres")),
+    Victim("line to postgres", _cut_off("postgres")),
+    Victim("line to temporal", _cut_off("temporal")),
+    Victim("frozen postgres", _frozen("postgres")),
+    Victim("frozen temporal", _frozen("temporal")),
+    Victim("half-open line to postgres", _half_open("postgres")),
+    Victim("half-open line to temporal", _half_open("temporal")),
+)
+
+# Where agents live in a host on this machine.
+VICTIMS = _ANYWHERE | _named(
+    Victim("host", _killed("host"), has_agents=True),
+    Victim("itself and host", _killed("itself", "host"), has_agents=True),
+)
+
+# Where agents are pods, which a watcher tells of.
+VICTIMS_OF_PODS = _ANYWHERE | _named(
+    Victim("watcher", _killed("watch")),
+    Victim("itself and watcher", _killed("itself", "watch")),
+    Victim("every agent", _every_agent, has_agents=True),
+)

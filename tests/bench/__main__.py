@@ -15,14 +15,16 @@ from tests.bench.local import LocalBench
 from tests.bench.power import PowerBench
 from tests.bench.queue import QueueBench
 from tests.bench.reaper import ReaperBench
+from tests.bench.recovery import RecoveryBench
 
-_Bench = LocalBench | KubernetesBench | LineBench | PowerBench | QueueBench | ReaperBench
+_Bench = LocalBench | KubernetesBench | LineBench | PowerBench | QueueBench | ReaperBench | RecoveryBench
 _PARTS: dict[str, type[_Bench]] = {
     "local": LocalBench,
     "queue": QueueBench,
     "line": LineBench,
     "power": PowerBench,
     "reaper": ReaperBench,
+    "recovery": RecoveryBench,
     "kubernetes": KubernetesBench,
 }
 

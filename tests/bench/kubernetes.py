@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ _TEMPLATES = {"default": _TINY, _GENTLE: _TINY, "browser": Template(image=AGENT)
 class Times:
     """Seconds of one life after another, and of bare pods in turn with them."""
 
-    bare_up: list[float]
-    bare_down: list[float]
-    usable: list[float]
-    gone: list[float]
-    called: list[float]
-    made: list[float]
-    told: list[float]
+    bare_up: list[float] = field(default_factory=list)
+    bare_down: list[float] = field(default_factory=list)
+    usable: list[float] = field(default_factory=list)
+    gone: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    called: list[float] = field(default_factory=list)
+    made: list[float] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
 
 
 class KubernetesBench:
@@ -91,7 +92,7 @@ class KubernetesBench:
     async def _lives(self, crowd: Crowd, what: str, template: str, turns: int, allowed: float) -> None:
         """One after another, in turns with the floor; the first of each only warms the node."""
         crowd.template = template
-        times = Times([], [], [], [], [], [], [])
+        times = Times()
         for number in range(turns + 1):
             await self._turn(crowd, number, times, probed=template == "default")
         bare, ours = _middle(times.bare_up), _middle(times.usable)
@@ -100,6 +101,8 @@ class KubernetesBench:
         bare, ours = _middle(times.bare_down), _middle(times.gone)
         self.note(f"{what}: bare pod's delete to gone, p50", f"{bare:.2f} s")
         self._beside(f"{what}: stop to gone, p50", ours, bare, 0.5)
+        middle = _middle(times.ended)
+        self.note(f"{what}: stop without grace to ended, p50", f"{middle:.2f} s", "<= 5 s", middle <= 5)
         secret, pod = _middle(times.called) * 1000, _middle(times.made) * 1000
         self.note(f"{what}: POST to the first create call, p50", f"{secret:.0f} ms")
         self.note(f"{what}: POST to the pod's create call, p50", f"{pod:.0f} ms", "<= 120 ms", pod <= 120)
@@ -127,6 +130,7 @@ class KubernetesBench:
         await crowd.stop(number, agent_id)
         times.gone.append(await self._sight.when(pod, "gone") - stopped)
         await crowd.reaches(number, agent_id, "terminated")
+        times.ended.append(time.time() - stopped)
 
     async def _at_once(self, crowd: Crowd, count: int, most: float, turns: int, *, gently: bool) -> None:
         """In turns with the floor; `gently`: in turns with a pool that lets only some start at once, too."""

@@ -102,6 +102,7 @@ class LocalBench:
         async with local_stack(folder, "process", POOL__CAPACITY="1", THRESHOLDS__CPU_PERCENT="100") as stack:
             crowd = await crowd_of(stack, 6)
             usable: list[float] = []
+            gone: list[float] = []
             memory: list[float] = []
             for number in range(6):
                 with stopwatch() as took:
@@ -110,10 +111,14 @@ class LocalBench:
                 usable.append(took[0])
                 await asyncio.sleep(5)
                 memory.append(_pss(stack.pid("host")))
-                await crowd.stop(number, agent_id)
-                await crowd.reaches(number, agent_id, "terminated")
+                with stopwatch() as took:
+                    await crowd.stop(number, agent_id)
+                    await crowd.reaches(number, agent_id, "terminated")
+                gone.append(took[0])
             middle = percentile(usable[1:], 50)
             self.note("process: request to usable, p50", f"{middle:.2f} s", "<= 2.5 s", middle <= 2.5)
+            middle = percentile(gone[1:], 50)
+            self.note("process: stop without grace to ended, p50", f"{middle:.2f} s", "<= 1.5 s", middle <= 1.5)
             size = statistics.median(memory[1:])
             self.note("process: memory of one agent", f"{size:.0f} MiB PSS", "<= 450 MiB", size <= 450)
             await crowd.http.aclose()

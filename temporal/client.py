@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import KeepAliveConfig, RPCError, RPCStatusCode
 
 from core.errors import Unavailable
 from core.settings import Settings
@@ -24,6 +24,10 @@ _AWAY = frozenset(
         RPCStatusCode.UNKNOWN,
     }
 )
+
+# A line that leads nowhere any more, without a word, is given up after these together (Temporal's own: 45 s, in which
+# no life goes on). The server closes lines that ask more often than every 10 s.
+_ALIVE = KeepAliveConfig(interval_millis=12_000, timeout_millis=5_000)
 
 
 async def connect(
@@ -43,6 +47,7 @@ async def connect(
         data_converter=pydantic_data_converter,
         lazy=lazy,
         runtime=runtime,
+        keep_alive_config=_ALIVE,
         **more,
     )
 

@@ -110,7 +110,7 @@ START: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=30),
     "heartbeat_timeout": _BEAT,
     "retry_policy": RetryPolicy(
-        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=15)
+        initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(seconds=5)
     ),
 }
 

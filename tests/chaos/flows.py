@@ -46,7 +46,7 @@ async def beginning_anew(ann: Person, name: str) -> Told:
     async def again() -> bool:
         return (await ann.kinds(agent_id)).count("ready") >= 2
 
-    await eventually(again, "the next attempt")
+    await eventually(again, "the next attempt", ann.patience)
     await ann.until_carried(f"{name}-1", "running")
     return await _ended(ann, agent_id)
 
@@ -63,7 +63,7 @@ async def warned_and_kept(ann: Person, name: str) -> Told:
         await ann.ask("POST", f"/api/agents/{agent_id}/keep")
         return str((await ann.agent(agent_id))["state"]) == "running"
 
-    await eventually(kept, "the agent to be kept")
+    await eventually(kept, "the agent to be kept", ann.patience)
     await ann.until_carried(f"{name}-1", "running")
     await _stop(ann, agent_id, grace=1)
     return await _told(ann, agent_id)
@@ -84,7 +84,7 @@ async def one_after_the_other(ann: Person, name: str) -> Told:
             return False
         return True
 
-    await eventually(taken, "the operator's order to be taken")
+    await eventually(taken, "the operator's order to be taken", ann.patience)
     await ann.until(first, "draining", "terminated")
     second = await ann.start(project, key=f"{name} second")
     await ann.until(second, "running")
@@ -109,7 +109,7 @@ async def at_its_time(ann: Person, name: str) -> Told:
         every = (await ann.ask("GET", "/api/agents?limit=200")).json()["items"]
         return [each["agentId"] for each in every if each["projectId"] == f"{name}-1"]
 
-    await eventually(started, "its start")
+    await eventually(started, "its start", ann.patience)
     await ann.until(agents[0], "running")
     await ann.until_carried(f"{name}-1", "running")
     told = await _ended(ann, *agents)

@@ -21,6 +21,8 @@ CAPACITY = 4
 FLOWS = [flows.one_life, flows.beginning_anew, flows.warned_and_kept, flows.one_after_the_other, flows.at_its_time]
 _MOST_FLOWS = 400
 _MENDED_SECONDS = 60
+# Whoever is struck by one harm after the other waits longer than by one alone.
+_PATIENCE_SECONDS = 180
 
 
 class Soak:
@@ -70,6 +72,8 @@ async def test_random_harm_leaves_nothing_lost_doubled_or_held(
     async with rehearsal(tmp_path / "data", POOL__CAPACITY=str(CAPACITY)) as stack:
         projects = [f"{number}-1" for number in range(_MOST_FLOWS)]
         people = [await stack.user(f"user-{number}", *projects, tier="premium") for number in range(PEOPLE)]
+        for person in people:
+            person.patience = _PATIENCE_SECONDS
         soak = Soak(stack, MINUTES, SEED)
         try:
             async with asyncio.TaskGroup() as group:

@@ -1,7 +1,8 @@
 """Drops what is said to a workflow in a form that its handler does not take: a person may have typed it.
 
-The SDK drops words that do not parse. What it passes on none the less (one word too many, bytes) would raise in the
-handler, and the workflow task that a signal fails is tried again for ever: one typing error would stop a life.
+The SDK drops words that do not parse, and keeps signals that nobody handles, without a word. What it passes on none
+the less (one word too many, bytes) would raise in the handler, and the workflow task that a signal fails is tried
+again for ever: one typing error would stop a life.
 """
 
 import inspect
@@ -9,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from temporalio import workflow
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
+    ExecuteWorkflowInput,
     HandleSignalInput,
     HandleUpdateInput,
     Interceptor,
@@ -27,9 +30,13 @@ class Sieve(Interceptor):
 
 
 class _Inbound(WorkflowInboundInterceptor):
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        workflow.set_dynamic_signal_handler(_none_of_ours)
+        return await super().execute_workflow(input)
+
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        if not _takes(_handler(input.signal), input.args):
-            workflow.logger.warning("signal.dropped", extra={"signal": input.signal, "words": len(input.args)})
+        if workflow.get_signal_handler(input.signal) is not None and not _takes(_handler(input.signal), input.args):
+            _drop(input.signal, input.args)
             return
         await super().handle_signal(input)
 
@@ -37,6 +44,14 @@ class _Inbound(WorkflowInboundInterceptor):
         if not _takes(_handler(input.update), input.args):
             raise ApplicationError(f"{input.update} does not take that", type="invalid_request", non_retryable=True)
         return await super().handle_update_handler(input)
+
+
+def _none_of_ours(name: str, words: Sequence[RawValue]) -> None:
+    _drop(name, words)
+
+
+def _drop(name: str, words: Sequence[Any]) -> None:
+    workflow.logger.warning("signal.dropped", extra={"signal": name, "words": len(words)})
 
 
 def _handler(name: str) -> Callable[..., Any]:

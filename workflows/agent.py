@@ -39,6 +39,7 @@ with workflow.unsafe.imports_passed_through():
         LOCAL,
         REFUSAL_IS_OF_ITS_TEMPLATE,
         RESET_IS_NOTICED,
+        WARNING_IS_AWAITED,
     )
     from workflows.passage import Passage
     from workflows.record import failure_of, withdraw
@@ -220,6 +221,9 @@ class AgentWorkflow:
         passage, order = self._passage, order or KeepOrder()
         if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
+        if passage.is_told() and workflow.patched(WARNING_IS_AWAITED):
+            # Its user may have read of the warning in the row before this run took that step, or took it again.
+            await workflow.wait_condition(lambda: not passage.is_told())
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
         async with self._registering:
             if self._successor is None and passage.ending.may_be_kept():

@@ -37,6 +37,7 @@ STOPS_ADD_UP = "a stop takes nothing from one that is not taken yet"
 LIVES_FROM_ITS_BEGIN = "the longest life does not count the time in line"
 REFUSAL_IS_OF_ITS_TEMPLATE = "what was refused for one template is decided anew for another"
 END_IS_AWAITED = "a start waits for an end that is being written"
+WARNING_IS_AWAITED = "a keep waits for a warning that is being written"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 

@@ -50,6 +50,11 @@ class Passage:
         """Who stood in line behind this life when its row was ended."""
         return self._record.successor
 
+    def is_told(self) -> bool:
+        """Whether it runs, and is told to go without having taken that step to its end."""
+        course = self.course
+        return course.state is AgentState.RUNNING and (self.leaving or course.inbox.stop is not None)
+
     def give_up_on_runtime(self) -> None:
         """Let this life end without its runtime's word."""
         self.course.given_up = True

@@ -10,7 +10,7 @@ from tests.workflows.test_draining import LONG, told_at_once
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import waited_then_ran
 from tests.workflows.test_starts import HUGE, refused_beside_another
-from tests.workflows.test_succession import unheard
+from tests.workflows.test_succession import kept_unheard, unheard
 
 
 async def test_told_twice_at_once(set_stage: SetStage) -> None:
@@ -56,3 +56,11 @@ async def test_given_up_by_an_operator(stage: Stage) -> None:
     await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(detail="it burnt"), stage.settings.timings)
     await stage.until(agent_id, AgentState.TERMINATED)
     await keep(stage, "given_up_by_an_operator")
+
+
+async def test_kept_while_its_warning_was_written(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await set_stage(LONG)
+    agent_id, _ = await kept_unheard(stage, monkeypatch)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "kept_while_its_warning_was_written")

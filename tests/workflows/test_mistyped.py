@@ -51,6 +51,15 @@ async def test_mistyped_signals_harm_no_life(stage: Stage) -> None:
     await _unharmed(stage, agent_id)
 
 
+async def test_signal_that_is_none_of_ours_is_dropped_with_a_line_in_the_log(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent_id = await stage.started()
+    await _signal(stage, stage.workflow().id, "stopp")
+    await _unharmed(stage, agent_id)
+    assert [vars(line)["signal"] for line in caplog.records if "signal.dropped" in line.getMessage()] == ["stopp"]
+
+
 async def test_mistyped_updates_are_refused_and_harm_no_life(stage: Stage) -> None:
     agent_id = await stage.started()
     for name, words in itertools.product(UPDATES, NONSENSE):

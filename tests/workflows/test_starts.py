@@ -99,7 +99,7 @@ async def refused_beside_another(stage: Stage) -> StartAnswer:
         starts = []
         for template in ("huge", "default"):
             starts.append(asyncio.create_task(stage.insist(stage.request(template=template))))
-            await stage.took_start(f'"template":"{template}"')
+            await stage.took("start", f'"template":"{template}"')
     # The other may have been told `pending` meanwhile, and have asked again when there was an agent.
     _, second = await asyncio.gather(*starts)
     return second

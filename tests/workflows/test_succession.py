@@ -1,6 +1,7 @@
 """Starting anew while the last life is still ending: who waits behind whom, and who takes over."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from activities.contracts import Registered, Registration
 from activities.lives import LifeActivities
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StopOrder
+from core.errors import Unavailable
 from tests.fixtures.stage import SetStage, Stage, until
 from workflows.options import AGENT_ID
 
@@ -28,20 +30,42 @@ async def succeeded(stage: Stage, reason: str = "maintenance") -> tuple[str, str
     return first, answer.agent_id
 
 
-async def unheard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[str, StartAnswer]:
-    """An agent whose drain was written by a worker that died before it could say so, and a start of that moment."""
-    first, answers = await stage.started(), asyncio.Event()
+async def drain_unheard(stage: Stage, monkeypatch: pytest.MonkeyPatch, reason: str) -> tuple[str, asyncio.Event]:
+    """An agent whose drain is in its row alone: whoever wrote it dies of it, until the event is set."""
+    agent_id, answers = await stage.started(), asyncio.Event()
 
     async def dies(*_: object) -> None:
         if not answers.is_set():
             raise ConnectionError("killed")
 
     monkeypatch.setattr(LifeActivities, "_start_over", dies)
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    await stage.stop(agent_id, reason)
+    await stage.until(agent_id, AgentState.DRAINING)
+    return agent_id, answers
+
+
+async def kept_unheard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[str, bool]:
+    """An agent that is asked to be kept while its drain is in its row alone, and whether it was."""
+    agent_id, answers = await drain_unheard(stage, monkeypatch, "inactivity")
+    draining = await stage.agent(agent_id)
+
+    async def insist() -> bool:
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await stage.lives.keep(draining)
+
+    asking = asyncio.create_task(insist())
+    await stage.took("keep", agent_id)
+    answers.set()
+    return agent_id, await asyncio.wait_for(asking, 30)
+
+
+async def unheard(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[str, StartAnswer]:
+    """An agent whose drain was written by a worker that died before it could say so, and a start of that moment."""
+    first, answers = await drain_unheard(stage, monkeypatch, "maintenance")
     request = stage.request()
     asking = asyncio.create_task(stage.insist(request))
-    await stage.took_start(request.agent_id)
+    await stage.took("start", request.agent_id)
     answers.set()
     return first, await asking
 
@@ -198,6 +222,16 @@ async def test_keep_is_refused_once_a_successor_stands_in_line(set_stage: SetSta
     assert not await asyncio.wait_for(stage.lives.keep(await stage.agent(first)), 10)
     await stage.stop(first)
     await stage.until(second, AgentState.RUNNING)
+
+
+async def test_keep_that_comes_before_the_workflow_knows_of_the_warning_takes_it_back(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(LONG)
+    agent_id, kept = await kept_unheard(stage, monkeypatch)
+    assert kept
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    assert (await stage.kinds(agent_id))[-1] == "kept"
 
 
 async def test_keep_and_start_at_once_end_with_one_agent(set_stage: SetStage) -> None:

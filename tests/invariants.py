@@ -95,7 +95,6 @@ async def broken(world: World) -> list[str]:
                 *_quotas(rows, await connection.fetch("SELECT user_id, tier FROM users"), world.limits),
                 *_slots(rows, world.capacity, await connection.fetch("SELECT pool FROM pool_overrides")),
                 *_answers(rows, await connection.fetch("SELECT * FROM idempotency WHERE answer IS NOT NULL")),
-                *_notices(await connection.fetch("SELECT channel, agent_id, event FROM notices")),
                 *_starts(rows, await connection.fetch("SELECT * FROM scheduled_starts")),
             ]
     finally:
@@ -164,11 +163,6 @@ def _answers(agents: Sequence[Agent], answers: Sequence[asyncpg.Record]) -> list
 
 def _is_agent_id(word: str) -> bool:
     return len(word) == 35 and word.startswith("ag-")
-
-
-def _notices(notices: Sequence[asyncpg.Record]) -> list[str]:
-    told = Counter((row["channel"], row["agent_id"], str(row["event"])) for row in notices)
-    return [f"{count} notices of one event on {key[0]}: {key[2]}" for key, count in told.items() if count > 1]
 
 
 def _starts(agents: Sequence[Agent], starts: Sequence[asyncpg.Record]) -> list[str]:

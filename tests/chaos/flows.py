@@ -6,6 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 from tests.fixtures.stack import Person, eventually
 
+_BRIEF = {"shutdown_seconds": 5, "restart_backoff_seconds": 0.1}
+# A warning that came twice, before and after an outage, is still one; a letter goes when the outbox is drained.
+_BESIDE = {"warning", "notice.sent"}
+# In a pool that all share, there may be no room for a moment.
+_IN_LINE = {"queued", "admitted"}
+# What those flows start in which an agent comes to its end by itself.
+DOOMED, IDLE = "doomed", "idle"
+TEMPLATES = {
+    DOOMED: {"simulation": {"exit_after_seconds": 0.3}, "timings": _BRIEF},
+    IDLE: {"timings": {**_BRIEF, "idle_seconds": 0.5, "grace_seconds": 0.5}},
+}
+
 # The events of every agent of a flow, in the order in which the agents were asked for.
 Told = list[list[str]]
 # Takes somebody and the beginning of a project's name: `{name}-1` to `{name}-4` are theirs, and were never used.
@@ -61,9 +73,12 @@ async def warned_and_kept(ann: Person, name: str) -> Told:
 
     async def kept() -> bool:
         await ann.ask("POST", f"/api/agents/{agent_id}/keep")
-        return str((await ann.agent(agent_id))["state"]) == "running"
+        # What it runs on may die meanwhile, and who was told to go is not made anew.
+        return (await ann.agent(agent_id))["state"] in ("running", "terminated")
 
     await eventually(kept, "the agent to be kept", ann.patience)
+    if (await ann.agent(agent_id))["state"] == "terminated":
+        return await _told(ann, agent_id)
     await ann.until_carried(f"{name}-1", "running")
     await _stop(ann, agent_id, grace=1)
     return await _told(ann, agent_id)
@@ -119,9 +134,57 @@ async def at_its_time(ann: Person, name: str) -> Told:
     return told
 
 
+async def failing(ann: Person, name: str) -> Told:
+    """It crashes as often as it is begun, until it has failed; its user restarts it, and it fails again."""
+    first = await ann.start(f"{name}-1", template=DOOMED)
+    await ann.until(first, "failed")
+    headers = {"Idempotency-Key": f"{name} again"}
+    second = ""
+
+    async def begun() -> bool:
+        nonlocal second
+        answer = await ann.ask("POST", f"/api/agents/{first}/restart", headers=headers)
+        said = answer.json()
+        second = str(said.get("agentId") or said.get("agent", {}).get("agentId") or "")
+        return bool(second)
+
+    await eventually(begun, "the next life", ann.patience)
+    assert second != first
+    await ann.until(second, "failed")
+    # Whether it was usable for a moment is seen only by those who look in that moment.
+    return [[kind for kind in kinds if kind not in _IN_LINE | {"ready"}] for kinds in await _told(ann, first, second)]
+
+
+async def left_alone(ann: Person, name: str) -> Told:
+    """Nobody does anything with it, so it is warned and ended."""
+    (kinds,) = await _told(ann, await ann.start(f"{name}-1", template=IDLE))
+    return [[kind for kind in kinds if kind not in _IN_LINE]]
+
+
+async def serviced(ann: Person, name: str) -> Told:
+    """The pool that it has to itself is to be serviced."""
+    agent_id = await ann.start(f"{name}-1")
+    await ann.until(agent_id, "running")
+    await ann.until_carried(f"{name}-1", "running")
+    order = {"pool": ann.template, "reason": "a new kernel"}
+    answer = await ann.stack.operator().ask("POST", "/api/admin/maintenance", json=order)
+    assert answer.status_code == 202, answer.text
+    return await _told(ann, agent_id)
+
+
 FLOWS: dict[str, Flow] = {
     flow.__name__: flow
-    for flow in (one_life, waiting_in_line, beginning_anew, warned_and_kept, one_after_the_other, at_its_time)
+    for flow in (
+        one_life,
+        waiting_in_line,
+        beginning_anew,
+        warned_and_kept,
+        one_after_the_other,
+        at_its_time,
+        failing,
+        left_alone,
+        serviced,
+    )
 }
 PROJECTS = 4
 
@@ -140,7 +203,7 @@ async def _stop(someone: Person, agent_id: str, grace: float = 0) -> None:
 
 
 async def _told(someone: Person, *agent_ids: str) -> Told:
-    """Without warnings: one that came twice, before and after an outage, is still one."""
+    """Without what comes when it comes."""
     for each in agent_ids:
-        await someone.until(each, "terminated", "cancelled")
-    return [[kind for kind in await someone.kinds(each) if kind != "warning"] for each in agent_ids]
+        await someone.until(each, "terminated", "cancelled", "failed")
+    return [[kind for kind in await someone.kinds(each) if kind not in _BESIDE] for each in agent_ids]

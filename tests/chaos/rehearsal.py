@@ -25,7 +25,9 @@ from core.dev.stack import Stack
 from core.dev.supervise import Part
 from core.settings import DEFAULT_POOL
 from tests.chaos.boundaries import GATE
+from tests.chaos.flows import TEMPLATES
 from tests.chaos.gate import Gate, open_gate
+from tests.chaos.hearers import Hearers, hearers
 from tests.chaos.supervised import supervised
 from tests.fakes.tcp_proxy import TcpProxy, tcp_proxy
 from tests.fixtures.stack import LocalStack, Person, eventually
@@ -33,6 +35,7 @@ from tests.fixtures.stack import LocalStack, Person, eventually
 HELD = ("worker", "api")
 # Long enough that everything that was under way meets it, short enough that nobody's patience ends.
 OUTAGE_SECONDS = 1.5
+_TOLD_SECONDS = 180
 
 
 class Rehearsal(LocalStack):
@@ -62,9 +65,10 @@ class Rehearsal(LocalStack):
             Db.open(str(self.about["database"]), application="guests", pool_size=1) as db,
             db.transaction() as session,
         ):
+            await users.put(session, "root")
             for number in range(count):
                 user_id = f"guest-{self._parties}-{number:02}"
-                await users.put(session, user_id, tier="premium")
+                await users.put(session, user_id, tier="premium", email=f"{user_id}@example.test")
                 for project in range(1, projects + 1):
                     await project_rows.add(session, f"{user_id}-{project}", [user_id])
                 token = issue(auth, user_id, Role.USER, datetime.now(UTC), timedelta(hours=1))
@@ -136,7 +140,8 @@ def write_places(config: Path, runtime: str, count: int, template: Mapping[str, 
     pools = {name: {"runtime": runtime, "template": name, "capacity": 2} for name in names}
     if apart:
         pools = {name: {**pool, "cluster": name} for name, pool in pools.items()}
-    config.write_text(json.dumps({"templates": {name: template for name in ["default", *names]}, "pools": pools}))
+    templates = {name: template for name in ["default", *names]} | TEMPLATES
+    config.write_text(json.dumps({"templates": templates, "pools": pools}))
 
 
 @contextlib.asynccontextmanager
@@ -146,17 +151,33 @@ async def rehearsal(folder: Path, runtime: str = "memory", **settings: str) -> A
         gate_path = Path(place) / "gate"
         async with (
             open_gate(gate_path) as gate,
+            hearers() as told,
             tcp_proxy("127.0.0.1", 0) as to_postgres,
             tcp_proxy("127.0.0.1", 0) as to_temporal,
         ):
             lines = {"postgres": to_postgres, "temporal": to_temporal}
             alter = partial(_held, lines=lines)
-            given = {**SHORT, **settings}
+            given = {**SHORT, **told.settings, **settings}
             async with supervised(folder, runtime, given, {GATE: str(gate_path)}, alter) as (stack, environment):
                 one = Rehearsal(folder, environment, gate, stack, lines)
                 await one.whole()
                 yield one
                 await one.sound()
+                await _all_told(one, told)
+
+
+async def _all_told(stack: Rehearsal, told: Hearers) -> None:
+    """What a worker had taken when it died is told once its time is up."""
+    found: list[str] = []
+
+    async def nothing_wrong() -> bool:
+        found[:] = await told.wrong(str(stack.about["database"]))
+        return not found
+
+    try:
+        await eventually(nothing_wrong, "all to be told", _TOLD_SECONDS)
+    except AssertionError as late:
+        raise AssertionError(f"{late}: {found[:20]}") from None
 
 
 SHORT = {

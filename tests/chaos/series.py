@@ -129,7 +129,8 @@ class Series:
             except AssertionError as error:
                 troubles[person.user_id] = str(error)
                 continue
-            if not self.victim.has_agents and told != self.undisturbed:
+            # Where agents died of it, what they come to is the same, and not the way there.
+            if told != self.undisturbed and not (self.victim.has_agents and _ends(told) == _ends(self.undisturbed)):
                 troubles[person.user_id] = self._otherwise(told)
         try:
             await self.stack.mended()
@@ -149,3 +150,8 @@ class Series:
         seconds = min(later, default=time.monotonic()) - harmed
         mine = {name: said for name, said in troubles.items() if name in whose}
         return Row(self.name, held.boundary, self.victim.name, seconds, "; ".join((mine or troubles).values()))
+
+
+def _ends(told: Told) -> Told:
+    """First and last of what was told of each agent."""
+    return [[kinds[0], kinds[-1]] for kinds in told]

@@ -23,7 +23,8 @@ _PLACES = 12
 @contextlib.asynccontextmanager
 async def _stack(folder: Path, places: int) -> AsyncIterator[Rehearsal]:
     write_places(folder / "berth.yaml", "memory", places, {}, apart=True)
-    async with rehearsal(folder / "data", CONFIG=str(folder / "berth.yaml")) as one:
+    settings = {"CONFIG": str(folder / "berth.yaml"), "POOL__CAPACITY": str(places)}
+    async with rehearsal(folder / "data", **settings) as one:
         yield one
 
 

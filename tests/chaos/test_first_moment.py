@@ -1,8 +1,9 @@
 """Twenty starts, then twenty stops, asked at once, and a part killed before the first second is over."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -10,7 +11,7 @@ import pytest_asyncio
 
 from tests.fixtures.kubernetes import Land
 from tests.fixtures.plain import NO_TLS
-from tests.fixtures.stack import LocalStack, Person, local_stack
+from tests.fixtures.stack import LocalStack, Person, eventually, local_stack
 
 AT_ONCE = 20
 PARTS = ["api", "worker", "temporal"]
@@ -40,15 +41,32 @@ class Crowd:
         except (httpx2.HTTPError, OSError):
             return None
 
-    async def at_once(self, paths: list[str], keys: list[str], part: str, moment: float) -> list[httpx2.Response]:
-        """Ask all, kill, and return what was accepted."""
+    async def at_once(self, paths: list[str], keys: list[str], part: str, moment: float) -> dict[str, httpx2.Response]:
+        """Ask all, kill, and return what was accepted, by its key."""
         asked = [asyncio.create_task(self.asked_once(path, key)) for path, key in zip(paths, keys, strict=True)]
         await asyncio.sleep(moment)
         killed = self.ann.stack.kill(part)
         answers = await asyncio.gather(*asked)
         await self.ann.stack.replaced(part, killed)
         await self.ann.stack.whole()
-        return [answer for answer in answers if answer is not None and answer.status_code < 300]
+        asked_and_answered = zip(keys, answers, strict=True)
+        return {key: answer for key, answer in asked_and_answered if answer is not None and answer.status_code < 300}
+
+    async def theirs(self) -> dict[str, str]:
+        """The agent of each project."""
+        every = (await self.ann.ask("GET", "/api/agents?limit=200")).json()["items"]
+        return {agent["projectId"]: agent["agentId"] for agent in every}
+
+    async def carried_out(self, projects: Iterable[str]) -> dict[str, str]:
+        """Return once each of these has an agent, which nobody asks for any more."""
+        found: dict[str, str] = {}
+
+        async def all_there() -> bool:
+            found.update(await self.theirs())
+            return set(projects) <= set(found)
+
+        await eventually(all_there, f"agents of {projects}")
+        return found
 
 
 async def _start_and_stop(stack: LocalStack, part: str, moment: float) -> None:
@@ -59,20 +77,22 @@ async def _start_and_stop(stack: LocalStack, part: str, moment: float) -> None:
 
     paths = [f"/api/projects/{project}/start-agent" for project in projects]
     accepted = await crowd.at_once(paths, projects, part, moment)
+    made = await crowd.carried_out(accepted)
     # Who got no answer asks again, under the same key; who got one, gets the same.
     agents = [await ann.start(project, key=project) for project in projects]
-    named = {body["agent"]["agentId"] for body in (answer.json() for answer in accepted) if "agent" in body}
-    assert named <= set(agents)
+    again = dict(zip(projects, agents, strict=True))
     assert len(set(agents)) == AT_ONCE
+    assert {project: again[project] for project in accepted} == {project: made[project] for project in accepted}
+    named = {project: _named(answer.json()) for project, answer in accepted.items()}
+    assert {project: agent for project, agent in named.items() if agent not in (None, again[project])} == {}
     for agent_id in agents:
         await ann.until(agent_id, "running")
-    known = {agent["agentId"] for agent in (await ann.ask("GET", "/api/agents?limit=200")).json()["items"]}
-    assert known == set(agents)
+    assert await crowd.theirs() == again
     await stack.sound()
 
     paths = [f"/api/agents/{agent_id}/stop" for agent_id in agents]
     accepted = await crowd.at_once(paths, [f"stop {project}" for project in projects], part, moment)
-    told = {answer.json()["agentId"] for answer in accepted}
+    told = {answer.json()["agentId"] for answer in accepted.values()}
     for agent_id in told:
         await ann.until(agent_id, "terminated")
     for agent_id in set(agents) - told:
@@ -80,6 +100,12 @@ async def _start_and_stop(stack: LocalStack, part: str, moment: float) -> None:
         assert answer.status_code == 202 or answer.json()["code"] == "wrong_state", answer.text
         await ann.until(agent_id, "terminated")
     await stack.sound()
+
+
+def _named(answer: dict[str, Any]) -> str | None:
+    """The agent in an answer to a start; None while it is not decided."""
+    agent_id: str | None = answer.get("agentId") or answer.get("agent", {}).get("agentId")
+    return agent_id
 
 
 @pytest.mark.timeout(180)

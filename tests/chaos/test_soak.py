@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import flows
-from tests.chaos.rehearsal import HELD, Rehearsal, rehearsal
+from tests.chaos.rehearsal import HELD, Rehearsal, rehearsal, write_places
 from tests.chaos.victims import VICTIMS
 from tests.fixtures.stack import Person
 
@@ -18,7 +18,15 @@ SEED = int(os.environ.get("SOAK_SEED") or random.randrange(1_000_000))
 PEOPLE = 6
 # Fewer places than people, so that some wait.
 CAPACITY = 4
-FLOWS = [flows.one_life, flows.beginning_anew, flows.warned_and_kept, flows.one_after_the_other, flows.at_its_time]
+FLOWS = [
+    flows.one_life,
+    flows.beginning_anew,
+    flows.warned_and_kept,
+    flows.one_after_the_other,
+    flows.at_its_time,
+    flows.failing,
+    flows.left_alone,
+]
 _MOST_FLOWS = 400
 _MENDED_SECONDS = 60
 # Whoever is struck by one harm after the other waits longer than by one alone.
@@ -69,7 +77,9 @@ async def test_random_harm_leaves_nothing_lost_doubled_or_held(
 ) -> None:
     with capsys.disabled():
         sys.stdout.write(f"\nsoak of {MINUTES:g} min, SEED={SEED}\n")
-    async with rehearsal(tmp_path / "data", POOL__CAPACITY=str(CAPACITY)) as stack:
+    write_places(tmp_path / "berth.yaml", "memory", 0, {}, apart=True)
+    settings = {"CONFIG": str(tmp_path / "berth.yaml"), "POOL__CAPACITY": str(CAPACITY)}
+    async with rehearsal(tmp_path / "data", **settings) as stack:
         projects = [f"{number}-1" for number in range(_MOST_FLOWS)]
         people = [await stack.user(f"user-{number}", *projects, tier="premium") for number in range(PEOPLE)]
         for person in people:
@@ -85,6 +95,6 @@ async def test_random_harm_leaves_nothing_lost_doubled_or_held(
         await stack.sound()
         for person in people:
             agents = (await person.ask("GET", "/api/agents?limit=200")).json()["items"]
-            assert {agent["state"] for agent in agents} <= {"terminated"}, agents
+            assert {agent["state"] for agent in agents} <= {"terminated", "failed"}, agents
     with capsys.disabled():
         sys.stdout.write(f"{soak.done} flows, {len(soak.harms)} harms, nothing lost, doubled or held\n")

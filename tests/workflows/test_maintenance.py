@@ -13,7 +13,8 @@ from core.errors import RuntimeRetryable
 from core.ids import maintenance_workflow_id
 from core.runtime.base import Observation
 from core.settings import Memory
-from tests.fixtures.stage import SetStage, Stage, refuse_signals
+from tests.fixtures.refusals import refuse_signals
+from tests.fixtures.stage import SetStage, Stage
 
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600, "idle_seconds": 36000}
 

@@ -23,7 +23,8 @@ from core.runtime.base import AgentRuntime, Owner, Pruned
 from core.runtime.memory import MemoryRuntime
 from core.settings import Memory
 from temporal import schedules
-from tests.fixtures.stage import SetStage, Stage, refuse_signals, until
+from tests.fixtures.refusals import refuse_signals
+from tests.fixtures.stage import SetStage, Stage, until
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
 

@@ -13,7 +13,8 @@ from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
-from tests.fixtures.stage import SetStage, Stage, refuse_signals, until
+from tests.fixtures.refusals import refuse_signals
+from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_giving_up import Deaf
 
 

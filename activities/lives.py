@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
-from activities import contracts
+from activities import contracts, endings
 from activities.contracts import Ended, Final, Life, Moved, Successor
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
@@ -348,16 +347,14 @@ class LifeActivities:
         elif row.ready_at is not None:
             # It had a machine, so that one has a place now; the end of one that never had any frees nothing.
             await clusters.forget_refusals(session, self._cluster(life))
-        usage = {to_camel(name): value for name, value in ask.usage if value is not None} if ask.usage else {}
-        if row.started_at is not None or row.usage:
-            # The whole life, from the slot on: every attempt has a start of its own.
-            usage["seconds"] = moves.held_seconds(row, now)
+        usage = await endings.usage_of(session, row, ask.usage, now)
+        left = await endings.left_behind(session, life.agent_id)
         if row.admitted_at is not None:
             await flows.departed(session, life.pool, now)
         kind = {AgentState.FAILED: EventKind.FAILED, AgentState.CANCELLED: EventKind.CANCELLED}.get(
             to, EventKind.TERMINATED
         )
-        end = fact(kind, to, ask.reason, detail=ask.detail, usage=usage)
+        end = fact(kind, to, ask.reason, detail=ask.detail, usage=usage, **left)
         moved = await moves.move(session, life.agent_id, life.attempt, to, now, end, reason=ask.reason, usage=usage)
         return [*steps, moved]
 

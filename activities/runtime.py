@@ -20,6 +20,7 @@ from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime, AgentSpec, Phase
+from core.runtime.base import Usage as Measured
 from core.settings import Settings
 from core.tokens import hash_token, new_token
 
@@ -86,7 +87,7 @@ class RuntimeActivities:
             usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
             raise self._failure(error, for_good=False) from error
-        return Usage(cpu_seconds=usage.cpu_seconds, peak_memory_bytes=usage.peak_memory_bytes)
+        return await self._used(life, usage)
 
     @activity.defn(name="resize_agent")
     async def resize_agent(self, ask: Resize) -> Resized:
@@ -107,6 +108,16 @@ class RuntimeActivities:
             return Placed(node=await beating(look, to_its_end=False))
         except RuntimeFault as error:
             raise self._failure(error) from error
+
+    async def _used(self, life: Life, measured: Measured) -> Usage:
+        """What the runtime measured; what it cannot measure, by the agent's own last word."""
+        cpu, peak = measured.cpu_seconds, measured.peak_memory_bytes
+        if cpu is None or peak is None:
+            async with self._db.transaction() as session:
+                told = await channels.spent(session, life.agent_id, life.attempt)
+            cpu = told.cpu_seconds if cpu is None else cpu
+            peak = told.peak_memory_bytes if peak is None else peak
+        return Usage(cpu_seconds=cpu, peak_memory_bytes=peak)
 
     def _failure(self, error: RuntimeFault, *, for_good: bool | None = None) -> ApplicationError:
         """A runtime's error as Temporal's, counted; expected ones are not logged with a trace at every try."""

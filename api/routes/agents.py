@@ -13,6 +13,7 @@ from api.routes.start import Key, checked_key, respond
 from api.schemas.agents import (
     AgentBody,
     EventBody,
+    OneAgentBody,
     PendingBody,
     QueuedBody,
     StartBody,
@@ -20,12 +21,13 @@ from api.schemas.agents import (
     StopBody,
     agent_body,
     event_body,
+    one_agent_body,
 )
 from api.schemas.base import AgentIdPath, ProjectIdText
 from api.services import orders
 from api.services.access import readable_agent
 from api.services.start import Starter
-from core.db.repositories import agents, events, queue
+from core.db.repositories import agents, artefacts, events, queue
 from core.domain.lifecycle import AgentState
 from core.errors import Busy, Conflict, InvalidRequest, NotFound, Rejected, Unavailable
 
@@ -62,10 +64,12 @@ async def list_agents(
 
 
 @router.get("/{agentId}", operation_id="getAgent", summary="One agent", responses=_ONE)
-async def get_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentBody:
+async def get_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> OneAgentBody:
     async with deps.acting(who) as (session, _):
         view = await readable_agent(session, who, agent_id)
-        return agent_body(await queue.with_wait(session, view, deps.settings.rules()))
+        saved = await artefacts.saved_work(session, view.agent_id)
+        shown = await queue.with_wait(session, view, deps.settings.rules())
+    return one_agent_body(shown, saved.told() if saved is not None else None)
 
 
 @router.get("/{agentId}/events", operation_id="listAgentEvents", summary="The life, oldest first", responses=_ONE)

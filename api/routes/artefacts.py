@@ -1,20 +1,22 @@
-"""Artefacts: agents store pictures and documents here, their users fetch them."""
+"""Artefacts: agents store pictures, documents and their saved work here, their users fetch them."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import ClientDisconnect
 
 from api.deps import Caller, Deps, DepsOf
 from api.live.hub import Live, live_of
 from api.problems import problems, responses
 from api.routes.channel import Speaker
-from api.schemas.artefacts import ENDINGS, ContentType, artefact_body
+from api.schemas.artefacts import ENDINGS, ContentType
 from core.db.repositories import artefacts, commands
+from core.db.repositories.agents import AgentView
 from core.db.repositories.artefacts import CHUNK_BYTES, ArtefactView
-from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact
+from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact, saved_work_id
 from core.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
 from core.ids import check_id
 
@@ -26,7 +28,7 @@ _KINDS = {kind.value: {"schema": {"type": "string", "format": "binary"}} for kin
 @router.put(
     "/agent-artefacts/{commandId}",
     tags=["agents' side"],
-    summary="An agent stores what a command made",
+    summary="An agent stores what a command made, or the work it saves before it stops",
     # Ours is the limit that is met first, and it says what is too large.
     max_body_size=2 * MAX_ARTEFACT_BYTES,
     openapi_extra={"requestBody": {"required": True, "content": _KINDS}},
@@ -46,7 +48,10 @@ async def store(
     speaking: Speaker,
     live: Annotated[Live, Depends(live_of)],
 ) -> Artefact:
-    """One artefact a command; the same again answers with the one that is there."""
+    """One artefact a command; the same again answers with the one that is there.
+
+    The work that attempt N saves is a zip under its reserved id, `saved N`, for which there is no command.
+    """
     who, _ = speaking
     check_id(command_id, "commandId")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -56,12 +61,8 @@ async def store(
         raise TooLarge(f"an artefact may have {MAX_ARTEFACT_BYTES} bytes", code="artefact_too_large")
     async with live.deps.db.transaction() as session:
         known = await artefacts.of_command(session, who.agent_id, command_id)
-        command = await commands.get(session, who.agent_id, command_id)
-    if known is None:
-        if command is None or command.attempt != who.attempt or command.kind != commands.EXECUTE:
-            raise NotFound("this agent has no such command")
-        if not command.open:
-            raise Conflict("the command is over", code="command_over")
+        if known is None:
+            await _expected(session, who, command_id, ContentType(kind))
     try:
         async with live.intray.receive(aiter(request.stream()), MAX_ARTEFACT_BYTES) as upload:
             if known is None:
@@ -70,7 +71,20 @@ async def store(
                     known = await artefacts.add(session, who, command_id, kind, upload.size, pieces)
     except ClientDisconnect:
         raise InvalidRequest("the body ended early", code="upload_stalled") from None
-    return artefact_body(known)
+    return known.told()
+
+
+async def _expected(session: AsyncSession, who: AgentView, command_id: str, kind: ContentType) -> None:
+    """Raise unless the attempt may store something new under that id now."""
+    saved = command_id == saved_work_id(who.attempt)
+    if not saved:
+        command = await commands.get(session, who.agent_id, command_id)
+        if command is None or command.attempt != who.attempt or command.kind != commands.EXECUTE:
+            raise NotFound("this agent has no such command")
+        if not command.open:
+            raise Conflict("the command is over", code="command_over")
+    if saved is not (kind is ContentType.ZIP):
+        raise InvalidRequest("saved work is a zip, and nothing else is", code="unsupported_content_type")
 
 
 def _announced(request: Request) -> int:

@@ -9,6 +9,7 @@ from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered, Asked, Du
 from core.db.repositories.agents import AgentView
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
+from core.domain.wire import Artefact
 
 
 class Connections(Answered):
@@ -43,6 +44,14 @@ class AgentBody(Answered):
     connections: Connections | None = Field(None, description="null once the life is over")
 
 
+class OneAgentBody(AgentBody):
+    """One agent, with what it left to its user."""
+
+    saved_work: Artefact | None = Field(
+        None, description="what its latest attempt saved when it was stopped: open task, downloads, files, as a zip"
+    )
+
+
 def connections_of(view: AgentView) -> Connections | None:
     if view.over:
         return None
@@ -51,8 +60,15 @@ def connections_of(view: AgentView) -> Connections | None:
 
 
 def agent_body(view: AgentView) -> AgentBody:
-    shown = {name: getattr(view, name) for name in AgentBody.model_fields if name != "connections"}
-    return AgentBody(**shown, connections=connections_of(view))
+    return AgentBody(**_shown(view), connections=connections_of(view))
+
+
+def one_agent_body(view: AgentView, saved: Artefact | None) -> OneAgentBody:
+    return OneAgentBody(**_shown(view), connections=connections_of(view), saved_work=saved)
+
+
+def _shown(view: AgentView) -> dict[str, Any]:
+    return {name: getattr(view, name) for name in AgentBody.model_fields if name != "connections"}
 
 
 class EventBody(Answered):

@@ -2,18 +2,18 @@
 
 from enum import StrEnum
 
-from core.db.repositories.artefacts import ArtefactView
-from core.domain.wire import Artefact
+from core.domain import wire
 
 
 class ContentType(StrEnum):
-    """Kinds that a browser shows without running anything."""
+    """Kinds that a browser shows, or keeps, without running anything."""
 
     PNG = "image/png"
     JPEG = "image/jpeg"
     PDF = "application/pdf"
     TEXT = "text/plain"
     JSON = "application/json"
+    ZIP = wire.ZIP
 
 
 ENDINGS = {
@@ -22,13 +22,5 @@ ENDINGS = {
     ContentType.PDF: "pdf",
     ContentType.TEXT: "txt",
     ContentType.JSON: "json",
+    ContentType.ZIP: "zip",
 }
-
-
-def artefact_body(view: ArtefactView) -> Artefact:
-    return Artefact(
-        artefact_id=view.artefact_id,
-        content_type=view.content_type,
-        bytes=view.bytes,
-        url=f"/api/artefacts/{view.artefact_id}",
-    )

@@ -16,6 +16,14 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_ARTEFACT_BYTES = 50 << 20
 
 
+ZIP = "application/zip"
+
+
+def saved_work_id(attempt: int) -> str:
+    """Under which "command" an attempt stores the work it saved; with a space, which no user's Idempotency-Key has."""
+    return f"saved {attempt}"
+
+
 class AgentExit(IntEnum):
     """How an agent's main process ends, so that a runtime can tell why (API contract 4)."""
 
@@ -154,7 +162,7 @@ COMMAND_PARAMETERS: dict[CommandName, type[Parameters]] = {
 
 
 class Artefact(Wire):
-    """A picture or document that the agent has stored with `PUT /agent-artefacts/{commandId}`."""
+    """What the agent has stored with `PUT /agent-artefacts/{commandId}`: a picture, a document, or its saved work."""
 
     artefact_id: str
     content_type: str
@@ -218,13 +226,16 @@ class CommandResult(UpMessage):
 class Health(Wire):
     """Also the body of the agent's `GET /health`. `memory` is bytes, `uptime` seconds.
 
-    `network` counts the bytes that went over its own network, both ways; null: it shares that of its machine.
+    `network` counts the bytes that went over its own network, both ways; null: it shares that of its machine. So do
+    `cpuSeconds` and `peakMemoryBytes` count what its own container has used since it began.
     """
 
     status: Literal["starting", "healthy", "unhealthy", "stopping"]
     uptime: float
     memory: int
     network: int | None = Field(None, ge=0, lt=1 << 63)
+    cpu_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    peak_memory_bytes: int | None = Field(None, ge=0, lt=1 << 63)
     browser_active: bool
     channel: Literal["connecting", "open", "refused"]
     task_running: bool = False

@@ -1,15 +1,16 @@
-"""Artefacts: pictures and documents that agents made, their bytes in chunks, so that any replica serves them."""
+"""Artefacts: what agents made or saved, their bytes in chunks, so that any replica serves them."""
 
 from collections.abc import Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ArtefactChunk, ArtefactRow
 from core.db.repositories.agents import AgentView
+from core.domain.wire import Artefact, saved_work_id
 from core.ids import new_uuid7
 
 CHUNK_BYTES = 1 << 20
@@ -24,6 +25,32 @@ class ArtefactView(BaseModel):
     content_type: str
     bytes: int
     created_at: datetime
+
+    def told(self) -> Artefact:
+        """As users and agents are told of it."""
+        return Artefact(
+            artefact_id=self.artefact_id,
+            content_type=self.content_type,
+            bytes=self.bytes,
+            url=f"/api/artefacts/{self.artefact_id}",
+        )
+
+
+# The reserved ids of all attempts.
+_SAVED = saved_work_id(0).removesuffix("0")
+
+
+async def saved_work(session: AsyncSession, agent_id: str) -> ArtefactView | None:
+    """What the latest attempt that saved its work has saved; None when none had anything to save."""
+    query = (
+        select(ArtefactRow)
+        .where(ArtefactRow.agent_id == agent_id, ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
+        # By the number of the attempt: of two numbers the longer one is the greater.
+        .order_by(func.length(ArtefactRow.command_id).desc(), ArtefactRow.command_id.collate("C").desc())
+        .limit(1)
+    )
+    row = await session.scalar(query)
+    return None if row is None else ArtefactView.model_validate(row)
 
 
 async def of_command(session: AsyncSession, agent_id: str, command_id: str) -> ArtefactView | None:

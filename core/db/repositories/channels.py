@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 from sqlalchemy import Float, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -35,12 +36,29 @@ BANDWIDTH = "networkMbit"
 REPORTED_AT = "reportedAt"
 # An older report says nothing about now.
 REPORT_HOLDS = timedelta(seconds=90)
+# What an attempt has used so far: of a report that does not say, the word before it holds.
+SPENT = ("cpuSeconds", "peakMemoryBytes")
 
 
 def report(row: Channel, health: Health, at: datetime) -> dict[str, Any]:
     """`health` as a row keeps it: with when it came, and the bandwidth used since the report before it."""
-    told = health.model_dump(mode="json", by_alias=True)
-    return {**told, REPORTED_AT: at.isoformat(), BANDWIDTH: _bandwidth(row.health or {}, health.network, at)}
+    before, told = row.health or {}, health.model_dump(mode="json", by_alias=True)
+    spent = {name: before.get(name) if told[name] is None else told[name] for name in SPENT}
+    return {**told, **spent, REPORTED_AT: at.isoformat(), BANDWIDTH: _bandwidth(before, health.network, at)}
+
+
+class Spent(BaseModel):
+    """What an attempt has used, by its own last word. None: it could not tell."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+async def spent(session: AsyncSession, agent_id: str, attempt: int) -> Spent:
+    row = await session.get(Channel, (agent_id, attempt))
+    told = (row.health if row is not None else None) or {}
+    return Spent(**{name: told.get(to_camel(name)) for name in Spent.model_fields})
 
 
 def _bandwidth(before: Mapping[str, Any], carried: int | None, at: datetime) -> float | None:

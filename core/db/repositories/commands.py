@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Command
 from core.db.notify import Wake, notify, result_key
-from core.domain.wire import CommandFault
+from core.domain.wire import CommandFault, CommandName
 from core.errors import Busy, KeyReused
 
 EXECUTE, SHUTDOWN = "execute", "graceful_shutdown"
@@ -279,6 +279,33 @@ async def abandon(session: AsyncSession, agent_id: str, attempt: int | None, at:
     )
     for command_id in (await session.execute(statement.returning(Command.command_id))).scalars():
         await notify(session, Wake.RESULTS, result_key(agent_id, command_id))
+
+
+# Answered so, a command was turned away before it did anything.
+_TURNED_AWAY = (
+    CommandFault.UNKNOWN_COMMAND,
+    CommandFault.INVALID_PARAMETERS,
+    CommandFault.NO_MODEL,
+    CommandFault.BUSY,
+)
+
+
+async def tasks_begun(session: AsyncSession, agent_id: str) -> int:
+    """How many tasks all attempts of the agent were given and took up, however they went."""
+    # Unsent, a command ends without a word; what the agent says of one that it had has words.
+    given = or_(
+        Command.sent_epoch.is_not(None),
+        Command.state.in_((CommandState.SENT, CommandState.DONE, CommandState.FAILED)),
+        and_(Command.state == CommandState.CANCELLED, Command.fault_detail.is_not(None)),
+    )
+    query = select(func.count()).where(
+        Command.agent_id == agent_id,
+        Command.kind == EXECUTE,
+        Command.name == CommandName.RUN_TASK,
+        given,
+        or_(Command.fault.is_(None), Command.fault.not_in(_TURNED_AWAY)),
+    )
+    return int((await session.execute(query)).scalar_one())
 
 
 def runs(at: datetime) -> Exists:

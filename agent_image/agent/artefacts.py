@@ -1,4 +1,4 @@
-"""Pictures and documents: stored at Berth by `PUT /agent-artefacts/{commandId}`, never sent on the channel."""
+"""Pictures, documents, saved work: stored at Berth by `PUT /agent-artefacts/{commandId}`, never sent on the channel."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from agent_image.agent.commands import CommandFailed, Document
 from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact, CommandFault
 
 _ATTEMPTS = 4
-_FIRST_WAIT = 0.2
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 2.0
 _BLOCK = 1 << 18
 
 
@@ -37,14 +37,17 @@ class ArtefactStore:
                     if size > MAX_ARTEFACT_BYTES:
                         raise CommandFailed(CommandFault.RESULT_TOO_LARGE, "the document is over 50 MiB")
                     file.write(chunk)
-            return await self._put(command_id, document.content_type, file, size)
+            return await self.keep(command_id, document.content_type, file, size)
 
-    async def _put(self, command_id: str, content_type: str, file: IO[bytes], size: int) -> Artefact:
+    async def keep(
+        self, command_id: str, content_type: str, file: IO[bytes], size: int, *, attempts: int = _ATTEMPTS
+    ) -> Artefact:
+        """Store a file of `size` bytes; safe to repeat. Raises `CommandFailed` when it cannot be stored."""
         headers = {"Content-Type": content_type, "Content-Length": str(size)}
         why = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(attempts):
             if attempt:
-                await asyncio.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
+                await asyncio.sleep(min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT))
             file.seek(0)
             try:
                 async with self._http.put(

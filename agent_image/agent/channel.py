@@ -71,6 +71,7 @@ class Channel:
         self._answering: set[str] = set()
         self._resumed = 0
         self._opened = asyncio.Event()
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
         self.state: State = "connecting"
         backend = config.backend_url
         self._url = ("ws" + backend.removeprefix("http") if backend.startswith("http") else backend) + "/ws/agent"
@@ -118,6 +119,15 @@ class Channel:
                 pause = wait
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
             wait = min(wait * 2, _LONGEST_WAIT)
+
+    async def farewell(self) -> None:
+        """Say once more how we are, before we go: it is the last word on what was used."""
+        if self._socket is None:
+            return
+        try:
+            await self._say_health(self._socket)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("channel.no_farewell", error=repr(error)[:300])
 
     async def drained(self, seconds: float) -> bool:
         """True when everything told has been acknowledged within `seconds`."""
@@ -183,6 +193,7 @@ class Channel:
                     self._hear(heard)
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
         sender = asyncio.create_task(self._owned(self._talk(socket), socket), name="channel.sender")
         beats = asyncio.create_task(self._owned(self._beat(socket), socket), name="channel.heartbeat")
         try:
@@ -192,6 +203,7 @@ class Channel:
                     if heard is not None:
                         self._hear(heard)
         finally:
+            self._socket = None
             for task in (sender, beats):
                 task.cancel()
             await asyncio.gather(sender, beats, return_exceptions=True)
@@ -215,13 +227,16 @@ class Channel:
 
     async def _beat(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            health = await self._health()
-            await self._send(
-                socket,
-                {"type": "heartbeat", "agentId": self._config.agent_id, "seq": self._outbox.next_seq,
-                 "at": datetime.now(UTC).isoformat(), "health": health.model_dump(by_alias=True)},
-            )  # fmt: skip
+            await self._say_health(socket)
             await asyncio.sleep(self._config.heartbeat_seconds)
+
+    async def _say_health(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        health = await self._health()
+        await self._send(
+            socket,
+            {"type": "heartbeat", "agentId": self._config.agent_id, "seq": self._outbox.next_seq,
+             "at": datetime.now(UTC).isoformat(), "health": health.model_dump(by_alias=True)},
+        )  # fmt: skip
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse, body: dict[str, Any]) -> None:
         async with asyncio.timeout(_PING_SECONDS):

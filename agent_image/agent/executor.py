@@ -179,7 +179,7 @@ class Executor:
         self._tell("task_started", commandId=command_id)
         why = "cut off"
         try:
-            result = await self._tasks.run(values)
+            result = await self._tasks.run(command_id, values)
             why = "done" if result["success"] else "not successful"
             return result
         except CommandFailed as failure:

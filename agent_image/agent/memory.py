@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from agent_image.agent import cgroup
 
 
 def lower_own_score() -> None:
@@ -15,15 +15,9 @@ def lower_own_score() -> None:
 
 def oom_kills() -> int | None:
     """How often the kernel killed a process of our memory cgroup; None where that cannot be read."""
-    for path, name in _counters():
-        try:
-            lines = path.read_text(encoding="ascii").splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            key, _, value = line.partition(" ")
-            if key == name and value.isdigit():
-                return int(value)
+    for path in cgroup.controller_files("memory", ("memory.events", "memory.oom_control")):
+        if (found := cgroup.counter(path, "oom_kill")) is not None:
+            return found
     return None
 
 
@@ -39,24 +33,6 @@ class OomWatch:
 
     def reset(self) -> None:
         self._seen = oom_kills()
-
-
-def _counters() -> list[tuple[Path, str]]:
-    """Where the counter may be: cgroup v2, then v1, by our own path and as a container sees it."""
-    found: list[tuple[Path, str]] = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            found.append((_CGROUPS / path.lstrip("/") / "memory.events", "oom_kill"))
-        elif "memory" in controllers.split(","):
-            found.append((_CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control", "oom_kill"))
-    found.append((_CGROUPS / "memory.events", "oom_kill"))
-    found.append((_CGROUPS / "memory" / "memory.oom_control", "oom_kill"))
-    return found
 
 
 def used() -> int:

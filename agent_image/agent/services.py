@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from agent_image.agent import memory, traffic
+from agent_image.agent import cgroup, memory, traffic
 from agent_image.agent.api import InternalApi
 from agent_image.agent.artefacts import ArtefactStore
 from agent_image.agent.bridge import Bridge
@@ -24,6 +24,7 @@ from agent_image.agent.gateway import Gateway
 from agent_image.agent.journal import log, process_age
 from agent_image.agent.outbox import Outbox
 from agent_image.agent.pipe import CdpError
+from agent_image.agent.saving import Saver
 from agent_image.agent.tabs import Tab, Tabs
 from agent_image.agent.tasks import TaskRunner
 from agent_image.agent.viewer import Viewer
@@ -64,13 +65,10 @@ class Services:
         self._pages = PageCommands(self._tabs, parts.oom)
         self._bridge = Bridge(parts.browser.pipe)
         self._tasks = TaskRunner(config.model, self._bridge, config.work)
-        self._executor = Executor(
-            self._pages,
-            self._tasks,
-            ArtefactStore(self._http, config.backend_url, config.work),
-            self._tell,
-            lambda: self._usable,
-        )
+        store = ArtefactStore(self._http, config.backend_url, config.work)
+        self._saver = Saver(config, store, self._tell)
+        self._open_task: dict[str, Any] | None = None
+        self._executor = Executor(self._pages, self._tasks, store, self._tell, lambda: self._usable)
         doors = Doorkeeper(config.token)
         self._viewer = Viewer(doors, parts.desktop.vnc, config.novnc_web, lambda: self._tell("viewer_active"))
         self._api = InternalApi(doors, self._executor, self.health)
@@ -134,11 +132,15 @@ class Services:
             alive = await parts.browser.alive()
             status = "healthy" if alive and not dead else "unhealthy"
             detail = ", ".join([*dead, *([] if alive else ["the browser does not answer"])])
+        alone = parts.config.own_network
+        spent = cgroup.consumed() if alone else cgroup.Consumed(None, None)
         return Health(
             status=status,
             uptime=round(process_age(), 3),
             memory=await self._used(),
-            network=traffic.carried() if parts.config.own_network else None,
+            network=traffic.carried() if alone else None,
+            cpu_seconds=spent.cpu_seconds,
+            peak_memory_bytes=spent.peak_memory_bytes,
             browser_active=self._usable and parts.browser.part is not None and parts.browser.part.running,
             channel=self.channel.state,
             task_running=self._tasks.running,
@@ -149,15 +151,22 @@ class Services:
     async def stop(self, seconds: float) -> None:
         """Refuse work, end the task, close viewers, let browser-use go. The browser itself is the supervisor's."""
         self._stopping = True
+        # Before it is ended: what it has done is still told then, by `save`.
+        self._open_task = self._tasks.checkpoint()
         self._tasks.stop(CommandFault.SHUTTING_DOWN, "the agent is stopping")
         await self._executor.close(min(6.0, seconds / 4))
         await self._viewer.close()
         await self._tasks.close()
         self._tabs.stop()
 
+    async def save(self, reason: str, until: float) -> None:
+        """After the browser is gone, with its cookies safe and its downloads finished: all else that is to be kept."""
+        await self._saver.save(self._open_task, reason, until)
+
     async def close(self) -> None:
-        """After the browser is gone: the last messages, then the doors."""
+        """The last messages, then the doors."""
         if self.channel.state == "open":
+            await self.channel.farewell()
             await self.channel.drained(2)
         for task in list(self._background):
             task.cancel()

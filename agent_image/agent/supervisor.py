@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ORDERED, PART_CRASHED, PART_OUT_OF_MEMORY, CANNOT_START, TOLD_BY_HOST = 0, 75, 76, 78, 143
 _STOP_SECONDS = 25.0
+# Screen, doors and last words, in the time of an order.
+_AFTER_SAVING_SECONDS = 3.0
 _ORPHAN_SECONDS = 5
 _PR_SET_DUMPABLE = 4
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -39,11 +41,12 @@ _TERMINATION_LOG = Path("/dev/termination-log")
 
 @dataclass(frozen=True)
 class Ending:
-    """Why the agent ends, and how long it may take for it."""
+    """Why the agent ends, and how long it may take; of an order to save and leave, `until` when on the loop's clock."""
 
     code: int
     reason: str
     seconds: float = _STOP_SECONDS
+    until: float | None = None
 
 
 class Supervisor:
@@ -146,7 +149,8 @@ class Supervisor:
             self._ending.set_result(ending)
 
     def _ordered(self, reason: str, seconds: float) -> None:
-        self._end(Ending(ORDERED, f"ordered: {reason}", seconds))
+        until = asyncio.get_running_loop().time() + seconds
+        self._end(Ending(ORDERED, f"ordered: {reason}", seconds, until))
 
     def _zombie(self) -> None:
         self._end(Ending(ORDERED, "token refused: this attempt is over for Berth"))
@@ -175,11 +179,15 @@ class Supervisor:
         return Ending(CANNOT_START, f"start failed: {error!r}")
 
     async def _stop(self, ending: Ending) -> None:
-        """Cookies first: the browser is closed as soon as nothing uses it, the rest follows."""
+        """Cookies first: the browser is closed as soon as nothing uses it, the rest follows.
+
+        What is large comes after it and has the time that is left, so that it can cost nobody a login.
+        """
         services = self._services
         steps = [
             ("services", services.stop(ending.seconds) if services else None, 16),
             ("browser", self._browser.close(), 18),
+            ("saving", self._save(services, ending) if services and ending.until is not None else None, ending.seconds),
             ("desktop", self._desktop.stop(), 8),
             ("gateway", self._gateway.stop(), 3),
             ("doors", services.close() if services else None, 6),
@@ -194,6 +202,12 @@ class Supervisor:
                 log.error("stop.step_failed", step=name, error=repr(error))
         if self._sockets != self._config.work:
             shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def _save(self, services: "Services", ending: Ending) -> None:
+        loop, spare = asyncio.get_running_loop(), min(_AFTER_SAVING_SECONDS, ending.seconds / 4)
+        # Where the browser took all the time, a little more: the runtime kills some seconds later than it said.
+        until = max((ending.until or 0) - spare, loop.time() + spare / 2)
+        await services.save(ending.reason.removeprefix("ordered: "), until)
 
     async def _reap(self) -> None:
         while True:

@@ -6,10 +6,12 @@ import importlib
 import logging
 import os
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agent_image.agent.bridge import Bridge
+from agent_image.agent.checkpoint import OpenTask
 from agent_image.agent.commands import CommandFailed, Result
 from agent_image.agent.journal import log
 from core.domain.environment import ModelAccess
@@ -40,6 +42,7 @@ class TaskRunner:
         self._work = work
         self._session: Any = None
         self._current: asyncio.Task[Result] | None = None
+        self._open: OpenTask | None = None
         self._halt: asyncio.Future[CommandFailed] | None = None
         self._letting_go: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[None] | None = None
@@ -79,13 +82,18 @@ class TaskRunner:
         threading.Thread(target=load, name="import browser_use", daemon=True).start()
         return loading
 
-    async def run(self, parameters: RunTask) -> Result:
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The running task as far as it got; None when none runs."""
+        return None if self._open is None else self._open.told(datetime.now(UTC))
+
+    async def run(self, command_id: str, parameters: RunTask) -> Result:
         """The task's outcome `{"success", "text", "steps", "urls"}`; raises `CommandFailed`."""
         if self._model is None:
             raise CommandFailed(CommandFault.NO_MODEL, "this agent has no model: LLM_BASE_URL is not set")
         if self._current is not None:
             raise CommandFailed(CommandFault.BUSY, "a task is running already")
-        run = asyncio.create_task(self._run(parameters, self._model), name="browser-use task")
+        self._open = OpenTask(command_id, parameters, datetime.now(UTC))
+        run = asyncio.create_task(self._run(self._open, self._model), name="browser-use task")
         self._current, self._halt = run, asyncio.get_running_loop().create_future()
         try:
             first: set[asyncio.Future[Any]] = {run, self._halt}
@@ -98,7 +106,7 @@ class TaskRunner:
                 # Cut off in the middle of something: what it leaves is not used again, and is let go behind us.
                 run.cancel()
                 self._letting_go = asyncio.create_task(self._let_run_go(run), name="let browser-use go")
-            self._current = self._halt = None
+            self._current = self._halt = self._open = None
 
     def stop(self, fault: CommandFault, detail: str) -> bool:
         """End the running task with `fault`; False when none runs."""
@@ -124,7 +132,7 @@ class TaskRunner:
             await asyncio.wait({self._letting_go}, timeout=2 * _DETACH_SECONDS + 2)
             self._letting_go = None
 
-    async def _run(self, parameters: RunTask, model: ModelAccess) -> Result:
+    async def _run(self, task: OpenTask, model: ModelAccess) -> Result:
         try:
             await asyncio.shield(self.preload())
         except Exception as error:  # whatever stops the import is the task's failure, told to its caller
@@ -132,7 +140,7 @@ class TaskRunner:
         from browser_use import Agent, ChatOpenAI
 
         agent: Any = Agent(
-            task=parameters.task,
+            task=task.asked.task,
             llm=ChatOpenAI(
                 model=model.model, base_url=model.base_url, api_key=model.api_key.get_secret_value(), max_retries=2
             ),
@@ -145,8 +153,9 @@ class TaskRunner:
             max_failures=3,
             file_system_path=str(self._work / "files"),
         )
+        task.agent = agent
         try:
-            history = await agent.run(max_steps=parameters.max_steps)
+            history = await agent.run(max_steps=task.asked.max_steps)
         except Exception as error:  # whatever browser-use raises is the task's failure, told to its caller
             raise CommandFailed(CommandFault.TASK_FAILED, f"{type(error).__name__}: {error}"[:1500]) from error
         errors = [text for text in history.errors() if text]

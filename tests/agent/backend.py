@@ -31,6 +31,7 @@ class Backend:
         self.handshakes = 0
         self.artefacts: dict[str, tuple[str, bytes]] = {}
         self.failing_puts = 0
+        self.stalled_puts: asyncio.Event | None = None
         self.socket: WebSocket | None = None
         self._changed = asyncio.Event()
 
@@ -72,6 +73,9 @@ class Backend:
             self.failing_puts -= 1
             return Response(status_code=503)
         command_id = request.path_params["command_id"]
+        if self.stalled_puts is not None:
+            self.stalled_puts.set()
+            await asyncio.Event().wait()
         body = await request.body()
         self.artefacts[command_id] = (request.headers["content-type"], body)
         return JSONResponse(

@@ -69,9 +69,9 @@ class Agent:
         async with asyncio.timeout(seconds):
             return await self.process.wait()
 
-    async def stop(self) -> int:
+    async def stop(self, seconds: float = 20) -> int:
         """As Berth stops it."""
-        await self.backend.send({"type": "graceful_shutdown", "reason": "test", "withinSeconds": 20})
+        await self.backend.send({"type": "graceful_shutdown", "reason": "test", "withinSeconds": seconds})
         return await self.ended()
 
     def part(self, name: str) -> psutil.Process:

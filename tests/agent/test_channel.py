@@ -100,12 +100,14 @@ async def test_unknown_and_broken_messages_are_ignored(backend: Backend) -> None
 
 async def test_refused_token_ends_the_agent_orderly_after_a_while(backend: Backend) -> None:
     async with running.started(backend) as agent:
+        (agent.home / "work" / "downloads" / "prices.csv").write_text("of an attempt that is over")
         backend.refuse = True
         before = backend.handshakes
         await backend.drop()
         assert await agent.ended(40) == 0
         assert backend.handshakes - before == 5
         assert "token refused" in agent.last_word()["reason"]
+    assert backend.artefacts == {}, "a zombie must not save"
 
 
 async def test_replaced_socket_does_not_fight_the_new_one(backend: Backend) -> None:

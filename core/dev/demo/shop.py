@@ -98,6 +98,9 @@ def _handler(shop: Shop) -> type[BaseHTTPRequestHandler]:
                     self._page(200, "Order tea", _order_form())
                 case "/secret":
                     self._page(200, "Secret", "<p id=secret>Nobody outside this machine should read this.</p>")
+                case "/prices.csv":
+                    prices = "".join(f"{tea},{price}\n" for tea, price in _TEAS)
+                    self._answer(200, prices, {"Content-Type": "text/csv", "Content-Disposition": "attachment"})
                 case "/away":
                     self._answer(302, "", {"Location": parse_qs(parts.query).get("to", ["/"])[0]})
                 case "/long":
@@ -132,7 +135,10 @@ def _handler(shop: Shop) -> type[BaseHTTPRequestHandler]:
             before = cookies["visits"].value if "visits" in cookies else "0"
             visits = int(before) + 1 if before.isdigit() else 1
             rows = "".join(f"<tr><td>{tea}</td><td>{price} EUR</td></tr>" for tea, price in _TEAS)
-            body = f"<p>Visit <b id=visits>{visits}</b></p><table><tr><th>Tea</th><th>Price</th></tr>{rows}</table>"
+            links = "<a id=prices href=/prices.csv>Price list</a>"
+            body = (
+                f"<p>Visit <b id=visits>{visits}</b></p>{links}<table><tr><th>Tea</th><th>Price</th></tr>{rows}</table>"
+            )
             self._page(200, "Tea shop", body, {"Set-Cookie": f"visits={visits}; Max-Age={_YEAR_SECONDS}; Path=/"})
 
         def _page(self, status: int, title: str, body: str, headers: dict[str, str] | None = None) -> None:

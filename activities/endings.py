@@ -24,4 +24,4 @@ async def usage_of(session: AsyncSession, row: Agent, measured: Usage | None, at
 async def left_behind(session: AsyncSession, agent_id: str) -> dict[str, Any]:
     """`savedWork`, where an attempt saved something."""
     saved = await artefacts.saved_work(session, agent_id)
-    return {} if saved is None else {"savedWork": saved.told().model_dump(by_alias=True)}
+    return {} if saved is None else {"savedWork": saved.model_dump(by_alias=True)}

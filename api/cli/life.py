@@ -34,6 +34,7 @@ _DETAILS = (
     ("last activity", "lastActivityAt"),
     ("deadline", "deadlineAt"),
     ("ended", "endedAt"),
+    ("saved work", "savedWork"),
 )
 
 
@@ -141,6 +142,8 @@ def print_agent(agent: dict[str, Any], json: bool) -> None:
         if value is None:
             continue
         extra = f"  ({show.when(value)})" if field.endswith("At") else ""
+        if field == "savedWork":
+            value, extra = value["url"], f"  ({value['bytes']} bytes)"
         if field == "position":
             extra = f"  ({wait_words(agent)})"
         show.line(f"  {name:<14}{value}{extra}")

@@ -53,14 +53,16 @@ async def list_agents(
     project_id: OfProject = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> Page[AgentBody]:
+) -> Page[OneAgentBody]:
     place = unseal("agents", cursor) if cursor is not None else None
     async with deps.acting(who) as (session, _):
         found, onward = await agents.page(
             session, who.user_id, state=state, project_id=project_id, limit=limit, cursor=place
         )
         shown = await queue.all_with_wait(session, found, deps.settings.rules())
-    return Page(items=[agent_body(view) for view in shown], next_cursor=seal("agents", onward) if onward else None)
+        saved = await artefacts.saved_works(session, [view.agent_id for view in found])
+    items = [one_agent_body(view, saved.get(view.agent_id)) for view in shown]
+    return Page(items=items, next_cursor=seal("agents", onward) if onward else None)
 
 
 @router.get("/{agentId}", operation_id="getAgent", summary="One agent", responses=_ONE)
@@ -69,7 +71,7 @@ async def get_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> OneAgen
         view = await readable_agent(session, who, agent_id)
         saved = await artefacts.saved_work(session, view.agent_id)
         shown = await queue.with_wait(session, view, deps.settings.rules())
-    return one_agent_body(shown, saved.told() if saved is not None else None)
+    return one_agent_body(shown, saved)
 
 
 @router.get("/{agentId}/events", operation_id="listAgentEvents", summary="The life, oldest first", responses=_ONE)

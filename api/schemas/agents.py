@@ -45,7 +45,7 @@ class AgentBody(Answered):
 
 
 class OneAgentBody(AgentBody):
-    """One agent, with what it left to its user."""
+    """An agent that was asked for, with what it left to its user."""
 
     saved_work: Artefact | None = Field(
         None, description="what its latest attempt saved when it was stopped: open task, downloads, files, as a zip"

@@ -12,11 +12,12 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_socket
 
 from api.auth import Role
-from core.db.repositories import agents
+from core.db.repositories import agents, artefacts
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.templates import Pool, Template
+from core.domain.wire import ZIP, saved_work_id
 from core.runtime.base import Reach
 from core.settings import Auth, Settings
 from tests.fixtures.api import SECRET, Api
@@ -145,6 +146,26 @@ async def test_life_is_told_from_its_beginning_to_its_end(dashboard: Dashboard) 
     )
     await agent(page, "shop").get_by_role("button", name="Start again").click()
     await expect(card(page, "shop").first).to_contain_text("Starting")
+
+
+async def test_work_that_an_agent_saved_is_fetched_as_a_file(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    agent_id = await api.running()
+    async with api.db.transaction() as session:
+        view = await agents.get(session, agent_id)
+        assert view is not None
+        await artefacts.add(session, view, saved_work_id(1), ZIP, 10, iter([b"PK of work"]))
+    page = await dashboard.open()
+    save = agent(page, "shop").get_by_role("button", name="Save to a file")
+    await expect(agent(page, "shop")).to_contain_text("Ready to use.")
+    await expect(save).to_be_hidden()
+    await api.lives.end(agent_id)
+    await expect(agent(page, "shop")).to_contain_text("It saved its work for you.")
+    async with page.expect_download() as coming:
+        await save.click()
+    download = await coming.value
+    assert download.suggested_filename == f"{agent_id}.zip"
+    assert (await download.path()).read_bytes() == b"PK of work"
 
 
 async def test_failure_is_told_with_its_reason_and_what_would_help(dashboard: Dashboard) -> None:

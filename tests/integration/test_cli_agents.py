@@ -11,12 +11,13 @@ import pytest
 
 from api.auth import Role
 from api.cli.life import event_line
+from core.db.repositories import agents, artefacts
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.orders import OrderAnswer, Verdict
 from core.domain.sizes import Size
 from core.domain.tiers import Tier
-from core.domain.wire import Execute
+from core.domain.wire import ZIP, Execute, saved_work_id
 from core.errors import Unavailable
 from tests.fixtures.live import LiveStage
 from tests.fixtures.terminal import Cli, Desk
@@ -48,6 +49,17 @@ async def test_moments_of_an_agent_are_shown_with_how_long_ago_they_were(desk: D
     shown = await desk.as_user("owner")("agents", "show", agent_id)
     created = (await desk.api.ask("GET", f"/api/agents/{agent_id}")).json()["createdAt"]
     assert re.search(rf"^  created +{re.escape(created)}  \(\d+ s ago\)$", shown.out, re.MULTILINE), shown.out
+
+
+async def test_saved_work_is_shown_with_where_it_is(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    async with desk.api.db.transaction() as session:
+        view = await agents.get(session, agent_id)
+        assert view is not None
+        saved = await artefacts.add(session, view, saved_work_id(1), ZIP, 3, iter([b"PK!"]))
+    for which in (agent_id, "shop"):
+        shown = await desk.as_user("owner")("agents", "show", which)
+        assert re.search(rf"^  saved work +/api/artefacts/{saved.artefact_id}  \(3 bytes\)$", shown.out, re.MULTILINE)
 
 
 async def test_explanation_shows_what_there_is_no_limit_of_as_none(desk: Desk) -> None:

@@ -20,12 +20,12 @@ async def put(live: LiveStage, agent: Berthed, command_id: str, content: Any, **
     return await live.http.put(f"{live.replicas[1]}/agent-artefacts/{command_id}", content=content, headers=named)
 
 
-async def announce(live: LiveStage, agent: Berthed, command_id: str, size: int) -> bytes:
+async def announce(live: LiveStage, agent: Berthed, command_id: str, size: int, kind: str = "image/png") -> bytes:
     """The answer to a body that is announced and never sent."""
     url = httpx2.URL(live.replicas[1])
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = f"PUT /agent-artefacts/{command_id} HTTP/1.1\r\nHost: x\r\nX-Agent-Token: {agent.token}\r\n"
-    writer.write(f"{head}Content-Type: image/png\r\nContent-Length: {size}\r\n\r\n".encode())
+    writer.write(f"{head}Content-Type: {kind}\r\nContent-Length: {size}\r\n\r\n".encode())
     try:
         return await asyncio.wait_for(reader.read(65536), 5)
     finally:

@@ -4,6 +4,7 @@ import { ago, left, now, timeOfDay, wholeDate } from "./clock.js";
 import { Chip } from "./chip.js";
 import { busy, button, el, keepFocus, say, show } from "./dom.js";
 import { possible } from "./orders.js";
+import { Saved } from "./saved.js";
 import { Screen } from "./screen.js";
 import { Timeline } from "./timeline.js";
 import { describe, inGrace, wait, WAITING } from "./words.js";
@@ -32,6 +33,7 @@ export class AgentPage {
     this.terminate = order("End it …", orders.terminate, "danger");
     this.actions = el("div", { class: "actions" }, this.keep, this.again, this.stopNow, this.restart, this.stop, this.terminate);
     this.facts = el("dl", { class: "facts" });
+    this.saved = new Saved(store.client);
     this.screen = new Screen(store, agent.agentId);
     this.timeline = new Timeline(store, agent.agentId, this.mine);
     this.node = el(
@@ -41,6 +43,7 @@ export class AgentPage {
       el("div", { class: "head" }, this.title, this.chip.node),
       el("div", { class: "standing" }, this.what, this.help, this.counter),
       this.actions,
+      this.saved.node,
       this.screen.node,
       this.timeline.node,
       el("details", {}, el("summary", {}, "Details"), this.facts),
@@ -75,6 +78,7 @@ export class AgentPage {
     });
     say(this.stop, WAITING.has(agent.state) ? "Leave the queue …" : "Stop …");
     show(this.screen.node, this.mine);
+    this.saved.show(agent, this.mine);
     const none = agent.endedAt ? "It is over: there is no desktop any more." : "There is a desktop once it runs.";
     this.screen.show(can.desktop, none, agent.state === "running");
     this.#state(agent);

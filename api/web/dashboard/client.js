@@ -4,6 +4,7 @@ import { learn } from "./clock.js";
 import { sentence } from "./words.js";
 
 const PATIENCE = 20_000;
+const PATIENCE_WITH_FILES = 300_000;
 
 export class Failure extends Error {
   constructor(status, problem = {}, retryAfter = null) {
@@ -33,27 +34,44 @@ export class Client extends EventTarget {
 
   /** The answer as `{status, body, retryAfter}`; raises `Failure`. A refused token is also told as an event. */
   async ask(method, where, body, headers = {}) {
-    const options = { method, headers: { Authorization: `Bearer ${this.token}`, ...headers }, cache: "no-store" };
-    options.signal = AbortSignal.timeout(PATIENCE);
+    const options = { method, headers };
     if (body !== undefined) {
       options.body = JSON.stringify(body);
-      options.headers["Content-Type"] = "application/json";
+      options.headers = { ...headers, "Content-Type": "application/json" };
     }
-    let response, text;
+    const { response, taken } = await this.#send(where, options, PATIENCE, (answer) => answer.text());
+    const retryAfter = Number(response.headers.get("Retry-After")) || null;
+    if (response.ok) return { status: response.status, body: parsed(taken), retryAfter };
+    throw this.#refusal(response, taken, retryAfter);
+  }
+
+  /** What is there as a `Blob`; raises `Failure`. */
+  async bytes(where) {
+    const take = (answer) => (answer.ok ? answer.blob() : answer.text());
+    const { response, taken } = await this.#send(where, { method: "GET" }, PATIENCE_WITH_FILES, take);
+    if (response.ok) return taken;
+    throw this.#refusal(response, taken, null);
+  }
+
+  async #send(where, options, patience, take) {
+    options.headers = { Authorization: `Bearer ${this.token}`, ...options.headers };
+    options.signal = AbortSignal.timeout(patience);
     try {
       // Relative: the page also works behind a prefix.
-      response = await fetch(new URL(where, document.baseURI), options);
-      text = await response.text();
+      const response = await fetch(new URL(where, document.baseURI), { ...options, cache: "no-store" });
+      const taken = await take(response);
+      learn(response.headers.get("Date"));
+      return { response, taken };
     } catch {
       throw new Failure(0, UNREACHABLE);
     }
-    learn(response.headers.get("Date"));
+  }
+
+  #refusal(response, text, retryAfter) {
     const answer = parsed(text);
-    const retryAfter = Number(response.headers.get("Retry-After")) || null;
-    if (response.ok) return { status: response.status, body: answer, retryAfter };
     const failure = new Failure(response.status, answer?.detail ? answer : byStatus(response.status), retryAfter);
     if (failure.status === 401) this.dispatchEvent(new CustomEvent("refused", { detail: failure }));
-    throw failure;
+    return failure;
   }
 
   /** All items of a list, page by page, at most `most`; says with `more` whether some were left out. */

@@ -45,7 +45,7 @@ export class Orders {
     const running = agent.state === "running";
     const answer = await ask({
       title: `Stop the agent of ${agent.projectId}?`,
-      text: "It saves cookies and logins, then closes. Pages and downloads that are open in it are gone.",
+      text: "It saves cookies and logins, and for you its downloads and what its task has done so far. Open pages are gone.",
       fields: running ? [graceChoice()] : [],
       confirm: "Stop it",
       kind: "danger",

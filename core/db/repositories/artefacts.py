@@ -1,6 +1,6 @@
 """Artefacts: what agents made or saved, their bytes in chunks, so that any replica serves them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -40,17 +40,21 @@ class ArtefactView(BaseModel):
 _SAVED = saved_work_id(0).removesuffix("0")
 
 
-async def saved_work(session: AsyncSession, agent_id: str) -> ArtefactView | None:
+async def saved_work(session: AsyncSession, agent_id: str) -> Artefact | None:
     """What the latest attempt that saved its work has saved; None when none had anything to save."""
+    return (await saved_works(session, [agent_id])).get(agent_id)
+
+
+async def saved_works(session: AsyncSession, agent_ids: Collection[str]) -> dict[str, Artefact]:
+    """The same of many agents, by their ids; of who saved nothing, nothing."""
     query = (
         select(ArtefactRow)
-        .where(ArtefactRow.agent_id == agent_id, ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
+        .where(ArtefactRow.agent_id.in_(agent_ids), ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
         # By the number of the attempt: of two numbers the longer one is the greater.
-        .order_by(func.length(ArtefactRow.command_id).desc(), ArtefactRow.command_id.collate("C").desc())
-        .limit(1)
+        .order_by(func.length(ArtefactRow.command_id), ArtefactRow.command_id.collate("C"))
     )
-    row = await session.scalar(query)
-    return None if row is None else ArtefactView.model_validate(row)
+    rows = await session.scalars(query)
+    return {row.agent_id: ArtefactView.model_validate(row).told() for row in rows}
 
 
 async def of_command(session: AsyncSession, agent_id: str, command_id: str) -> ArtefactView | None:

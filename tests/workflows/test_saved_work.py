@@ -1,0 +1,147 @@
+"""What the end of a life tells: the work that was saved, and all that was used."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.db.repositories import artefacts, commands
+from core.db.repositories.commands import Asked
+from core.domain.lifecycle import AgentState
+from core.domain.recovery import FailureKind
+from core.domain.wire import ZIP, CommandFault, saved_work_id
+from core.runtime.base import Usage
+from tests.fixtures.stage import Stage
+
+
+class Given:
+    """Tasks of an agent, by what comes of them."""
+
+    def __init__(self, stage: Stage, agent_id: str, attempt: int = 1) -> None:
+        self.stage, self.agent_id, self.attempt = stage, agent_id, attempt
+
+    async def unsent(self, command_id: str, name: str = "run_task") -> None:
+        at = datetime.now(UTC)
+        asked = Asked(
+            agent_id=self.agent_id,
+            attempt=self.attempt,
+            command_id=command_id,
+            name=name,
+            parameters={},
+            deadline_at=at + timedelta(hours=1),
+        )
+        async with self.stage.db.transaction() as session:
+            await commands.submit(session, asked, at)
+
+    async def sent(self, command_id: str, name: str = "run_task") -> None:
+        await self.unsent(command_id, name)
+        async with self.stage.db.transaction() as session:
+            await commands.claim(session, self.agent_id, self.attempt, 1, datetime.now(UTC), 32)
+
+    async def posted(self, command_id: str) -> None:
+        await self.unsent(command_id)
+        async with self.stage.db.transaction() as session:
+            assert await commands.claim_one(session, self.agent_id, command_id)
+
+    async def answered(self, command_id: str, fault: CommandFault | None = None) -> None:
+        async with self.stage.db.transaction() as session:
+            detail = "" if fault is None else "so it says"
+            at = datetime.now(UTC)
+            await commands.finish(session, self.agent_id, command_id, at, result={}, fault=fault, detail=detail)
+
+    async def cancelled(self, command_id: str) -> None:
+        async with self.stage.db.transaction() as session:
+            await commands.ask_cancel(session, self.agent_id, command_id, datetime.now(UTC))
+
+
+async def save(stage: Stage, agent_id: str) -> str:
+    agent = await stage.agent(agent_id)
+    async with stage.db.transaction() as session:
+        saved = await artefacts.add(session, agent, saved_work_id(agent.attempt), ZIP, 3, iter([b"PK!"]))
+    return saved.artefact_id
+
+
+async def ended(stage: Stage, agent_id: str) -> dict[str, object]:
+    """The detail of the agent's last event, which the stop makes."""
+    await stage.stop(agent_id, grace_seconds=0)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    last = (await stage.events(agent_id))[-1]
+    assert last.kind == "agent.terminated"
+    (row,) = await stage.sql("SELECT usage FROM agents WHERE agent_id = :a", a=agent_id)
+    assert row["usage"] == last.detail["usage"]
+    return last.detail
+
+
+async def test_the_end_tells_where_the_latest_saved_work_is(stage: Stage) -> None:
+    agent_id = await stage.started()
+    first = await save(stage, agent_id)
+    await stage.fail(agent_id, FailureKind.USER_RESTART)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    second = await save(stage, agent_id)
+    assert first != second
+    detail = await ended(stage, agent_id)
+    assert detail["savedWork"] == {
+        "artefactId": second,
+        "contentType": "application/zip",
+        "bytes": 3,
+        "url": f"/api/artefacts/{second}",
+    }
+
+
+async def test_the_end_of_an_agent_that_saved_nothing_tells_of_none(stage: Stage) -> None:
+    detail = await ended(stage, await stage.started())
+    assert "savedWork" not in detail
+    assert detail["usage"]["tasks"] == 0  # type: ignore[index]
+
+
+async def test_tasks_that_began_are_counted_over_all_attempts(stage: Stage) -> None:
+    agent_id = await stage.started()
+    given = Given(stage, agent_id)
+    await given.sent("done")
+    await given.answered("done")
+    await given.sent("failed")
+    await given.answered("failed", CommandFault.TASK_FAILED)
+    await given.sent("given up")
+    await given.cancelled("given up")
+    await given.answered("given up", CommandFault.CANCELLED)
+    await given.posted("by http")
+    await given.answered("by http")
+    await given.posted("by http, given up")
+    await given.answered("by http, given up", CommandFault.CANCELLED)
+    # None of these began.
+    await given.sent("no model")
+    await given.answered("no model", CommandFault.NO_MODEL)
+    await given.sent("beside another")
+    await given.answered("beside another", CommandFault.BUSY)
+    await given.sent("no task", "navigate")
+    await given.unsent("taken back")
+    await given.cancelled("taken back")
+    await given.sent("cut off by the crash")
+    await given.unsent("never sent")
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await Given(stage, agent_id, attempt=2).sent("cut off by the stop")
+    assert (await ended(stage, agent_id))["usage"]["tasks"] == 7  # type: ignore[index]
+
+
+async def test_where_the_runtime_cannot_measure_an_attempts_own_word_counts(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = stage.runtime.delete
+    measured = {1: Usage(), 2: Usage(cpu_seconds=2)}
+
+    async def deleted(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        await delete(agent_id, attempt, grace_seconds)
+        return measured[attempt]
+
+    monkeypatch.setattr(stage.runtime, "delete", deleted)
+    agent_id = await stage.started()
+    tell = "UPDATE channels SET health = CAST(:told AS jsonb) WHERE agent_id = :a AND attempt = :n"
+    await stage.sql(tell, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stage.sql(tell, a=agent_id, n=2, told='{"cpuSeconds": 1000, "peakMemoryBytes": 500}')
+    usage = (await ended(stage, agent_id))["usage"]
+    assert (usage["cpuSeconds"], usage["peakMemoryBytes"]) == (42, 900)  # type: ignore[index]

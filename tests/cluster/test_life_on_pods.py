@@ -43,6 +43,10 @@ async def test_an_agent_in_a_hardened_pod_does_its_task_and_is_seen_and_read(tow
     assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
     await town.ended(agent_id)
     assert (await town.ann.kinds(agent_id))[-2:] == ["draining", "terminated"]
+    usage = (await town.ann.events(agent_id))[-1]["detail"]["usage"]
+    assert usage["tasks"] == 1
+    # By the agent's own last word: a cluster does not tell what a pod has used once it is gone.
+    assert min(usage[name] for name in ("seconds", "cpuSeconds", "peakMemoryBytes")) > 0
 
 
 async def test_cookies_are_kept_on_a_claim_over_a_stop_and_a_deleted_pod(town: Town) -> None:

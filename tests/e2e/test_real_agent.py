@@ -1,6 +1,9 @@
 """A real browser agent through the whole of Berth: asked for, used, watched, killed, stopped, started again."""
 
+import asyncio
+import io
 import json
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,10 +12,13 @@ import pytest_asyncio
 from playwright.async_api import async_playwright
 
 from tests.capabilities import chromium_path
-from tests.fixtures.town import TASK, Town, browser_process, town_here
+from tests.fixtures.stack import eventually
+from tests.fixtures.town import LONG_TASK, TASK, Town, browser_process, town_here
 from tests.fixtures.web import PICTURE
 
 pytestmark = [pytest.mark.needs("agent", "novnc"), pytest.mark.timeout(300)]
+
+LONG = {"Idempotency-Key": "long"}
 
 
 @pytest_asyncio.fixture
@@ -36,6 +42,40 @@ async def test_an_agent_orders_tea_by_itself_and_shows_picture_and_pdf(town: Tow
     assert log.status_code == 200
     assert log.text
     await town.ended(agent_id)
+
+
+async def test_a_stopped_agents_user_gets_the_open_task_and_its_downloads(town: Town) -> None:
+    agent_id = await town.ann.start("shop")
+    await town.ann.until(agent_id, "running")
+    await town.ann.do(agent_id, "navigate", url=town.shop.url)
+    await town.ann.do(agent_id, "click", selector="#prices")
+    path, body = f"/api/agents/{agent_id}", {"command": "run_task", "parameters": {"task": LONG_TASK}}
+    asked = town.ann.ask("POST", f"{path}/execute", json={**body, "timeoutSeconds": 5}, headers=LONG)
+    task = asyncio.create_task(asked)
+    # Asked for its second step, it has done the first.
+    await eventually(lambda: asyncio.sleep(0, town.model.calls > 1), "the task's second step")
+    assert (await town.ann.agent(agent_id))["savedWork"] is None
+    await town.ended(agent_id)
+    await task
+    assert (await town.ann.ask("GET", f"{path}/commands/long")).json()["fault"] == "shutting_down"
+
+    saved = (await town.ann.agent(agent_id))["savedWork"]
+    stored = await town.ann.ask("GET", saved["url"])
+    found = zipfile.ZipFile(io.BytesIO(stored.content))
+    assert len(stored.content) == saved["bytes"]
+    assert found.read("downloads/prices.csv").startswith(b"Green tea,")
+    open_task = json.loads(found.read("task.json"))
+    assert (open_task["commandId"], open_task["task"]) == ("long", LONG_TASK)
+    assert open_task["steps"][0]["actions"][0]["navigate"]["url"] == f"{town.shop.url}/order"
+    bob = await town.stack.user("bob", "shop")
+    assert (await bob.ask("GET", saved["url"])).status_code == 404
+
+    last = (await town.ann.events(agent_id))[-1]
+    assert last["kind"] == "agent.terminated"
+    assert last["detail"]["savedWork"] == saved
+    usage = last["detail"]["usage"]
+    assert usage["tasks"] == 1
+    assert min(usage[name] for name in ("seconds", "cpuSeconds", "peakMemoryBytes")) > 0
 
 
 async def test_cookies_survive_stop_and_start_and_a_killed_host(town: Town) -> None:

@@ -347,7 +347,9 @@ class LifeActivities:
         elif row.ready_at is not None:
             # It had a machine, so that one has a place now; the end of one that never had any frees nothing.
             await clusters.forget_refusals(session, self._cluster(life))
-        usage = await endings.usage_of(session, row, ask.usage, now)
+        # The whole life, from the slot on: every attempt has a start of its own.
+        held = moves.held_seconds(row, now) if row.started_at is not None or row.usage else None
+        usage = await endings.usage_of(session, life.agent_id, held, ask.usage)
         left = await endings.left_behind(session, life.agent_id)
         if row.admitted_at is not None:
             await flows.departed(session, life.pool, now)

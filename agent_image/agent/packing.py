@@ -185,7 +185,7 @@ class _Look:
             self._packed.leave(way, None, LeftOut.NOT_A_FILE)
         elif way[0] == DOWNLOADS and way[-1].endswith(_UNFINISHED):
             self._packed.leave(way, about.st_size, LeftOut.UNFINISHED)
-        elif about.st_size or way[0] == DOWNLOADS:  # browser-use begins with empty files of its own
+        elif about.st_size:  # browser-use begins with empty files, and Chromium takes the name of a download with one
             self.found.append(Found(way, about.st_size, about.st_mtime))
 
 

@@ -38,7 +38,8 @@ async def download(agent: Agent, shop: Shop) -> None:
     await agent.execute("navigate", url=shop.url)
     await agent.execute("click", selector="#prices")
     path = agent.home / "work" / "downloads" / "prices.csv"
-    await eventually(lambda: asyncio.to_thread(path.exists), bool)
+    # Its name is taken, by an empty file, while it is still on its way.
+    await eventually(lambda: asyncio.to_thread(lambda: path.exists() and path.stat().st_size), bool)
 
 
 def saved(backend: Backend) -> zipfile.ZipFile:

@@ -71,6 +71,7 @@ def test_open_task_downloads_and_files_are_packed_newest_first(work: Path) -> No
 
 def test_where_there_is_nothing_to_save_nothing_is_packed(work: Path) -> None:
     put(work / "files" / "browseruse_agent_data" / "todo.md", b"")
+    put(work / "downloads" / "film.mkv", b"")
     put(work / "downloads" / "film.mkv.crdownload", b"half")
     (work / "downloads" / "link").symlink_to("/etc/passwd")
     assert pack(work, io.BytesIO(), 50 << 20, LATER, None, {}) is None

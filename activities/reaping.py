@@ -155,13 +155,9 @@ class ReapingActivities:
     # ---- who has gone silent, who may not stay ----------------------------------------------------------------------
 
     async def _report_silent(self) -> int:
-        timings = self._settings.timings
+        own = {name: each.timings for name, each in self._settings.templates.items() if each.timings is not None}
         async with self._db.transaction() as session:
-            silent = await upkeep.silent_channels(
-                session,
-                lost_after=timedelta(seconds=timings.channel_lost_seconds),
-                reconnect=timedelta(seconds=timings.reconnect_seconds),
-            )
+            silent = await upkeep.silent_channels(session, self._settings.timings, own)
         told = 0
         for row in silent:
             report = FailureReport(

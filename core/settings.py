@@ -20,7 +20,7 @@ from core.domain.notices import Channel, Patience
 from core.domain.templates import Pool, Template
 from core.domain.thresholds import Thresholds
 from core.domain.tiers import TierLimits
-from core.domain.timings import Timings
+from core.domain.timings import SetTimings, Timings
 from core.domain.webhooks import MAKE_ONE, keys_of
 
 DEFAULT_POOL = "default"
@@ -293,7 +293,7 @@ class Settings(BaseSettings):
     thresholds: Thresholds = Thresholds()
     queue: Queue = Queue()
     project: Project = Project()
-    timings: Timings = Timings()
+    timings: SetTimings = Timings()
     memory: Memory = Memory()
     host: Host = Host()
     retention: Retention = Retention()
@@ -377,6 +377,13 @@ class Settings(BaseSettings):
 
     def timings_of(self, template: str) -> Timings:
         return self.template(template).timings or self.timings
+
+    def timings_of_living(self, template: str) -> Timings:
+        """Those of an agent that is there already: the general ones where its template is not any more."""
+        try:
+            return self.timings_of(template)
+        except KeyError:
+            return self.timings
 
     def notice_channels(self) -> frozenset[Channel]:
         """The ways out that are set up."""

@@ -73,7 +73,7 @@ async def channel(socket: WebSocket) -> None:
         await socket.send_denial_response(answer(Unavailable("the database does not answer right now")))
         return
     await socket.accept()
-    timings = live.deps.settings.timings_of(who.template)
+    timings = live.deps.settings.timings_of_living(who.template)
     agent = AgentSocket(
         socket,
         who,

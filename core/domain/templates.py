@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from core.domain.environment import BrowserSettings
 from core.domain.images import check_image
 from core.domain.placement import KubernetesTemplate
-from core.domain.timings import Timings
+from core.domain.timings import SetTimings
 
 MIB = 1 << 20
 
@@ -43,7 +43,7 @@ class Template(BaseModel):
     resources: Resources = Resources()
     browser: BrowserSettings = BrowserSettings()
     environment: dict[str, str] = {}
-    timings: Timings | None = Field(None, description="instead of the general ones")
+    timings: SetTimings | None = Field(None, description="instead of the general ones")
     simulation: Simulation = Simulation()
     kubernetes: KubernetesTemplate = KubernetesTemplate()
 

@@ -1,5 +1,6 @@
 """What settings refuse, in words that say what to do."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from pydantic import SecretStr, ValidationError
 
 from api.cli.config import in_force
 from core.domain.notices import Channel
-from core.domain.templates import Pool
+from core.domain.templates import Pool, Template
+from core.domain.timings import Timings
 from core.settings import Api, Auth, DefaultPool, Settings, Smtp, Webhook
 from tests.fixtures.receivers import SECRET
 
@@ -55,6 +57,40 @@ def test_limits_that_make_no_sense_are_refused_by_name(
     monkeypatch.setenv(f"BERTH_{group}__{name}".upper(), str(value))
     with pytest.raises(ValidationError, match=rf"{group}\.{name}"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("fields", "healthy"),
+    [
+        ({"heartbeat_seconds": 60}, False),
+        ({"heartbeat_seconds": 59}, True),
+        ({"channel_lost_seconds": 60}, False),
+        ({"heartbeat_seconds": 0.1, "channel_lost_seconds": 0.3}, True),
+    ],
+)
+def test_timings_that_would_take_a_healthy_agent_for_lost_are_refused_in_general_and_of_a_template(
+    fields: dict[str, float], healthy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a value they are fine: a life that began with them goes on.
+    timings = Timings.model_validate(fields)
+    assert Timings.model_validate_json(timings.model_dump_json()) == timings
+    if healthy:
+        Settings(timings=timings, templates={"slow": Template(timings=timings)})
+        return
+    why = "must be more than twice heartbeat_seconds"
+    with pytest.raises(ValidationError, match=rf"timings\n.*{why}"):
+        Settings(timings=timings)
+    (tmp_path / "berth.yaml").write_text(f"templates: {{slow: {{timings: {json.dumps(fields)}}}}}\n")
+    monkeypatch.setenv("BERTH_CONFIG", str(tmp_path / "berth.yaml"))
+    with pytest.raises(ValidationError, match=rf"templates\.slow\.timings\n.*{why}"):
+        Settings()
+
+
+def test_agent_whose_template_is_taken_out_of_the_settings_lives_by_the_general_timings() -> None:
+    slow = Timings(heartbeat_seconds=60, channel_lost_seconds=300)
+    settings = Settings(timings=Timings(grace_seconds=7), templates={"slow": Template(timings=slow)})
+    assert settings.timings_of_living("slow") == slow
+    assert settings.timings_of_living("taken out") == Timings(grace_seconds=7)
 
 
 def test_ageing_is_off_until_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from activities import reaping
 from activities.lives import LifeActivities
 from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
+from core.domain.templates import Pool, Template
+from core.domain.timings import Timings
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
 from tests.fixtures.refusals import refuse_signals
@@ -240,6 +242,25 @@ async def test_silence_counts_only_while_somebody_could_hear(stage: Stage) -> No
     assert (await stage.reap()).channels_lost == 0
     await api_up(stage, up_seconds=155)
     assert (await stage.reap()).channels_lost == 1
+
+
+async def test_each_agent_is_called_silent_by_the_timings_of_its_template(set_stage: SetStage) -> None:
+    slow = Timings(heartbeat_seconds=100, channel_lost_seconds=300, reconnect_seconds=60)
+    pools = {"slow": Pool(runtime="memory", template="slow", capacity=10)}
+    stage = await set_stage(pools=pools, templates={"slow": Template(timings=slow), "other": Template()})
+    calm, hasty = await stage.started("ann", template="slow", pool="slow"), await stage.started("bob")
+    await api_up(stage, up_seconds=4000)
+    await heard(stage, 290)
+    assert (await stage.reap()).channels_lost == 1
+    await until(lambda: restarted(stage, hasty), "the one of the general timings to be restarted")
+    assert await stage.kinds(calm) == ["requested", "queued", "admitted", "starting", "ready"]
+    await stage.until(hasty, AgentState.RUNNING)
+    await stage.sql("UPDATE channels SET last_seen_at = now() - interval '1 hour' WHERE agent_id = :a", a=calm)
+    await api_up(stage, up_seconds=355)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=365)
+    assert (await stage.reap()).channels_lost == 1
+    await until(lambda: restarted(stage, calm), "the one of a slow heartbeat to be restarted in the end")
 
 
 async def test_agent_that_was_never_heard_is_not_called_silent(stage: Stage) -> None:

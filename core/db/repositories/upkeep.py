@@ -1,16 +1,31 @@
 """What the reaper asks of the database: who lives, who is silent, what is old."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ARRAY, Row, Text, any_, delete, exists, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    DateTime,
+    Interval,
+    Row,
+    Text,
+    any_,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Channel, Membership, Replica, User
 from core.db.repositories import credits, idempotency, tickets
 from core.domain.lifecycle import LIVING, AgentState
+from core.domain.timings import Timings
 
 _LIVING = [state.value for state in LIVING]
 # An API process that has not said so for this long is not up.
@@ -83,18 +98,21 @@ async def living_attempts(session: AsyncSession, agent_ids: Collection[str]) -> 
     return {agent_id: attempt for agent_id, attempt in rows.all()}
 
 
-async def silent_channels(session: AsyncSession, *, lost_after: timedelta, reconnect: timedelta) -> list[LivingRow]:
-    """Running agents that were heard once and not for `lost_after`, counting only time in which we could hear.
+async def silent_channels(session: AsyncSession, general: Timings, own: Mapping[str, Timings]) -> list[LivingRow]:
+    """Running agents that were heard once and not for `channel_lost_seconds`, counting only time in which we could
+    hear. `own`: by template, where it has others than the general ones.
 
     That time begins when the API processes that are up now came up (or the database came back to them), plus the
     window in which agents find their way back. All of it by the database's clock, by which both are written: a worker
     whose own is a little ahead would find no process up, and nobody silent ever.
     """
+    lost_after = _by_template(general.channel_lost_seconds, {name: t.channel_lost_seconds for name, t in own.items()})
+    reconnect = _by_template(general.reconnect_seconds, {name: t.reconnect_seconds for name, t in own.items()})
     up = Replica.seen_at > func.now() - REPLICA_GAP
     up_since = await session.scalar(select(func.min(Replica.up_since)).where(up))
     if up_since is None:
         return []
-    heard = func.greatest(Channel.last_seen_at, up_since + reconnect)
+    heard = func.greatest(Channel.last_seen_at, literal(up_since, DateTime(timezone=True)) + reconnect)
     query = (
         select(Agent)
         .join(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
@@ -105,6 +123,14 @@ async def silent_channels(session: AsyncSession, *, lost_after: timedelta, recon
         )
     )
     return [_living(row) for row in (await session.scalars(query)).all()]
+
+
+def _by_template(general: float, own: Mapping[str, float]) -> ColumnElement[timedelta]:
+    otherwise = literal(timedelta(seconds=general), Interval)
+    if not own:
+        return otherwise
+    given = {name: literal(timedelta(seconds=value), Interval) for name, value in own.items()}
+    return case(given, value=Agent.template, else_=otherwise)
 
 
 async def of_expired_subscriptions(session: AsyncSession, now: datetime) -> list[LivingRow]:

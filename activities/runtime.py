@@ -26,6 +26,8 @@ from core.tokens import hash_token, new_token
 
 log = structlog.get_logger()
 _LOOK_EVERY = 0.1
+# What an agent needs at most that is told by the runtime's signal alone.
+_SIGNAL_SECONDS = 10.0
 
 
 class RuntimeActivities:
@@ -75,15 +77,14 @@ class RuntimeActivities:
 
     @activity.defn(name="shut_down_agent")
     async def shut_down_agent(self, ask: Shutdown) -> Usage:
-        """Let the agent save and leave in its time, then remove what is left. Returns when the runtime says gone.
+        """Let the agent save and leave in its time, then remove by force what is left. Returns when the runtime says
+        gone.
 
         Never fails for good: whatever the runtime says, somebody has to see it gone before its slot is free.
         """
         life, runtime = ask.life, self._runtime(ask.life)
         try:
-            left = ask.within_seconds > 0 and await beating(self._leaves_by_itself(ask), to_its_end=False)
-            # Who cannot hear us over the channel is told by the runtime's own signal.
-            grace = 0 if left or ask.within_seconds <= 0 else min(ask.within_seconds, 10)
+            grace = await beating(self._let_leave(ask), to_its_end=False) if ask.within_seconds > 0 else 0
             usage = await beating(runtime.delete(life.agent_id, life.attempt, grace))
         except RuntimeFault as error:
             raise self._failure(error, for_good=False) from error
@@ -141,21 +142,39 @@ class RuntimeActivities:
             raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
         return accepted
 
-    async def _leaves_by_itself(self, ask: Shutdown) -> bool:
-        """Order a graceful shutdown over the channel and wait for the agent to be gone; False when it stayed."""
-        life, runtime = ask.life, self._runtime(ask.life)
+    async def _let_leave(self, ask: Shutdown) -> float:
+        """Order a graceful shutdown over the channel and let the agent go in its time.
+
+        Returns the rest of that time, in which the runtime's own signal is to tell an agent that could not hear us;
+        0 for one that is gone, or was told and stayed.
+        """
+        life = ask.life
         deadline = datetime.now(UTC) + timedelta(seconds=ask.within_seconds)
         async with self._db.transaction() as session:
             if not await channels.was_open(session, life.agent_id, life.attempt):
-                return False
+                return min(ask.within_seconds, _SIGNAL_SECONDS)
             told = {"reason": ask.reason, "withinSeconds": ask.within_seconds}
             deadline = await commands.order_shutdown(session, life.agent_id, life.attempt, told, deadline)
+        # Its channel may be down just now. One that tries again has most of the time to come back and hear.
+        last_word = deadline - timedelta(seconds=min(_SIGNAL_SECONDS, ask.within_seconds / 3))
+        if await self._gone_by(life, last_word):
+            return 0
+        async with self._db.single() as session:
+            heard = await commands.shutdown_was_sent(session, life.agent_id, life.attempt)
+        if not heard:
+            log.warning("agent.deaf", agent_id=life.agent_id, within_seconds=ask.within_seconds)
+            return max((deadline - datetime.now(UTC)).total_seconds(), 0)
+        if not await self._gone_by(life, deadline):
+            log.warning("agent.stayed", agent_id=life.agent_id, within_seconds=ask.within_seconds)
+        return 0
+
+    async def _gone_by(self, life: Life, deadline: datetime) -> bool:
+        runtime = self._runtime(life)
         while datetime.now(UTC) < deadline:
             seen = await runtime.observe(life.agent_id, life.attempt)
             if seen.phase in (Phase.EXITED, Phase.GONE):
                 return True
             await asyncio.sleep(_LOOK_EVERY)
-        log.warning("agent.stayed", agent_id=life.agent_id, within_seconds=ask.within_seconds)
         return False
 
 

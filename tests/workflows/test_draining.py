@@ -8,6 +8,8 @@ import pytest
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
+from core.domain.templates import Simulation, Template
+from core.runtime.base import Usage
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 
@@ -220,6 +222,61 @@ async def test_command_that_a_user_named_like_our_order_puts_off_no_shutdown(sta
     (ordered,) = await stage.sql("SELECT command_id FROM commands WHERE kind = 'graceful_shutdown'")
     # No Idempotency-Key has a space, so no user can name any command so.
     assert " " in ordered["command_id"]
+
+
+async def staying(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, list[float]]:
+    """An agent with a channel that was ordered over it to leave within 1.5 s and runs until it is killed.
+
+    Returns with it the seconds that its runtime is told to give it, once it is.
+    """
+    stage = await set_stage(
+        {"shutdown_seconds": 1.5}, templates={"default": Template(simulation=Simulation(ignores_shutdown=True))}
+    )
+    graces: list[float] = []
+    delete = stage.runtime.delete
+
+    async def told(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        graces.append(grace_seconds)
+        return await delete(agent_id, attempt, grace_seconds)
+
+    monkeypatch.setattr(stage.runtime, "delete", told)
+    agent_id = await stage.started()
+    await stage.sql("UPDATE channels SET connected_at = now() WHERE agent_id = :agent", agent=agent_id)
+    await stage.stop(agent_id)
+
+    async def ordered() -> bool:
+        return bool(await stage.sql("SELECT 1 FROM commands WHERE kind = 'graceful_shutdown'"))
+
+    await until(ordered, "the agent to be ordered to leave")
+    return stage, graces
+
+
+async def took(stage: Stage) -> float:
+    """Seconds from the order to leave to the end."""
+    await stage.nothing_left()
+    (found,) = await stage.sql(
+        "SELECT agents.ended_at - commands.created_at AS took FROM agents JOIN commands USING (agent_id)"
+    )
+    lasted: timedelta = found["took"]
+    return lasted.total_seconds()
+
+
+async def test_agent_that_was_told_over_the_channel_and_stays_is_forced_when_its_time_is_over(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, graces = await staying(set_stage, monkeypatch)
+    await stage.sql("UPDATE commands SET state = 'done', ended_at = now() WHERE kind = 'graceful_shutdown'")
+    assert 1.4 < await took(stage) < 2.5
+    assert graces == [0]
+
+
+async def test_agent_that_could_not_hear_over_its_channel_is_told_by_a_signal_within_the_same_time(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, graces = await staying(set_stage, monkeypatch)
+    assert 1.4 < await took(stage) < 2.5
+    (grace,) = graces
+    assert 0 < grace <= 0.5
 
 
 async def test_removed_by_force_skips_warning_and_saving(set_stage: SetStage) -> None:

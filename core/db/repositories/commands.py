@@ -105,8 +105,7 @@ async def order_shutdown(
     """Put the order where the replica with the attempt's socket finds it, once; return the deadline it runs under."""
     row = insert(Command).values(
         agent_id=agent_id,
-        # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
-        command_id=f"shutdown {attempt}",
+        command_id=_shutdown_id(attempt),
         attempt=attempt,
         kind=SHUTDOWN,
         name=SHUTDOWN,
@@ -121,6 +120,19 @@ async def order_shutdown(
     )
     await notify(session, Wake.COMMANDS, agent_id)
     return stored.scalar_one()
+
+
+async def shutdown_was_sent(session: AsyncSession, agent_id: str, attempt: int) -> bool:
+    """Whether the order went out over a socket of the attempt."""
+    state = await session.scalar(
+        select(Command.state).where(Command.agent_id == agent_id, Command.command_id == _shutdown_id(attempt))
+    )
+    return state == CommandState.DONE
+
+
+def _shutdown_id(attempt: int) -> str:
+    # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
+    return f"shutdown {attempt}"
 
 
 async def get(session: AsyncSession, agent_id: str, command_id: str) -> CommandView | None:

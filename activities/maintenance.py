@@ -52,16 +52,16 @@ class MaintenanceActivities:
             concerned = [row for row in holders if row.pool == ask.pool]
         else:
             concerned = [row for row in holders if (row.agent_id, row.attempt) in there]
-        gate, now = asyncio.Semaphore(_AT_ONCE), datetime.now(UTC)
+        gate = asyncio.Semaphore(_AT_ONCE)
 
         async def tell(row: LivingRow) -> bool:
-            order = StopOrder(
-                agent_id=row.agent_id,
-                reason=EndReason.MAINTENANCE,
-                grace_seconds=self._grace(ask, row, now),
-                detail=ask.detail,
-            )
             async with gate:
+                order = StopOrder(
+                    agent_id=row.agent_id,
+                    reason=EndReason.MAINTENANCE,
+                    grace_seconds=self._grace(ask, row),
+                    detail=ask.detail,
+                )
                 return bool(
                     await heard(self._signals.order_stop(row.workflow_id, order), "stop", agent_id=row.agent_id)
                 )
@@ -85,13 +85,10 @@ class MaintenanceActivities:
                 silent = error
         return there, silent
 
-    def _grace(self, ask: MaintenanceOrder, row: LivingRow, now: datetime) -> float | None:
-        """Until it begins, and never less than what its template promises (None)."""
+    def _grace(self, ask: MaintenanceOrder, row: LivingRow) -> float | None:
+        """As long as it may stay to be gone when it begins, and never less than what its template promises (None)."""
         if ask.starts_at is None:
             return None
-        try:
-            own = self._settings.timings_of(row.template).grace_seconds
-        except KeyError:
-            own = self._settings.timings.grace_seconds
-        left = (ask.starts_at - now).total_seconds()
-        return None if left <= own else min(left, MOST_GRACE_SECONDS)
+        own = self._settings.timings_of_living(row.template)
+        left = (ask.starts_at - datetime.now(UTC)).total_seconds() - own.leaving_seconds
+        return None if left <= own.grace_seconds else min(left, MOST_GRACE_SECONDS)

@@ -140,8 +140,8 @@ async def migrate(deps: DepsOf, who: Operator, agent_id: AgentIdPath) -> AgentBo
     operation_id="orderMaintenance",
     summary="Empty a pool or a machine, with a warning, now or in time for what is to come",
     description="Each agent there drains with reason `maintenance`: its user is warned, it saves, and it is gone by "
-    "`startsAt`, with no less than its grace. Who waits in line stays. Nobody is kept from moving in: pause the pool "
-    "before it, or cordon the machine.",
+    "`startsAt`, or later where it would have had less than its grace. Who waits in line stays. Nobody is kept from "
+    "moving in: pause the pool before it, or cordon the machine.",
     status_code=202,
     responses=problems.responses(Forbidden, NotFound, (InvalidRequest, "starts_at_too_far"), _TEMPORAL),
 )

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from api.schemas.base import EXAMPLE_TIME, Answered, Asked, Moment
 
 _LINE = r"^[^\x00-\x1f\x7f]+$"
-_GONE_BY = "when agents are to be gone; null, or sooner than their grace allows: when that is over"
+_GONE_BY = "when agents are to be gone; null, or sooner than their grace allows: they leave when that is over"
 
 
 class MaintenancePost(Asked):

@@ -26,7 +26,7 @@ async def order(deps: Deps, who: Identity, body: MaintenancePost) -> Maintenance
             raise InvalidRequest(
                 "a maintenance is ordered at most 30 days ahead", code="starts_at_too_far", latest=latest.isoformat()
             )
-    warn_at = now if body.starts_at is None else max(now, body.starts_at - _longest_grace(deps.settings))
+    warn_at = now if body.starts_at is None else max(now, body.starts_at - _longest_way(deps.settings))
     asked = MaintenanceOrder(
         pool=body.pool, node=body.node, starts_at=body.starts_at, warn_at=warn_at, detail=body.reason or ""
     )
@@ -42,7 +42,7 @@ async def order(deps: Deps, who: Identity, body: MaintenancePost) -> Maintenance
     )
 
 
-def _longest_grace(settings: Settings) -> timedelta:
-    """So long before it begins all are told, so that nobody gets less than a template promises."""
+def _longest_way(settings: Settings) -> timedelta:
+    """So long before it begins all are told: nobody gets less grace than a template promises, and all are gone then."""
     timings = [settings.timings, *(each.timings for each in settings.templates.values() if each.timings is not None)]
-    return timedelta(seconds=max(each.grace_seconds for each in timings))
+    return timedelta(seconds=max(each.grace_seconds + each.leaving_seconds for each in timings))

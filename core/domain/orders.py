@@ -114,7 +114,7 @@ class OrderAnswer(Order):
 class MaintenanceOrder(Order):
     """What is to be emptied, a pool or a machine: who lives there at `warn_at` is told then, and gone by `starts_at`.
 
-    None: gone as soon as their grace is over.
+    None, or nearer than their grace and what leaving takes: they leave as soon as their grace is over.
     """
 
     pool: str | None = None

@@ -5,6 +5,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+# What a runtime needs to have an agent gone that has left, or is killed, and what telling everybody to go takes.
+REMOVAL_SECONDS = 10.0
+
 
 class Timings(BaseModel):
     """Defaults are the specification's unless a line says otherwise."""
@@ -28,6 +31,11 @@ class Timings(BaseModel):
     grant_tick_seconds: float = Field(30, gt=0, description="a waiting pool looks again without being told")
     snapshot_seconds: float = Field(5, gt=0, description="a cluster's capacity is measured again")
     max_life_seconds: float = Field(0, ge=0, description="from the first start on; 0 = no limit")
+
+    @property
+    def leaving_seconds(self) -> float:
+        """So long after the end of its grace an agent is gone at the latest, where its runtime answers."""
+        return self.shutdown_seconds + REMOVAL_SECONDS
 
 
 def _heard_in_time(timings: Timings) -> Timings:

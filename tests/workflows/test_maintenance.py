@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHandle
 
+from core.domain import timings
 from core.domain.lifecycle import AgentState
 from core.domain.orders import MaintenanceOrder
-from core.domain.templates import Pool, Template
+from core.domain.templates import Pool, Simulation, Template
 from core.errors import RuntimeRetryable
 from core.ids import maintenance_workflow_id
 from core.runtime.base import Observation
@@ -97,9 +98,24 @@ async def test_maintenance_to_come_warns_when_it_is_time_whatever_is_said_to_it_
     warned = await stage.until(agent_id, AgentState.DRAINING)
     drained = next(event for event in await stage.events(agent_id) if event.kind == "agent.draining")
     assert drained.at >= warn_at
-    # Warned for longer than its own grace, so that it has all the time there is.
+    # Warned for longer than its own grace, so that it has all the time there is before it has to leave.
     assert warned.deadline_at is not None
-    assert abs(warned.deadline_at - starts_at) < timedelta(seconds=1)
+    leaves_at = starts_at - timedelta(seconds=stage.settings.timings.shutdown_seconds + 10)
+    assert abs(warned.deadline_at - leaves_at) < timedelta(seconds=1)
+
+
+async def test_agent_that_will_not_leave_is_gone_when_the_maintenance_begins(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timings, "REMOVAL_SECONDS", 1.0, raising=False)
+    stays = {"default": Template(simulation=Simulation(ignores_shutdown=True))}
+    stage = await set_stage({"grace_seconds": 0.5, "shutdown_seconds": 1}, templates=stays)
+    agent_id = await stage.started()
+    starts_at = datetime.now(UTC) + timedelta(seconds=4)
+    await order(stage, pool="default", starts_at=starts_at)
+    ended = await stage.until(agent_id, AgentState.TERMINATED)
+    assert ended.ended_at is not None
+    assert starts_at - timedelta(seconds=1.5) < ended.ended_at < starts_at
 
 
 async def test_life_that_takes_no_signal_keeps_nobody_else_on_the_machine(

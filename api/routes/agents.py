@@ -120,6 +120,7 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
     responses={
         **problems.responses(
             *_ORDERED,
+            (Unavailable, "workflow_gone"),
             (Rejected, "max_agents_exceeded"),
             (Rejected, "subscription_inactive"),
             (InvalidRequest, "unknown_template"),

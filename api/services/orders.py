@@ -1,5 +1,7 @@
 """What a user may order of an agent of theirs: stop, keep, restart, and a sign of life."""
 
+import math
+
 from api.auth import Identity
 from api.deps import Deps
 from api.services.access import own_agent
@@ -8,7 +10,7 @@ from core.db.repositories.agents import AgentView
 from core.db.repositories.idempotency import KeyedBy
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
-from core.errors import Conflict
+from core.errors import BerthError, Conflict, Unavailable
 
 _RESTARTABLE = frozenset({AgentState.STARTING, AgentState.RUNNING, AgentState.RESTARTING})
 
@@ -38,7 +40,8 @@ async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = No
     """Order a restart; the agent, and whether it failed, so that the caller is to start it anew.
 
     A key means the attempt that it came for first: who asks again because no answer came restarts nothing twice, and is
-    told how the agent is now.
+    told how the agent is now. Raises `Unavailable` (`workflow_gone`), and forgets the key, when nothing carries the
+    agent's life on: an operator ended its workflow, and the reaper has not ended the agent yet.
     """
     view = await _members(deps, who, agent_id)
     meant = None
@@ -50,9 +53,9 @@ async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = No
         return view, True
     if view.state not in _RESTARTABLE:
         raise wrong_state(view, "only an agent that runs, starts or failed can be restarted")
-    if view.state is not AgentState.RESTARTING:
-        await deps.lives.restart(view)
-    return await _own(deps, who, agent_id), False
+    if view.state is AgentState.RESTARTING or await deps.lives.restart(view):
+        return await _own(deps, who, agent_id), False
+    raise await _untaken(deps, who, agent_id, key)
 
 
 async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
@@ -80,6 +83,21 @@ async def _meant(deps: Deps, who: Identity, agent_id: str, key: str) -> tuple[Ag
         if kept.body is None and view.state in _RESTARTABLE:
             await idempotency.store(session, by, None, 202, {"attempt": view.attempt})
     return view, None if kept.body is None else int(kept.body["attempt"])
+
+
+async def _untaken(deps: Deps, who: Identity, agent_id: str, key: str | None) -> BerthError:
+    """Why no workflow took a restart: the life ended just now, or is still to be ended. Nothing was restarted."""
+    async with deps.acting(who) as (session, _):
+        if key is not None:
+            await idempotency.forget(session, who.user_id, idempotency.restart_scope(agent_id), key)
+        view = await own_agent(session, who, agent_id)
+    if view.over:
+        return wrong_state(view, "its life is over")
+    return Unavailable(
+        "nothing carries this agent's life on; it is about to be ended, then start anew",
+        code="workflow_gone",
+        retry_after=math.ceil(deps.settings.timings.reap_seconds),
+    )
 
 
 async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:

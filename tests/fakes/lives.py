@@ -50,7 +50,10 @@ class SimulatedSchedule:
 
 
 class SimulatedLives:
-    """One worker's view of all lives. `away` makes every order fail so; `gate` holds starts until it is set."""
+    """One worker's view of all lives. `away` makes every order fail so; `gate` holds starts until it is set.
+
+    `unattended`: no workflow runs that could take an order.
+    """
 
     def __init__(self, db: Db, settings: Settings) -> None:
         self.db = db
@@ -65,6 +68,7 @@ class SimulatedLives:
         self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
         self.away: Unavailable | None = None
         self.too_late = False
+        self.unattended = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
@@ -134,6 +138,8 @@ class SimulatedLives:
 
     async def restart(self, agent: AgentView) -> bool:
         self._count("restart")
+        if self.unattended:
+            return False
         await self.move(agent.agent_id, AgentState.RESTARTING, EventKind.RESTARTING)
         return True
 

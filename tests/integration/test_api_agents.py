@@ -180,6 +180,19 @@ async def test_restart_asked_again_under_its_key_is_one_restart(api: Api) -> Non
     assert (await api.ask("POST", path, headers=again)).json()["state"] == "failed"
 
 
+async def test_restart_that_no_workflow_took_is_refused_for_now_and_its_key_may_be_used_again(api: Api) -> None:
+    agent_id = await api.running()
+    path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
+    api.lives.unattended = True
+    for headers in ({}, again):
+        refused = await api.ask("POST", path, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (503, "workflow_gone")
+        assert int(refused.headers["Retry-After"]) == api.settings.timings.reap_seconds
+    api.lives.unattended = False
+    taken = await api.ask("POST", path, headers=again)
+    assert (taken.status_code, taken.json()["state"]) == (202, "restarting")
+
+
 async def test_failed_agent_restarts_as_a_new_life(api: Api) -> None:
     agent_id = await api.running()
     await api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
+import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 from temporalio.client import WorkflowExecutionStatus
 
+from activities import reaping
 from core.domain.tiers import Tier
 from core.settings import Auth
 from tests.fixtures.api import SECRET, Api, replica
@@ -141,3 +143,19 @@ async def test_start_of_a_user_who_was_put_out_is_refused_and_the_socket_of_even
     (told,) = await lively.sql("SELECT kind, agent_id, reason, detail FROM events")
     assert (told["kind"], told["agent_id"], told["reason"]) == ("agent.rejected", None, "not_a_member")
     assert told["detail"]["scheduledStartId"] == booked["scheduledStartId"]
+
+
+async def test_agent_whose_workflow_is_gone_is_not_said_to_restart(
+    lively: Api, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))  # nothing counts as too young
+    agent_id = (await lively.start()).json()["agent"]["agentId"]
+    await _state(lively, agent_id, "running")
+    await stage.workflow("owner").terminate("by an operator")
+    path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
+    refused = await lively.ask("POST", path, headers=again)
+    assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (503, "workflow_gone", "30")
+    await stage.reap()
+    await _state(lively, agent_id, "terminated")
+    over = await lively.ask("POST", path, headers=again)
+    assert (over.status_code, over.json()["code"]) == (409, "wrong_state")

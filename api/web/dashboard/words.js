@@ -151,6 +151,7 @@ const BY_CODE = {
   too_many_requests: "Try again in a moment.",
   worker_silent: "The work is queued and goes on when a worker is back.",
   temporal_unavailable: "Try again in a moment; running agents are not touched.",
+  workflow_gone: "Its end is written within a minute; then start it again.",
   database_unavailable: "Try again in a moment; running agents are not touched.",
   unavailable: "Try again in a moment.",
   internal: "Your administrator finds it in the log.",

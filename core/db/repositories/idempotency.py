@@ -110,6 +110,13 @@ async def store(
     return _kept(row.answer) if row is not None else _kept(answer)
 
 
+async def forget(session: AsyncSession, user_id: str, scope: str, key: str) -> None:
+    """Drop a key whose request came to nothing, so that it may be used again."""
+    await session.execute(
+        delete(Idempotency).where(Idempotency.user_id == user_id, Idempotency.scope == scope, Idempotency.key == key)
+    )
+
+
 async def purge(session: AsyncSession, now: datetime) -> None:
     await session.execute(delete(Idempotency).where(Idempotency.created_at < now - KEPT))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from api.cli import show
-from api.cli.client import Berth, segment
+from api.cli.client import Answer, Berth, segment
 from api.cli.faults import Fault, TurnedDown, Unreachable
 
 _ID = re.compile(r"ag-[0-9a-f]{32}")
@@ -58,7 +58,10 @@ def id_of(berth: Berth, which: str) -> str:
 def order(berth: Berth, which: str, what: str, body: dict[str, Any] | None) -> dict[str, Any]:
     """Give an order and return the agent as it is when the order shows, or soon after."""
     agent_id = id_of(berth, which)
-    answer: dict[str, Any] = berth.ask("POST", f"/api/agents/{segment(agent_id)}/{what}", body=body).body
+    path = f"/api/agents/{segment(agent_id)}/{what}"
+    # Only a restart is something else when it is ordered twice.
+    key = str(uuid.uuid4()) if what == "restart" else None
+    answer: dict[str, Any] = _decided(berth, path, body, key, "see what came of it: berth agents list").body
     # A restart of a failed agent is answered as a start is.
     if "status" in answer:
         return find(berth, str(answer.get("agentId") or answer["agent"]["agentId"]))
@@ -74,18 +77,9 @@ def start(
     berth: Berth, project: str, template: str | None, at: str | None, key: str | None, json: bool
 ) -> dict[str, Any]:
     """Start, say what came of it, and return the answer. While nobody decided, ask again with the same key."""
-    body = wish(template, at)
     key = key or str(uuid.uuid4())
-    deadline = time.monotonic() + _PENDING_SECONDS
-    while True:
-        answer = berth.ask("POST", f"/api/projects/{segment(project)}/start-agent", body=body, key=key)
-        if answer.body["status"] != "pending":
-            break
-        pause = min(float(answer.headers.get("Retry-After", 2)), 10)
-        if time.monotonic() + pause > deadline:
-            raise Unreachable("no worker decides about the request", f"ask again with --key {key}")
-        show.note("berth: no worker answers yet; asking again")
-        time.sleep(pause)
+    path = f"/api/projects/{segment(project)}/start-agent"
+    answer = _decided(berth, path, wish(template, at), key, f"ask again with --key {key}")
     found: dict[str, Any] = answer.body
     if json:
         show.as_json(found)
@@ -100,6 +94,20 @@ def start(
         new = "created" if answer.status == 201 else "there already"
         show.line(f"{agent['agentId']}  {agent['state']}  {new}")
     return found
+
+
+def _decided(berth: Berth, path: str, body: dict[str, Any] | None, key: str | None, otherwise: str) -> Answer:
+    """The answer, asked for again under the same key while nobody has decided. Raises `Unreachable` after a minute."""
+    deadline = time.monotonic() + _PENDING_SECONDS
+    while True:
+        answer = berth.ask("POST", path, body=body, key=key)
+        if answer.body.get("status") != "pending":
+            return answer
+        pause = min(float(answer.headers.get("Retry-After", 2)), 10)
+        if time.monotonic() + pause > deadline:
+            raise Unreachable("no worker decides about the request", otherwise)
+        show.note("berth: no worker answers yet; asking again")
+        time.sleep(pause)
 
 
 def wish(template: str | None, at: str | None) -> dict[str, str]:

@@ -103,6 +103,28 @@ async def test_undecided_start_is_asked_again_with_its_key_until_it_is_decided(d
     assert len(await desk.api.sql("SELECT 1 AS one FROM idempotency")) == 1
 
 
+async def test_undecided_restart_of_a_failed_agent_is_asked_again_with_its_key_until_it_is_decided(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    await desk.api.lives.move(agent_id, AgentState.FAILED, EventKind.FAILED)
+    desk.api.lives.away = Unavailable("no worker", code="worker_silent")
+    async with desk.as_user("owner").running("agents", "restart", agent_id) as process:
+        assert process.stderr is not None
+        assert b"no worker answers yet" in await asyncio.wait_for(process.stderr.readline(), 30)
+        desk.api.lives.away = None
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, err) == (0, b"")
+    (begun,) = (await desk.api.ask("GET", "/api/agents?state=starting")).json()["items"]
+    assert out.decode().splitlines()[0] == begun["agentId"]
+    assert len(await desk.api.sql("SELECT 1 FROM idempotency WHERE scope LIKE 'start-agent:%'")) == 1
+
+
+async def test_restart_of_a_running_agent_shows_that_it_restarts(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    shown = await desk.as_user("owner")("agents", "restart", agent_id)
+    assert (shown.code, shown.err) == (0, "")
+    assert re.search(r"^  state +restarting$", shown.out, re.MULTILINE), shown.out
+
+
 async def test_who_waits_sees_place_and_wait(desk: Desk) -> None:
     await desk.api.lives.look(0)
     berth = desk.as_user("owner")

@@ -15,12 +15,16 @@ from aiosmtplib import SMTP
 
 from core.db.repositories.notices import Taken
 from core.domain.letters import compose
-from core.domain.mailboxes import mailbox
+from core.domain.mailboxes import in_ascii, mailbox
 from core.domain.notices import Failure, Trouble
 from core.settings import Smtp, SmtpSecurity
 
 _TLS_PORT = 465
 _QUIT_SECONDS = 2
+
+
+class _NotTaken(Exception):
+    """The server has no way to take letters for such an address."""
 
 
 class MailSender:
@@ -36,13 +40,15 @@ class MailSender:
             raise ValueError("SMTP__HOST is not set")
         self._settings = settings
         self._host = settings.host
-        self._from = settings.sender
+        sender = parseaddr(settings.sender)[1]
+        self._sender = in_ascii(sender)
+        self._from = settings.sender.replace(sender, self._sender)
         self._public_url = public_url
 
     async def send(self, notice: Taken) -> Failure | None:
         """None: the server has taken it."""
         try:
-            to = mailbox(notice.recipient or "")
+            to = Address(addr_spec=in_ascii(mailbox(notice.recipient or "").addr_spec))
         except ValueError:
             return _failure(Trouble.NO_ADDRESS, "the user's e-mail address is none", final=True)
         message = self._letter(notice, to)
@@ -50,7 +56,9 @@ class MailSender:
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 await smtp.connect()
-                await smtp.send_message(message, sender=parseaddr(self._from)[1], recipients=[to.addr_spec])
+                await self._hand_over(smtp, message, to)
+        except _NotTaken as error:
+            return _failure(Trouble.SMTP_REFUSED, _line(str(error)), final=True)
         except (TimeoutError, aiosmtplib.SMTPTimeoutError):
             return _failure(Trouble.SMTP_TIMEOUT, f"no answer within {self._settings.timeout_seconds:g} s")
         except (aiosmtplib.SMTPException, OSError) as error:
@@ -59,6 +67,13 @@ class MailSender:
             await _part(smtp)
         return None
 
+    async def _hand_over(self, smtp: SMTP, message: EmailMessage, to: Address) -> None:
+        try:
+            await smtp.send_message(message, sender=self._sender, recipients=[to.addr_spec])
+        except aiosmtplib.SMTPNotSupported as error:
+            # Of an address that cannot be said in ASCII. The same error at the door is about the way in.
+            raise _NotTaken(str(error)) from error
+
     def _letter(self, notice: Taken, to: Address) -> EmailMessage:
         letter = compose(notice.happened, self._public_url)
         message = EmailMessage(policy=WIRE)
@@ -66,7 +81,7 @@ class MailSender:
         message["To"] = to
         message["Subject"] = letter.subject
         message["Date"] = format_datetime(notice.happened.at)
-        message["Message-ID"] = f"<{notice.notice_id}@{parseaddr(self._from)[1].rpartition('@')[2]}>"
+        message["Message-ID"] = f"<{notice.notice_id}@{self._sender.rpartition('@')[2]}>"
         # No machine shall answer it.
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)

@@ -66,6 +66,30 @@ async def test_address_that_is_none_is_given_up_at_once(mailbox: Mailbox, to: st
     assert mailbox.letters == []
 
 
+@pytest.mark.parametrize("utf8", [False, True])
+async def test_address_and_sender_in_a_domain_of_any_script_are_understood_by_every_server(
+    mailbox: Mailbox, utf8: bool
+) -> None:
+    mailbox.utf8 = utf8
+    settings = mailbox.settings(sender="Berth <berth@bücher.example>")
+    assert await MailSender(settings, URL).send(letter("ann@münchen.example")) is None
+    assert mailbox.envelopes == [("berth@xn--bcher-kva.example", ["ann@xn--mnchen-3ya.example"])]
+    (found,) = mailbox.letters
+    assert (found["From"], found["To"]) == ("Berth <berth@xn--bcher-kva.example>", "ann@xn--mnchen-3ya.example")
+
+
+async def test_address_that_only_some_servers_take_is_refused_for_good_by_the_others(mailbox: Mailbox) -> None:
+    # Its form in ASCII is a matter of the year: strasse.example may be somebody else's.
+    mailbox.utf8, to = False, "ann@straße.example"
+    failure = await failed(mailbox.settings(), letter(to))
+    assert (failure.trouble, failure.final) == (Trouble.SMTP_REFUSED, True)
+    assert "SMTPUTF8" in failure.detail
+    assert mailbox.letters == []
+    mailbox.utf8 = True
+    assert await MailSender(mailbox.settings(), URL).send(letter(to)) is None
+    assert mailbox.envelopes == [("berth@example.org", [to])]
+
+
 async def test_greylisting_is_asked_again_and_a_refusal_is_not(mailbox: Mailbox) -> None:
     mailbox.answers = ["451 4.7.1 come back later", "550 5.1.1 no such person"]
     later = await failed(mailbox.settings())

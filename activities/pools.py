@@ -42,7 +42,7 @@ class PoolActivities:
             done = await queue.grant(
                 session, ask.pool, pool, self._settings.tiers, datetime.now(UTC), self._settings.queue.max
             )
-        self._turns.granted(done.waited)
+        self._turns.granted(done.given)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def tell(winner: queue.Winner) -> None:

@@ -8,6 +8,7 @@ import structlog
 from activities.contracts import Life
 from activities.ports import Meter
 from core.db.repositories.moves import Moved
+from core.db.repositories.queue import Given
 from core.domain.admission import QueueReason
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.recovery import FailureKind
@@ -37,11 +38,13 @@ class Turns:
         self._count(state, reason)
         log.info("agent.came", agent_id=life.agent_id, attempt=life.attempt, state=state.value, reason=reason)
 
-    def granted(self, waited: Sequence[float]) -> None:
-        """So many were given a slot, each after so many seconds."""
-        for seconds in waited:
-            self._count(AgentState.STARTING, None)
-            self._meter.observe(STATE_SECONDS, seconds, state=AgentState.QUEUED.value)
+    def granted(self, given: Sequence[Given]) -> None:
+        """They were given a slot, those also who had one before."""
+        for each in given:
+            state = AgentState.STARTING
+            self._count(state, None)
+            log.info("agent.moved", agent_id=each.agent_id, attempt=each.attempt, state=state.value, reason=None)
+            self._meter.observe(STATE_SECONDS, each.waited, state=AgentState.QUEUED.value)
 
     def took(self, life: Life, moved: Moved, at: datetime, reason: str | None = None) -> None:
         """A write of a state, which may have found it written already."""

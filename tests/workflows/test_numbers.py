@@ -1,6 +1,7 @@
 """What a worker counts of lives: every turn once, and how long each state lasted."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from activities.contracts import Final, Life
 from activities.lives import LifeActivities, life_of
@@ -12,6 +13,7 @@ from core.errors import RuntimePermanent
 from core.runtime.base import AgentSpec, Created
 from tests.fakes.meter import RememberingMeter
 from tests.fixtures.stage import SetStage, Stage
+from tests.workflows.test_rejoining import BRIEF, crowded_out
 
 
 def turns(stage: Stage) -> dict[tuple[str, ...], int]:
@@ -80,6 +82,32 @@ async def test_wait_in_line_and_the_grant_are_counted(set_stage: SetStage) -> No
     assert 0 < waited <= (agent.started_at - agent.created_at).total_seconds()
     assert turns(stage)["queued", "no_suitable_node"] == 1
     assert turns(stage)["starting", "none"] == 2
+
+
+async def test_restart_that_waited_for_room_is_counted_and_logged_in_every_state(set_stage: SetStage) -> None:
+    stage = await set_stage(BRIEF, capacity=None)
+    with capture_logs() as lines:
+        ann, bob, cat = await crowded_out(stage)
+        await stage.stop(bob)
+        await stage.until(ann, AgentState.RUNNING)
+    # Ann's and Bob's first starts, and her second.
+    assert turns(stage)["starting", "none"] == 3
+    at = [(event.kind.removeprefix("agent."), event.at) for event in await stage.events(ann)]
+    (_, restarting), (_, queued), (_, admitted) = at[
+        next(n for n, (kind, _) in enumerate(at) if kind == "restarting") :
+    ][:3]
+    assert seconds(stage, AgentState.RESTARTING) == [(queued - restarting).total_seconds()]
+    assert seconds(stage, AgentState.QUEUED) == [pytest.approx((admitted - queued).total_seconds(), abs=0.001)]
+    moves = [(line["attempt"], line["state"]) for line in lines if line.get("agent_id") == ann and "state" in line]
+    assert moves == [
+        (1, "starting"),
+        (1, "running"),
+        (1, "restarting"),
+        (2, "queued"),
+        (2, "starting"),
+        (2, "running"),
+    ]
+    assert not [line for line in lines if line.get("agent_id") == cat and line["event"] == "agent.moved"]
 
 
 async def test_failures_and_restarts_are_counted_by_kind_and_an_order_is_no_failure(stage: Stage) -> None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ARRAY, Boolean, DateTime, Integer, Row, Text, TextClause, bindparam, select
+from sqlalchemy import ARRAY, Boolean, DateTime, Integer, Row, Text, TextClause, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent
@@ -70,6 +70,14 @@ _LEFT = """
         ), 0)
     ) AS since FROM agents AS was WHERE was.agent_id = :agent
 """
+
+_NOW_IN = text(_LEFT)
+
+
+async def since(session: AsyncSession, agent_id: str) -> datetime | None:
+    """When an agent came to the state it is in."""
+    row = (await session.execute(_NOW_IN, {"agent": agent_id})).first()
+    return row.since if row is not None else None
 
 
 def _applied(was: Row[Any], to: AgentState, attempt: int) -> Moved:

@@ -42,6 +42,15 @@ class Winner(BaseModel):
     workflow_id: str
 
 
+class Given(BaseModel):
+    """A slot that was given just now, after how many seconds in line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    agent_id: str
+    attempt: int
+    waited: float
+
+
 class Pass(BaseModel):
     """One pass over a pool's queue: who has a slot and was not heard of yet, and how many still wait.
 
@@ -49,11 +58,13 @@ class Pass(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    granted: int
+    given: tuple[Given, ...]
     unseen: tuple[Winner, ...]
     waiting: int
-    # How long each who was granted a slot had waited, in seconds.
-    waited: tuple[float, ...] = ()
+
+    @property
+    def granted(self) -> int:
+        return len(self.given)
 
 
 async def grant(
@@ -67,7 +78,7 @@ async def grant(
     """
     await locks.cluster(session, pool.cluster)
     room = await clusters.room(session, name, pool, at, max_waiting, counted=WAITING_COUNTED)
-    granted = 0
+    given: list[Given] = []
     known: list[Waited] = []
     free = line_slots(room, GRANTS_A_PASS)
     if free and room.waiting:
@@ -88,7 +99,7 @@ async def grant(
                 at,
                 fact(EventKind.ADMITTED, AgentState.STARTING, waitedSeconds=waited, attempt=row.attempt),
             )
-            granted += 1
+            given.append(Given(agent_id=row.agent_id, attempt=row.attempt, waited=waited))
         await tallies.count(session, name, known)
     await session.flush()
     unseen = await session.execute(
@@ -97,10 +108,9 @@ async def grant(
         )
     )
     winners = tuple(Winner(agent_id=r.agent_id, attempt=r.attempt, workflow_id=r.workflow_id) for r in unseen.all())
-    if granted:
+    if given:
         await announce(session, name)
-    waits = tuple(each.seconds for each in known)
-    return Pass(granted=granted, unseen=winners, waiting=room.waiting - granted, waited=waits)
+    return Pass(given=tuple(given), unseen=winners, waiting=room.waiting - len(given))
 
 
 def _told(row: Agent) -> Wait | None:

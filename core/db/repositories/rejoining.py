@@ -31,6 +31,7 @@ async def rejoin(
     # What another was refused is no word about this one, if it had a machine: that one has a place now.
     if not overfull(room) and not (room.refused and row.ready_at is None):
         return Moved(applied=False, state=AgentState.RESTARTING, attempt=attempt)
+    since = await moves.since(session, agent_id)
     # The slot is not free for another, so nothing is counted as having left.
     row.usage = {"seconds": moves.held_seconds(row, at)}
     row.state, row.reason, row.attempt = AgentState.QUEUED.value, QueueReason.NO_NODE.value, attempt + 1
@@ -43,4 +44,4 @@ async def rejoin(
     waits = fact(EventKind.QUEUED, AgentState.QUEUED, QueueReason.NO_NODE.value, **numbers)
     await events.append(session, row, at, waits)
     await queue.announce(session, name)
-    return Moved(applied=True, state=AgentState.QUEUED, attempt=row.attempt, left=AgentState.RESTARTING)
+    return Moved(applied=True, state=AgentState.QUEUED, attempt=row.attempt, left=AgentState.RESTARTING, since=since)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from api.live.ports import DATABASE_AWAY, Lives, now
+from api.live.ports import DATABASE_AWAY, Lives
 from core.db.engine import Db
 from core.db.repositories import agents
 from core.db.repositories.agents import AgentView
@@ -38,9 +38,7 @@ class Reporter:
         self._start(who, "ready", WAITS_FOR_READY, send)
 
     def unhealthy(self, who: AgentView, detail: str) -> None:
-        report = FailureReport(
-            agent_id=who.agent_id, attempt=who.attempt, kind=FailureKind.HEALTH, detail=detail, at=now()
-        )
+        report = FailureReport(agent_id=who.agent_id, attempt=who.attempt, kind=FailureKind.HEALTH, detail=detail)
 
         async def send() -> None:
             await self._lives.failed(who.workflow_id, report)

@@ -52,6 +52,7 @@ class EndReason(StrEnum):
     SUBSCRIPTION_EXPIRED = "subscription_expired"
     RESOURCE_PRESSURE = "resource_pressure"
     MAINTENANCE = "maintenance"
+    # An administrator's word for a stop: what Berth itself finds unhealthy it restarts, see `FailureKind`.
     HEALTH = "health_check_failed"
     OPERATOR = "operator"
     MAX_LIFE = "max_life"

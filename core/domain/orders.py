@@ -141,4 +141,6 @@ class FailureReport(Order):
     attempt: int
     kind: FailureKind
     detail: Text = ""
+    # Set by nothing and read by nothing. APIs of a release before send it, and a workflow refuses an order with a field
+    # that its model does not have.
     at: datetime | None = None

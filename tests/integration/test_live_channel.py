@@ -142,6 +142,7 @@ async def test_third_unhealthy_report_in_a_row_is_a_failure(live: LiveStage) -> 
         await eventually(lambda: [one for one in failures if one.agent_id == agent.agent_id])
     (failure,) = [one for one in failures if one.agent_id == agent.agent_id]
     assert (failure.kind, failure.attempt, failure.detail) == (FailureKind.HEALTH, 1, "browser gone 2")
+    assert failure.at is None
 
 
 async def _beat(live: LiveStage, agent: Berthed, fake: FakeAgent, status: str, detail: str = "") -> None:

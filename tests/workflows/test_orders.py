@@ -135,3 +135,11 @@ async def test_words_that_a_database_cannot_hold_still_move_a_life(stage: Stage)
     await stage.until(agent_id, AgentState.TERMINATED)
     told = [event.detail.get("detail") for event in await stage.events(agent_id)]
     assert "oops \ufffd binary" in told
+
+
+async def test_failure_that_an_api_of_a_release_before_dates_still_moves_a_life(stage: Stage) -> None:
+    agent_id = await stage.started()
+    report = FailureReport(agent_id=agent_id, attempt=1, kind=FailureKind.HEALTH).model_dump(mode="json")
+    await stage.workflow().signal("failed", report | {"at": "2026-03-01T09:30:00Z"})
+    await stage.until(agent_id, AgentState.RESTARTING)
+    assert (await stage.until(agent_id, AgentState.RUNNING)).attempt == 2

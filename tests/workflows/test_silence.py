@@ -1,0 +1,101 @@
+"""Agents that have fallen silent: found by the reaper, each by its own timings, while somebody could hear."""
+
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
+
+import pytest
+
+from activities import reaping
+from core.domain.lifecycle import AgentState
+from core.domain.templates import Pool, Template
+from core.domain.timings import Timings
+from tests.fixtures.stage import SetStage, Stage, until
+
+
+async def heard(stage: Stage, seconds_ago: float) -> None:
+    await stage.sql("UPDATE channels SET last_seen_at = now() - :ago * interval '1 second'", ago=seconds_ago)
+
+
+async def api_up(stage: Stage, up_seconds: float, seen_seconds_ago: float = 0) -> None:
+    await stage.sql(
+        "INSERT INTO replicas (replica, up_since, seen_at)"
+        " VALUES ('api', now() - :up * interval '1 second', now() - :seen * interval '1 second')"
+        " ON CONFLICT (replica) DO UPDATE SET up_since = excluded.up_since, seen_at = excluded.seen_at",
+        up=up_seconds,
+        seen=seen_seconds_ago,
+    )
+
+
+async def restarted(stage: Stage, agent_id: str) -> bool:
+    return "restarting" in await stage.kinds(agent_id)
+
+
+async def test_agent_that_fell_silent_is_restarted(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await heard(stage, 130)
+    await api_up(stage, up_seconds=1000)
+    assert (await stage.reap()).channels_lost == 1
+    await stage.until(agent_id, AgentState.RESTARTING)
+    restarting = next(event for event in await stage.events(agent_id) if event.kind == "agent.restarting")
+    assert restarting.reason == "channel_lost"
+    await stage.until(agent_id, AgentState.RUNNING)
+
+
+class Ahead(datetime):
+    """The clock of a worker that is half a minute ahead of the database's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(seconds=30)
+
+
+async def test_worker_whose_clock_is_ahead_still_finds_who_is_silent_and_nobody_sooner(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.started()
+    await api_up(stage, up_seconds=1000)
+    monkeypatch.setattr(reaping, "datetime", Ahead)
+    await heard(stage, 110)
+    assert (await stage.reap()).channels_lost == 0
+    await heard(stage, 130)
+    assert (await stage.reap()).channels_lost == 1
+
+
+async def test_silence_counts_only_while_somebody_could_hear(stage: Stage) -> None:
+    await stage.started()
+    await heard(stage, 3600)
+    # No API process at all; one that is gone; one that has just come; one whose agents had no time to come back.
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=4000, seen_seconds_ago=20)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=60)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=145)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=155)
+    assert (await stage.reap()).channels_lost == 1
+
+
+async def test_each_agent_is_called_silent_by_the_timings_of_its_template(set_stage: SetStage) -> None:
+    slow = Timings(heartbeat_seconds=100, channel_lost_seconds=300, reconnect_seconds=60)
+    pools = {"slow": Pool(runtime="memory", template="slow", capacity=10)}
+    stage = await set_stage(pools=pools, templates={"slow": Template(timings=slow), "other": Template()})
+    calm, hasty = await stage.started("ann", template="slow", pool="slow"), await stage.started("bob")
+    await api_up(stage, up_seconds=4000)
+    await heard(stage, 290)
+    assert (await stage.reap()).channels_lost == 1
+    await until(lambda: restarted(stage, hasty), "the one of the general timings to be restarted")
+    assert await stage.kinds(calm) == ["requested", "queued", "admitted", "starting", "ready"]
+    await stage.until(hasty, AgentState.RUNNING)
+    await stage.sql("UPDATE channels SET last_seen_at = now() - interval '1 hour' WHERE agent_id = :a", a=calm)
+    await api_up(stage, up_seconds=355)
+    assert (await stage.reap()).channels_lost == 0
+    await api_up(stage, up_seconds=365)
+    assert (await stage.reap()).channels_lost == 1
+    await until(lambda: restarted(stage, calm), "the one of a slow heartbeat to be restarted in the end")
+
+
+async def test_agent_that_was_never_heard_is_not_called_silent(stage: Stage) -> None:
+    await stage.started()
+    await api_up(stage, up_seconds=4000)
+    assert (await stage.reap()).channels_lost == 0

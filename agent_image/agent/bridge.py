@@ -36,11 +36,15 @@ class Bridge:
 
     async def invite(self) -> str:
         """A fresh address; whoever came by an earlier one is put out."""
-        self._secret = secrets.token_urlsafe(32)
-        await self.drop()
+        await self.dismiss()
         if self._runner is None:
             raise CdpError("the bridge is not open")
         return f"ws://127.0.0.1:{self._runner.addresses[0][1]}/{self._secret}"
+
+    async def dismiss(self) -> None:
+        """Put the present user out for good: its address is no longer one."""
+        self._secret = secrets.token_urlsafe(32)
+        await self.drop()
 
     async def drop(self) -> None:
         """Put the present user out, however it is."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_image.agent import part
+from agent_image.agent import family, part
 from agent_image.agent.journal import log
 from agent_image.agent.part import Part, PartFailed
 from agent_image.agent.pipe import CdpError, CdpPipe
@@ -15,6 +15,7 @@ from core.domain.environment import BrowserSettings
 _PROGRAMS = ("/usr/lib/chromium/chromium", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 _START_SECONDS = 45
 _CLOSE_SECONDS = 10
+_BURY_SECONDS = 5
 
 # Each of these switches something off that costs memory, opens connections of its own, or draws over the page.
 _FEATURES_OFF = (
@@ -117,6 +118,18 @@ class Browser:
         except (CdpError, TimeoutError):
             return False
         return True
+
+    async def bury(self, keep: set[int]) -> str:
+        """Leave nothing of a browser that has ended, so that the next one has the profile alone; its last words.
+
+        Kills all that comes from this process but `keep` and theirs. Raises `PartFailed` when something stays.
+        """
+        await family.end_all_but(keep, _BURY_SECONDS)
+        await self.pipe.close()
+        if self.part is None:
+            return ""
+        await self.part.silent(1)
+        return self.part.last_words()
 
     async def close(self) -> None:
         """Close over CDP: only that writes cookies of the last seconds to the profile. Kills after 10 s."""

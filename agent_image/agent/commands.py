@@ -60,18 +60,25 @@ class PageCommands:
         self._oom = oom
 
     async def run(self, parameters: Parameters) -> Result | Document:
+        if self._tabs.loss is not None:
+            raise CommandFailed(*self._tabs.loss)
         self._tabs.commanding += 1
         try:
             return await self._repeated(parameters)
-        except PageCrashed as error:
-            fault = CommandFault.PAGE_OUT_OF_MEMORY if self._oom.rose() else CommandFault.BROWSER_FAILED
-            raise CommandFailed(fault, str(error)) from error
         except CdpError as error:
-            raise CommandFailed(CommandFault.BROWSER_FAILED, f"the browser refused: {error}") from error
+            raise self._failure(error) from error
         except TimeoutError as error:
             raise CommandFailed(CommandFault.TIMED_OUT, "the page did not answer") from error
         finally:
             self._tabs.commanding -= 1
+
+    def _failure(self, error: CdpError) -> CommandFailed:
+        if self._tabs.loss is not None:
+            return CommandFailed(*self._tabs.loss)
+        if not isinstance(error, PageCrashed) and not self._tabs.cut_off():
+            return CommandFailed(CommandFault.BROWSER_FAILED, f"the browser refused: {error}")
+        fault = CommandFault.PAGE_OUT_OF_MEMORY if self._oom.rose() else CommandFault.BROWSER_FAILED
+        return CommandFailed(fault, str(error))
 
     async def _repeated(self, parameters: Parameters) -> Result | Document:
         """Looking at a page that goes elsewhere in that moment fails; look again. Nothing that acts is repeated."""

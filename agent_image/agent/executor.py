@@ -40,7 +40,7 @@ class Activity(Protocol):
 
 
 class Executor:
-    """Runs commands. `usable` says whether the agent is ready for them."""
+    """Runs commands. `obstacle` says why the agent is not ready for them, "" when it is."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class Executor:
         tasks: TaskRunner,
         artefacts: ArtefactStore,
         tell: Activity,
-        usable: Callable[[], bool],
+        obstacle: Callable[[], str],
     ) -> None:
         self._pages = pages
         self._tasks = tasks
         self._artefacts = artefacts
         self._tell = tell
-        self._usable = usable
+        self._obstacle = obstacle
         self._page = asyncio.Lock()
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._finished: OrderedDict[str, tuple[Outcome, int]] = OrderedDict()
@@ -151,8 +151,8 @@ class Executor:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "parameters"
             raise CommandFailed(CommandFault.INVALID_PARAMETERS, f"{where}: {first['msg']}") from None
-        if not self._usable():
-            raise CommandFailed(CommandFault.BUSY, "the agent is not ready yet")
+        if obstacle := self._obstacle():
+            raise CommandFailed(CommandFault.BUSY, obstacle)
         result = await self._dispatch(command_id, name, values)
         size = len(json.dumps(result))
         if size > MAX_RESULT_BYTES:

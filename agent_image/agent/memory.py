@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from agent_image.agent import cgroup
+from agent_image.agent import cgroup, family
 
 
 def lower_own_score() -> None:
@@ -38,43 +38,9 @@ class OomWatch:
 def used() -> int:
     """Bytes held by this process and all its descendants: proportional where readable, else without shared pages."""
     total = 0
-    for pid in [os.getpid(), *descendants()]:
+    for pid in [os.getpid(), *family.descendants()]:
         total += _proportional(pid) or _private(pid)
     return total
-
-
-def descendants() -> list[int]:
-    """Every process that comes from this one."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (parent := _parent(int(entry))):
-            children.setdefault(parent, []).append(int(entry))
-    found: list[int] = []
-    todo = [os.getpid()]
-    while todo:
-        here = children.get(todo.pop(), [])
-        found += here
-        todo += here
-    return found
-
-
-def reap_orphans(ours: set[int]) -> None:
-    """Collect ended processes that were handed to us (the browser leaves some), but none that someone waits for."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) in ours or _parent(int(entry)) != os.getpid():
-            continue
-        try:
-            os.waitpid(int(entry), os.WNOHANG)
-        except ChildProcessError:
-            continue
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return int(stat.read().rsplit(")", 1)[1].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def _proportional(pid: int) -> int:

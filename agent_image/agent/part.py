@@ -28,11 +28,11 @@ class PartFailed(Exception):
 class Part:
     """A running child. It dies with this process, whatever kills this process."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, name: str, process: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
         self.name = name
         self.process = process
         self._tail = bytearray()
-        self._reader = asyncio.create_task(self._read(), name=f"{name}.stderr")
+        self._reader = asyncio.create_task(self._read(said), name=f"{name}.stderr")
         self.exited: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"{name}.exit")
 
     @property
@@ -50,10 +50,8 @@ class Part:
     def last_words(self) -> str:
         return self._tail.decode(errors="replace").strip()
 
-    async def _read(self) -> None:
-        if self.process.stderr is None:
-            return
-        while chunk := await self.process.stderr.read(65536):
+    async def _read(self, said: asyncio.StreamReader) -> None:
+        while chunk := await said.read(65536):
             self._tail += chunk
             del self._tail[:-_TAIL_BYTES]
 
@@ -61,6 +59,10 @@ class Part:
         """True when the child has ended within `seconds`."""
         done, _ = await asyncio.wait({self.exited}, timeout=seconds)
         return bool(done)
+
+    async def silent(self, seconds: float) -> None:
+        """Return when nobody can say any more for it, so that its last words are all there; after `seconds` anyway."""
+        await asyncio.wait({self._reader}, timeout=seconds)
 
     async def stop(self, seconds: float) -> None:
         """Ask with SIGTERM, insist with SIGKILL after `seconds`. Safe to call twice."""
@@ -83,6 +85,13 @@ async def start(
     """Start `argv` as a part. Must be called from the main thread: Linux ties "dies with parent" to the thread."""
     if shutil.which(argv[0], path=env.get("PATH")) is None:
         raise PartFailed(f"{argv[0]} is not installed: the agent's {name} needs it", permanent=True)
+    # A pipe of our own: with asyncio's the child would not count as ended while a helper of it, which may hang, has
+    # the other end.
+    read_end, write_end = os.pipe()
+    said = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(said), os.fdopen(read_end, "rb")
+    )
     try:
         process = await asyncio.create_subprocess_exec(
             *launch.command(argv),
@@ -91,9 +100,11 @@ async def start(
             pass_fds=tuple(pass_fds),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=write_end,
             start_new_session=True,
         )
     except OSError as error:
         raise PartFailed(f"{name} cannot be started: {error}") from error
-    return Part(name, process)
+    finally:
+        os.close(write_end)
+    return Part(name, process, said)

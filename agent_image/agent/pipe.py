@@ -36,21 +36,36 @@ class CdpPipe:
         self._sessions: dict[str, Handler] = {}
         self._root: Handler = lambda message: None
         self._writer: asyncio.StreamWriter | None = None
+        self._input: asyncio.ReadTransport | None = None
         self._pump: asyncio.Task[None] | None = None
         self.closed = asyncio.Event()
 
     async def open(self, read_end: int, write_end: int) -> None:
-        """Take both descriptors over and start reading; also again, for a browser that took another's place."""
+        """Take both descriptors over and start reading; after `close` again, for another browser."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_MAX_MESSAGE_BYTES)
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb"))
+        self._input, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+        )
         transport, protocol = await loop.connect_write_pipe(
             asyncio.streams.FlowControlMixin, os.fdopen(write_end, "wb")
         )
-        self._sessions.clear()
         self.closed = asyncio.Event()
         self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
         self._pump = asyncio.create_task(self._read(reader, self._writer, self.closed), name="cdp.pipe")
+
+    async def close(self) -> None:
+        """Let go of a browser that is gone: what still waits for an answer of it fails. Safe to call twice."""
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        if self._input is not None:
+            self._input.close()
+        if self._writer is not None:
+            self._writer.close()
+        self.closed.set()
+        self._fail(None)
+        self._sessions.clear()
 
     def on_root(self, handler: Handler) -> None:
         """`handler` gets every event that belongs to no session."""

@@ -24,13 +24,15 @@ from agent_image.agent.gateway import Gateway
 from agent_image.agent.journal import log, process_age
 from agent_image.agent.outbox import Outbox
 from agent_image.agent.pipe import CdpError
+from agent_image.agent.repairs import Death
 from agent_image.agent.saving import Saver
 from agent_image.agent.tabs import Tab, Tabs
 from agent_image.agent.tasks import TaskRunner
 from agent_image.agent.viewer import Viewer
-from core.domain.wire import CommandFault, Health
+from core.domain.wire import BROWSER_REOPENED, CommandFault, Health
 
 _MEMORY_SECONDS = 5
+_PAGE_AGAIN_SECONDS = 2
 
 
 class PortTaken(Exception):
@@ -54,7 +56,7 @@ class Services:
     def __init__(self, parts: Parts, shutdown: Callable[[str, float], None], refused: Callable[[], None]) -> None:
         config = parts.config
         self._parts = parts
-        self._usable = False
+        self._obstacle = "the agent is not ready yet"
         self._stopping = False
         self._memory = (0.0, 0)
         self._runners: list[web.AppRunner] = []
@@ -68,7 +70,7 @@ class Services:
         store = ArtefactStore(self._http, config.backend_url, config.work)
         self._saver = Saver(config, store, self._tell)
         self._open_task: dict[str, Any] | None = None
-        self._executor = Executor(self._pages, self._tasks, store, self._tell, lambda: self._usable)
+        self._executor = Executor(self._pages, self._tasks, store, self._tell, lambda: self._obstacle)
         doors = Doorkeeper(config.token)
         self._viewer = Viewer(doors, parts.desktop.vnc, config.novnc_web, lambda: self._tell("viewer_active"))
         self._api = InternalApi(doors, self._executor, self.health)
@@ -95,6 +97,7 @@ class Services:
     async def ready(self) -> None:
         """Take the started browser over, tell Berth, load what is heavy."""
         await self._take_over()
+        self._obstacle = ""
         age = process_age()
         self.channel.tell("ready", seconds=round(age, 3))
         log.info("ready", seconds=round(age, 3), browser=self._parts.browser.version)
@@ -103,30 +106,42 @@ class Services:
         if self._parts.config.model is not None:
             self._tasks.preload()
 
-    def browser_gone(self) -> None:
-        """A person closed the browser: refuse commands until it is back."""
-        self._usable = False
-        self._tasks.stop(CommandFault.BROWSER_FAILED, "the browser was closed by its user")
+    def address(self) -> str:
+        """What the page in front shows, "" when it is no place of the web."""
+        return self._tabs.address()
 
-    async def browser_back(self) -> None:
-        """A new browser runs in the old one's place."""
+    async def browser_gone(self, death: Death) -> None:
+        """The browser has ended: nobody waits for it any longer, and commands are refused until another is there."""
+        words = f"the browser is gone: {death.words}"
+        self._obstacle = f"{words}; another is being started"
+        self._tabs.lost(death.fault, words)
+        self._tasks.browser_gone(death.fault, words)
+        await self._bridge.dismiss()
+
+    async def browser_back(self, address: str) -> None:
+        """Another browser runs in its place; it opens `address`, unless that is ""."""
         await self._take_over()
-        self._tell("browser_reopened", "its user had closed it")
+        if address:
+            await self._open_again(address)
+        self._obstacle = ""
+
+    def tell_reopened(self, death: Death, last_words: str, seconds: float) -> None:
+        detail = f"{death.words}: {last_words}" if last_words else death.words
+        self._tell(BROWSER_REOPENED, detail, end=death.end, seconds=round(seconds, 3))
 
     async def _take_over(self) -> None:
         await self._tabs.start()
         downloads = self._parts.config.work / "downloads"
         how = {"behavior": "allow", "downloadPath": str(downloads)}
         await self._parts.browser.pipe.call("Browser.setDownloadBehavior", how)
-        self._usable = True
 
     async def health(self) -> Health:
         """The agent's own judgement, right now."""
         parts = self._parts
         if self._stopping:
             status, detail = "stopping", ""
-        elif not self._usable:
-            status, detail = "starting", ""
+        elif self._obstacle:
+            status, detail = "starting", self._obstacle
         else:
             dead = [part.name for part in parts.desktop.parts() if not part.running]
             alive = await parts.browser.alive()
@@ -141,7 +156,7 @@ class Services:
             network=traffic.carried() if alone else None,
             cpu_seconds=spent.cpu_seconds,
             peak_memory_bytes=spent.peak_memory_bytes,
-            browser_active=self._usable and parts.browser.part is not None and parts.browser.part.running,
+            browser_active=not self._obstacle and parts.browser.part is not None and parts.browser.part.running,
             channel=self.channel.state,
             task_running=self._tasks.running,
             viewers=self._viewer.count(),
@@ -199,6 +214,14 @@ class Services:
         except (CommandFailed, CdpError, TimeoutError) as error:
             log.warning("start_page.failed", error=str(error)[:300])
             self._tell("start_page_failed", str(error))
+
+    async def _open_again(self, address: str) -> None:
+        """Begin to open the page that was there; what is slow comes later, what fails is seen on the screen."""
+        try:
+            async with asyncio.timeout(_PAGE_AGAIN_SECONDS):
+                await self._pages.go(await self._tabs.active(), address)
+        except (CommandFailed, CdpError, TimeoutError) as error:
+            log.info("page.not_there_again", error=str(error)[:300])
 
     async def _used(self) -> int:
         now = time.monotonic()

@@ -14,9 +14,9 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
-from agent_image.agent import memory
+from agent_image.agent import family, memory
 from agent_image.agent.addresses import AddressPolicy
 from agent_image.agent.browser import Browser
 from agent_image.agent.config import BadEnvironment, Config
@@ -25,7 +25,9 @@ from agent_image.agent.gateway import Gateway
 from agent_image.agent.journal import log
 from agent_image.agent.part import Part, PartFailed
 from agent_image.agent.pipe import CdpError, CdpPipe
+from agent_image.agent.repairs import MAX_REPAIRS, Death, GiveUp, Repairs, Replace
 from core import launch
+from core.domain.wire import BrowserEnd
 
 if TYPE_CHECKING:
     from agent_image.agent.services import Services
@@ -65,7 +67,8 @@ class Supervisor:
         self._desktop = Desktop(config.work, self._sockets, settings.width, settings.height)
         self._browser = Browser(settings, config.profile, config.work, CdpPipe())
         self._services: Services | None = None
-        self._reopening: asyncio.Task[None] | None = None
+        self._repairs = Repairs()
+        self._repairing: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> int:
@@ -78,7 +81,7 @@ class Supervisor:
             self._end(self._failed(error))
         ending = await self._ending
         log.info("stopping", code=ending.code, reason=ending.reason)
-        tasks = [task for task in (starting, orphans, self._reopening) if task is not None]
+        tasks = [task for task in (starting, orphans, self._repairing) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -91,9 +94,8 @@ class Supervisor:
 
     async def _start(self) -> None:
         loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "agent_image.agent.services"))
-        env = _environment(self._config.work)
-        await asyncio.gather(self._desktop.start(env), self._gateway.start())
-        browser = asyncio.create_task(self._browser.start(self._desktop.environment(env), self._gateway.port))
+        await asyncio.gather(self._desktop.start(_environment(self._config.work)), self._gateway.start())
+        browser = asyncio.create_task(self._open_browser())
         try:
             self._services = await self._open_services(loading)
             await browser
@@ -106,18 +108,9 @@ class Supervisor:
     def _watch(self, part: Part) -> None:
         part.exited.add_done_callback(lambda done: self._part_ended(part))
 
-    async def _reopen(self, services: "Services") -> None:
-        """A person closed the last window, and with it the browser: the desktop must not stay empty."""
-        log.info("browser.closed_by_user")
-        services.browser_gone()
-        try:
-            await self._browser.start(self._desktop.environment(_environment(self._config.work)), self._gateway.port)
-            await services.browser_back()
-        except (PartFailed, CdpError, TimeoutError, OSError) as error:
-            self._end(Ending(PART_CRASHED, f"the browser did not come back: {error}"))
-            return
-        if self._browser.part is not None:
-            self._watch(self._browser.part)
+    async def _open_browser(self) -> None:
+        env = self._desktop.environment(_environment(self._config.work))
+        await self._browser.start(env, self._gateway.port)
 
     async def _open_services(self, loading: "asyncio.Task[object]") -> "Services":
         await loading
@@ -142,6 +135,44 @@ class Supervisor:
         browser = [self._browser.part] if self._browser.part is not None else []
         return [*browser, *self._desktop.parts()]
 
+    # ---- repair
+
+    async def _repair(self, services: "Services", death: Death, address: str) -> None:
+        """The browser alone has ended: put another in its place, on the same profile and the same desktop."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        log.warning("browser.lost", end=death.end, words=death.words)
+        try:
+            await services.browser_gone(death)
+            last_words = await self._browser.bury({part.pid for part in self._desktop.parts()})
+            self._oom.reset()
+            await self._open_browser()
+            await services.browser_back(address)
+        except (PartFailed, CdpError, TimeoutError, OSError) as error:
+            part = self._browser.part
+            hungry = part is not None and await part.wait(1) and self._killed_for_memory(part)
+            code = PART_OUT_OF_MEMORY if hungry else PART_CRASHED
+            self._lose(Ending(code, f"the browser did not come back: {error}"))
+            return
+        seconds = loop.time() - began
+        log.info("browser.reopened", end=death.end, seconds=round(seconds, 3))
+        services.tell_reopened(death, last_words[-300:] if death.end is BrowserEnd.CRASHED else "", seconds)
+        if self._browser.part is not None:
+            self._watch(self._browser.part)
+
+    def _repair_over(self, repair: asyncio.Task[None]) -> None:
+        if not repair.cancelled() and (error := repair.exception()) is not None:
+            self._lose(self._failed(error))
+
+    def _death_of(self, part: Part) -> Death:
+        code = part.process.returncode or 0
+        if code == 0:
+            return Death(BrowserEnd.CLOSED, "its user had closed it")
+        if self._killed_for_memory(part):
+            return Death(BrowserEnd.OUT_OF_MEMORY, "it was killed for memory")
+        how = f"ended with {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+        return Death(BrowserEnd.CRASHED, f"it crashed ({how})")
+
     # ---- ends
 
     def _end(self, ending: Ending) -> None:
@@ -158,16 +189,30 @@ class Supervisor:
     def _part_ended(self, part: Part) -> None:
         if self._ending.done():
             return
-        if part is self._browser.part and part.process.returncode == 0 and self._services is not None:
-            self._reopening = asyncio.create_task(self._reopen(self._services), name="reopen")
-            return
-        if part.killed and self._oom.rose():
-            self._end(Ending(PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))
+        if part is self._browser.part and self._services is not None:
+            death = self._death_of(part)
+            match self._repairs.decide(death, self._services.address(), asyncio.get_running_loop().time()):
+                case Replace(address=address):
+                    self._repairing = asyncio.create_task(self._repair(self._services, death, address), name="repair")
+                    self._repairing.add_done_callback(self._repair_over)
+                    return
+                case GiveUp():
+                    log.warning("browser.given_up", repairs=MAX_REPAIRS)
+                case other:
+                    assert_never(other)
+        if self._killed_for_memory(part):
+            self._lose(Ending(PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))
         else:
             code = part.process.returncode
-            self._end(Ending(PART_CRASHED, f"the {part.name} ended with {code}: {part.last_words()[-300:]}"))
+            self._lose(Ending(PART_CRASHED, f"the {part.name} ended with {code}: {part.last_words()[-300:]}"))
+
+    def _lose(self, ending: Ending) -> None:
+        self._end(ending)
         if self._services is not None:
             self._services.channel.status("part_lost", self._ending.result().reason)
+
+    def _killed_for_memory(self, part: Part) -> bool:
+        return part.killed and self._oom.rose()
 
     def _failed(self, error: BaseException) -> Ending:
         if isinstance(error, PartFailed):
@@ -213,8 +258,9 @@ class Supervisor:
         while True:
             await asyncio.sleep(_ORPHAN_SECONDS)
             ours = {part.pid for part in self._parts()}
-            if self._services is not None:  # before that a part may be starting whose pid is not known yet
-                memory.reap_orphans(ours)
+            # While a part is being started its pid is not known yet.
+            if self._services is not None and (self._repairing is None or self._repairing.done()):
+                family.reap_orphans(ours)
 
 
 def _folders(config: Config) -> Path:

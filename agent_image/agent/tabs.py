@@ -13,6 +13,7 @@ from agent_image.agent.addresses import Refused, check_scheme
 from agent_image.agent.gateway import Gateway, refusal_page
 from agent_image.agent.journal import log
 from agent_image.agent.pipe import CdpError, CdpPipe, Message, PipeClosed
+from core.domain.wire import CommandFault
 
 _NEW_TAB_PAGES = ("chrome://newtab", "chrome://new-tab-page", "about:newtab", "chrome-search://")
 _ERROR_PAGES = "chrome-error://"
@@ -101,6 +102,9 @@ class Tabs:
         self._work: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._opening = asyncio.Lock()
+        self._front = ""
+        self.loss: tuple[CommandFault, str] | None = None
+        """Why there are no pages, while another browser is to come: what commands end with, and in words."""
         self.commanding = 0
         """How many commands of ours run now: only then are a page's dialogs answered without asking a person."""
 
@@ -108,6 +112,7 @@ class Tabs:
         """Watch every page there is and will be."""
         self._tabs.clear()
         self._by_target.clear()
+        self.loss = None
         self._pipe.on_root(self._on_root)
         watched = [{"type": "page"}]
         await self._pipe.call("Target.setDiscoverTargets", {"discover": True, "filter": watched})
@@ -115,6 +120,26 @@ class Tabs:
             "Target.setAutoAttach",
             {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True, "filter": watched},
         )
+
+    def lost(self, fault: CommandFault, words: str) -> None:
+        """The browser has ended, and all pages with it: whoever waits for one of them waits no longer."""
+        self.loss = (fault, words)
+        self.stop()
+        for tab in self._tabs.values():
+            tab.crashed = True
+            tab.touch()
+        self._touch()
+
+    def cut_off(self) -> bool:
+        """Whether the browser is gone, though nobody may have said why yet."""
+        return self.loss is not None or self._pipe.closed.is_set()
+
+    def address(self) -> str:
+        """Where the page is that was last found in front, else the newest; "" when that is no place of the web."""
+        tabs = self.all()
+        front = self._by_target.get(self._front)
+        tab = front if front in tabs else tabs[-1] if tabs else None
+        return tab.url if tab is not None and tab.url.startswith(("http://", "https://")) else ""
 
     def stop(self) -> None:
         for task in list(self._work):
@@ -129,7 +154,9 @@ class Tabs:
         if len(tabs) > 1:
             shown = await asyncio.gather(*(self._shown(tab) for tab in tabs))
             tabs = [tab for tab, seen in zip(tabs, shown, strict=True) if seen] or tabs
-        return tabs[-1] if tabs else await self._ensure()
+        tab = tabs[-1] if tabs else await self._ensure()
+        self._front = tab.target_id
+        return tab
 
     async def open(self) -> Tab:
         """A new blank page in front."""
@@ -137,6 +164,8 @@ class Tabs:
         answer = await self._pipe.call("Target.createTarget", {"url": "about:blank", "newWindow": window})
         async with asyncio.timeout(10):
             while answer["targetId"] not in self._by_target:
+                if self.cut_off():
+                    raise PipeClosed("the browser is gone")
                 await self._changed.wait()
         return self._by_target[answer["targetId"]]
 

@@ -115,6 +115,12 @@ class TaskRunner:
         self._halt.set_result(CommandFailed(fault, detail))
         return True
 
+    def browser_gone(self, fault: CommandFault, detail: str) -> None:
+        """End the running task with `fault`; the next one attaches to whatever browser is there then."""
+        self.stop(fault, detail)
+        if self._current is None and self._session is not None:
+            self._letting_go = asyncio.create_task(self._detach(), name="let browser-use go")
+
     async def close(self) -> None:
         """End the running task and let the browser go."""
         self.stop(CommandFault.SHUTTING_DOWN, "the agent is stopping")

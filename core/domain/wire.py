@@ -68,6 +68,18 @@ class CommandFault(StrEnum):
     SHUTTING_DOWN = "shutting_down"
 
 
+# Status of an agent's message: another browser has taken the place of one that ended. `data.end` is how it ended.
+BROWSER_REOPENED = "browser_reopened"
+
+
+class BrowserEnd(StrEnum):
+    """How a browser ended under an agent that lives on."""
+
+    CLOSED = "closed_by_user"
+    CRASHED = "crash"
+    OUT_OF_MEMORY = "out_of_memory"
+
+
 class Wire(BaseModel):
     """Base of everything on the wire: camelCase names, unknown fields ignored so that either side may be newer."""
 
@@ -205,7 +217,7 @@ class Ready(UpMessage):
 
 
 class AgentStatus(UpMessage):
-    """Something worth knowing: a browser lost, a page killed for memory, a task begun or over, a viewer at work."""
+    """Something worth knowing: a browser replaced, a page killed for memory, a task begun or over, a viewer at work."""
 
     type: Literal["agent_status"] = "agent_status"
     status: str = Field(max_length=64)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import httpx2
 import psutil
 
 from core import launch
+from core.runtime.cgroup import Group
 from tests.agent.backend import Backend, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,15 @@ class Agent:
         found = [each for each in family if each.name().startswith(name)]
         return min(found, key=lambda each: each.create_time())
 
+    def browser_family(self) -> list[psutil.Process]:
+        """The browser and all its helpers, also those that lead a session of their own."""
+        found = []
+        for each in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # some come and go while we look
+                if each.name().startswith("chrom"):
+                    found.append(each)
+        return found
+
     def tail(self) -> str:
         return self.log.read_text()[-3000:]
 
@@ -129,9 +139,18 @@ def command(home: Path) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def started(
-    backend: Backend, home: Path | None = None, *, ready: bool = True, browser: dict[str, Any] | None = None, **env: str
+    backend: Backend,
+    home: Path | None = None,
+    *,
+    ready: bool = True,
+    browser: dict[str, Any] | None = None,
+    group: Group | None = None,
+    **env: str,
 ) -> AsyncIterator[Agent]:
-    """An agent connected to `backend`, ready unless asked otherwise. It is killed at the end if it still runs."""
+    """An agent connected to `backend`, ready unless asked otherwise, in a memory `group` if there is one.
+
+    It is killed at the end if it still runs.
+    """
     own, folder = home is None, home or new_home()
     api_port, desktop_port = free_port(), free_port()
     settings = {"allowed_hosts": ["127.0.0.1"], **(browser or {})}
@@ -139,7 +158,12 @@ async def started(
     log = folder / "agent.log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            *command(folder), cwd="/", env=variables, stdout=out, stderr=out, start_new_session=True
+            *(command(folder) if group is None else group.enter(command(folder))),
+            cwd="/",
+            env=variables,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     agent = Agent(process, backend, f"http://127.0.0.1:{api_port}", desktop_port, folder, log)
     try:
@@ -153,6 +177,16 @@ async def started(
             await process.wait()
         if own:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run."""
+    found = []
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
+                found.append(each)
+    return found
 
 
 async def eventually(question: Callable[[], Awaitable[T]], accepts: Callable[[T], bool], seconds: float = 10) -> T:

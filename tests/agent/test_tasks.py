@@ -94,3 +94,39 @@ async def test_page_that_crashes_under_a_task_ends_the_task_and_the_next_one_wor
     answer = (await asyncio.wait_for(running_task, 20)).json()
     assert (answer["code"], answer["detail"]) == ("browser_failed", "the page crashed")
     assert (await clever.execute("run_task", timeout=60, task="order tea after all"))["success"] is True
+
+
+async def test_browser_that_dies_under_a_task_ends_the_task_and_the_next_one_runs_on_the_new_browser(
+    clever: Agent, shop: Shop
+) -> None:
+    running_task = asyncio.create_task(clever.post("run_task", timeout=60, task="wait for ever"))
+    await clever.becomes(lambda state: state["title"] == "Tea shop", 20)
+    clever.part("chromium").kill()
+    answer = (await asyncio.wait_for(running_task, 5)).json()
+    words = "the browser is gone: it crashed (was ended by SIGKILL)"
+    assert (answer["code"], answer["detail"]) == ("browser_failed", words)
+    await _well_again(clever)
+    before = len(shop.book.orders)
+    assert (await clever.execute("run_task", timeout=60, task="order tea on another browser"))["success"] is True
+    assert len(shop.book.orders) == before + 1
+    assert await clever.text("#number") == str(shop.book.orders[-1].number)
+
+
+async def test_browser_that_dies_between_two_tasks_is_left_by_browser_use(clever: Agent, shop: Shop) -> None:
+    assert (await clever.execute("run_task", timeout=60, task="order tea before"))["success"] is True
+    clever.part("chromium").kill()
+    await _well_again(clever)
+    before = len(shop.book.orders)
+    assert (await clever.execute("run_task", timeout=60, task="order tea behind"))["success"] is True
+    assert len(shop.book.orders) == before + 1
+
+
+async def _well_again(agent: Agent) -> None:
+    """Return when it has another browser."""
+
+    async def health() -> dict[str, Any]:
+        found: dict[str, Any] = (await agent.http.get(f"{agent.api}/health")).json()
+        return found
+
+    await running.eventually(health, lambda found: found["status"] != "healthy")
+    await running.eventually(health, lambda found: found["status"] == "healthy", 30)

@@ -98,7 +98,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
     app.state.live = hub
     app.state.starter = Starter(deps)
     app.state.logs = LogReader(deps)
-    metrics = app.state.metrics = Metrics()
+    metrics = app.state.metrics = Metrics({} if hub is None else hub.intake.reopened)
     app.state.shown = Fresh(lambda: metrics.render(deps.db, settings), SHOWN_SECONDS)
     app.state.ready = Fresh(lambda: check(deps.probes), SHOWN_SECONDS)
     # The one added last is the outermost.

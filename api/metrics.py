@@ -1,7 +1,7 @@
 """What this process counts, and what Postgres counts for all of them, in Prometheus' words."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.browser_metrics import BrowsersCollector
 from api.cluster_metrics import ClusterMetrics
 from api.gauges import PoolGauges
 from api.outbox_metrics import OutboxMetrics
@@ -18,6 +19,7 @@ from core.db.repositories import census, clusters, notices, tallies
 from core.db.repositories.tallies import BOUNDS, REST, Measure, Tally
 from core.domain.lifecycle import LIVING
 from core.domain.waits import Came
+from core.domain.wire import BrowserEnd
 from core.settings import Settings
 
 log = structlog.get_logger()
@@ -67,7 +69,8 @@ class WaitsCollector(Collector):
 class Metrics:
     """One registry an app, so that two apps in one process do not count each other's requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, reopened: Mapping[BrowserEnd, int]) -> None:
+        """`reopened`: browsers that agents replaced, counted by whoever hears of it."""
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "berth_http_requests", "Requests answered", ["method", "route", "status"], registry=self._registry
@@ -84,6 +87,7 @@ class Metrics:
         )
         self._waits = WaitsCollector()
         self._registry.register(self._waits)
+        self._registry.register(BrowsersCollector(reopened))
         self._database = Gauge("berth_database_up", "1 when the counts are of now", registry=self._registry)
         self._clusters = ClusterMetrics(self._registry)
         self._pools = PoolGauges(self._registry)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from core.domain.wire import BrowserEnd, CommandFault
 
+_FATAL = ":FATAL:"
+_WORDS = 300
 MAX_REPAIRS = 3
 REPAIR_WINDOW_SECONDS = 600.0
 
@@ -15,6 +17,11 @@ class Death:
 
     end: BrowserEnd
     words: str
+
+    def told(self, log: str) -> str:
+        """With what Chromium said of it at the end of its `log`, whose other lines complain of every machine."""
+        fatal = [line.strip() for line in log.splitlines() if _FATAL in line]
+        return f"{self.words}: {fatal[-1][:_WORDS]}" if fatal and self.end is BrowserEnd.CRASHED else self.words
 
     @property
     def fault(self) -> CommandFault:

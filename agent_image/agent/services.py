@@ -126,8 +126,7 @@ class Services:
         self._obstacle = ""
 
     def tell_reopened(self, death: Death, last_words: str, seconds: float) -> None:
-        detail = f"{death.words}: {last_words}" if last_words else death.words
-        self._tell(BROWSER_REOPENED, detail, end=death.end, seconds=round(seconds, 3))
+        self._tell(BROWSER_REOPENED, death.told(last_words), end=death.end, seconds=round(seconds, 3))
 
     async def _take_over(self) -> None:
         await self._tabs.start()

@@ -155,8 +155,8 @@ class Supervisor:
             self._lose(Ending(code, f"the browser did not come back: {error}"))
             return
         seconds = loop.time() - began
-        log.info("browser.reopened", end=death.end, seconds=round(seconds, 3))
-        services.tell_reopened(death, last_words[-300:] if death.end is BrowserEnd.CRASHED else "", seconds)
+        log.info("browser.reopened", end=death.end, seconds=round(seconds, 3), last_words=last_words[-1000:])
+        services.tell_reopened(death, last_words, seconds)
         if self._browser.part is not None:
             self._watch(self._browser.part)
 

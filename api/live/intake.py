@@ -1,5 +1,7 @@
 """What an agent's messages do: effect and message number in one transaction, guarded by the socket's epoch."""
 
+from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -16,12 +18,15 @@ from core.db.repositories.events import Fact
 from core.domain import storable
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
-from core.domain.wire import AgentStatus, CommandFault, CommandResult, Health, Ready
+from core.domain.wire import BROWSER_REOPENED, AgentStatus, BrowserEnd, CommandFault, CommandResult, Health, Ready
 
 log = structlog.get_logger()
 
 FAILED_CHECKS_TO_REPORT = 3
 VIEWER_ACTIVE = "viewer_active"
+# What an agent says of its browser is told to its user; of more than this many in ten minutes only the log hears.
+REOPENED_AT_MOST, REOPENED_WITHIN = 10, timedelta(minutes=10)
+_LIVES = frozenset({AgentState.STARTING, AgentState.RUNNING, AgentState.DRAINING})
 
 
 class Intake:
@@ -29,6 +34,8 @@ class Intake:
 
     def __init__(self, db: Db, reporter: Reporter) -> None:
         self._db, self._reporter = db, reporter
+        self.reopened: Counter[BrowserEnd] = Counter()
+        """Browsers that took the place of one that ended, as this process was told."""
 
     async def online(self, who: AgentView, token_hash: str, replica: str, next_seq: int) -> Opened:
         async with self._db.transaction() as session:
@@ -53,6 +60,8 @@ class Intake:
                 case AgentStatus(status=status):
                     if status == VIEWER_ACTIVE:
                         await agents.touch(session, who.agent_id, at)
+                    elif status == BROWSER_REOPENED:
+                        await reopen(session, who, message)
                 case CommandResult():
                     await conclude(session, who, message)
         match message:
@@ -61,6 +70,8 @@ class Intake:
                 self._reporter.ready(who)
             case AgentStatus(status=status, detail=detail):
                 log.info("agent.status", agent_id=who.agent_id, status=status, detail=detail[:300])
+                if status == BROWSER_REOPENED and (end := _end_of(message)) is not None:
+                    self.reopened[end] += 1
             case CommandResult(command_id=command_id, fault=fault):
                 log.info("command.ended", agent_id=who.agent_id, command_id=command_id[:300], fault=fault)
         return message.seq
@@ -105,6 +116,30 @@ class Intake:
     async def offline(self, who: AgentView, epoch: int) -> None:
         async with self._db.transaction() as session:
             await channels.close_socket(session, who, epoch, now())
+
+
+async def reopen(session: AsyncSession, who: AgentView, message: AgentStatus) -> None:
+    """Tell the agent's user that it has another browser, and how the one before ended."""
+    row = await agents.lock(session, who.agent_id)
+    if row is None or row.attempt != who.attempt or row.state not in _LIVES:
+        return
+    at = now()
+    if await events.count(session, who.agent_id, EventKind.BROWSER_REOPENED, at - REOPENED_WITHIN) >= REOPENED_AT_MOST:
+        return
+    end = _end_of(message)
+    fact = Fact(
+        kind=EventKind.BROWSER_REOPENED,
+        state=AgentState(row.state),
+        reason=None if end is None else end.value,
+        detail={"detail": storable.text(message.detail)[:500]},
+    )
+    await events.append(session, row, at, fact)
+
+
+def _end_of(message: AgentStatus) -> BrowserEnd | None:
+    """How the browser ended that was replaced; None for what this version does not know."""
+    told = message.data.get("end")
+    return BrowserEnd(told) if told in list(BrowserEnd) else None
 
 
 async def conclude(session: AsyncSession, who: AgentView, message: CommandResult) -> CommandView | None:

@@ -26,6 +26,8 @@ class EventKind(StrEnum):
     CANCELLED = "agent.cancelled"
     TERMINATED = "agent.terminated"
     RESIZED = "agent.resized"
+    # The agent has replaced its browser by itself; the attempt goes on.
+    BROWSER_REOPENED = "browser.reopened"
     COMMAND_EXECUTED = "command.executed"
     NOTICE_SENT = "notice.sent"
     # Live only: pushed to sockets, never stored.

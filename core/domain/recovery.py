@@ -1,4 +1,9 @@
-"""What to do when an agent fails: try again after a pause, or give up. Pure."""
+"""What to do when an agent fails: try again after a pause, or give up. Pure.
+
+A browser that ends while its agent lives is not among it: the agent replaces it by itself, in the same attempt, and
+reports only that it has. When it cannot, or has had to three times within ten minutes, it ends, and that is a `CRASH`
+or `OUT_OF_MEMORY` like any other.
+"""
 
 from enum import StrEnum
 

@@ -104,7 +104,7 @@ async def test_killed_browser_is_replaced_with_cookies_page_and_viewers(backend:
             await agent.execute("navigate", url=f"{shop.url}/order")
             _kill(agent)
             told = await _reopened(second)
-            assert told["detail"].startswith("it crashed (was ended by SIGKILL)")
+            assert told["detail"] == "it crashed (was ended by SIGKILL)"
             assert told["data"]["end"] == "crash"
             state = await agent.execute("state")
             assert (state["title"], len(state["tabs"])) == ("Order tea", 1)

@@ -38,3 +38,10 @@ def test_page_is_opened_again_but_not_one_that_ends_the_browser_twice_or_took_al
 def test_commands_that_a_browser_killed_for_memory_cut_off_say_so() -> None:
     assert HUNGRY.fault is CommandFault.PAGE_OUT_OF_MEMORY
     assert CRASHED.fault is CLOSED.fault is CommandFault.BROWSER_FAILED
+
+
+def test_user_is_told_what_chromium_died_of_and_not_what_it_always_says() -> None:
+    log = "[7:ERROR:dbus/bus.cc(4)] no bus\n[7:FATAL:a.cc(1)] Check failed: x.\n#0 0x55\n[7:ERROR:b.cc(2)] late"
+    assert CRASHED.told(log) == "it crashed: [7:FATAL:a.cc(1)] Check failed: x."
+    assert CRASHED.told("[7:ERROR:dbus/bus.cc(4)] no bus") == CRASHED.told("") == "it crashed"
+    assert HUNGRY.told(log) == "it was killed for memory"

@@ -8,7 +8,7 @@ FILE = Path("build") / "failures.md"
 
 @dataclass(frozen=True)
 class Failure:
-    """`told` and `usable`: seconds from the blow to the event, and to the next attempt's ready; None: there is none."""
+    """`told` and `usable`: seconds from the blow to the event, and until it is usable again; None: it is not."""
 
     where: str
     kind: str

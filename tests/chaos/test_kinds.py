@@ -33,10 +33,6 @@ def _kill_agent(_: Town, agent_id: str) -> None:
     agent_process(agent_id).kill()
 
 
-def _kill_browser(_: Town, agent_id: str) -> None:
-    browser_process(agent_id).kill()
-
-
 def _freeze_agent(_: Town, agent_id: str) -> None:
     agent_process(agent_id).send_signal(signal.SIGSTOP)
 
@@ -61,7 +57,6 @@ def _cut_network(_: Town, agent_id: str) -> None:
 
 ANYWHERE: dict[str, tuple[Blow, set[str]]] = {
     "agent killed": (_kill_agent, {"crash"}),
-    "browser killed": (_kill_browser, {"crash"}),
     "browser frozen": (_freeze_browser, {"health_check_failed"}),
     # On a cluster the kubelet asks it; here its silence is heard.
     "agent frozen": (_freeze_agent, {"health_check_failed", "channel_lost"}),
@@ -132,6 +127,18 @@ async def test_agent_in_a_pod_goes_on_after_its_nodes_kubelet_stopped(
     await pods.ended(agent_id)
 
 
+@pytest.mark.needs("agent", "novnc")
+async def test_agent_on_this_machine_goes_on_with_another_browser_after_browser_killed(
+    here: Town, failures: Failures
+) -> None:
+    await _gets_another_browser(here, failures, "process")
+
+
+@pytest.mark.needs("cluster", "images")
+async def test_agent_in_a_pod_goes_on_with_another_browser_after_browser_killed(pods: Town, failures: Failures) -> None:
+    await _gets_another_browser(pods, failures, "pod")
+
+
 @pytest.mark.needs("agent", "novnc", "memory_cgroup")
 async def test_user_of_a_page_on_this_machine_that_took_all_memory_gets_another(here: Town, failures: Failures) -> None:
     await _gets_another_page(here, failures, "process")
@@ -188,6 +195,32 @@ async def _gets_another_page(town: Town, failures: Failures, where: str) -> None
     await town.ended(agent_id)
 
 
+async def _gets_another_browser(town: Town, failures: Failures, where: str) -> None:
+    agent_id, visits = await _visited(town, f"{where} browser killed")
+    struck = time.monotonic()
+    await asyncio.to_thread(browser_process(agent_id).kill)
+    told = await _first(town.ann, agent_id, "browser.reopened")
+    until_told = time.monotonic() - struck
+    assert await town.ann.visit(agent_id, town.shop.url) == visits + 1
+    again = time.monotonic() - struck
+    failures.add(Failure(where, "browser killed", told["reason"], told["detail"]["detail"], until_told, again))
+    assert told["reason"] == "crash"
+    # Nothing but the browser was lost.
+    agent = await town.ann.agent(agent_id)
+    assert (agent["state"], agent["restartCount"]) == ("running", 0)
+    kinds = await town.ann.kinds(agent_id)
+    assert (kinds.count("ready"), kinds.count("restarting")) == (1, 0)
+    await town.ended(agent_id)
+
+
+async def _visited(town: Town, key: str) -> tuple[str, int]:
+    """A usable agent whose profile an earlier one saved, and how often that one's browser was in the shop."""
+    before = await town.started(f"{key}, before")
+    visits = await town.ann.visit(before, town.shop.url)
+    await town.ended(before)
+    return await town.started(key), visits
+
+
 async def _first(ann: Person, agent_id: str, kind: str) -> dict[str, Any]:
     """The first event of that kind, when it is there."""
     found: list[dict[str, Any]] = []
@@ -202,10 +235,7 @@ async def _first(ann: Person, agent_id: str, kind: str) -> dict[str, Any]:
 
 async def _goes_on(town: Town, failures: Failures, where: str, kind: str, blow: Blow, reasons: set[str]) -> str:
     """Have an agent fail, and see it through until it is used again; its id."""
-    before = await town.started(f"{where} before {kind}")
-    visits = await town.ann.visit(before, town.shop.url)
-    await town.ended(before)
-    agent_id = await town.started(f"{where} {kind}")
+    agent_id, visits = await _visited(town, f"{where} {kind}")
     struck = time.monotonic()
     await asyncio.to_thread(blow, town, agent_id)
     told = await _first(town.ann, agent_id, "agent.restarting")

@@ -120,15 +120,20 @@ async def test_a_failed_agents_user_starts_again_with_the_same_cookies(town: Tow
     await town.ended(again)
 
 
-async def test_a_crashed_browser_is_noticed_and_the_agent_restarted(town: Town) -> None:
+async def test_a_crashed_browser_is_replaced_in_the_same_attempt_and_its_user_told(town: Town) -> None:
     agent_id = await town.ann.start("shop")
     await town.ann.until(agent_id, "running")
     await town.ann.do(agent_id, "navigate", url=town.shop.url)
     browser_process(agent_id).kill()
 
-    await town.ready_again(agent_id)
-    reasons = [event["reason"] for event in await town.ann.events(agent_id) if event["kind"] == "agent.restarting"]
-    assert reasons == ["crash"]
+    async def told() -> bool:
+        return "browser.reopened" in await town.ann.kinds(agent_id)
+
+    await eventually(told, "another browser to be told")
+    assert (await town.ann.do(agent_id, "state"))["title"] == "Tea shop"
+    kinds = await town.ann.kinds(agent_id)
+    assert (kinds.count("ready"), kinds.count("restarting")) == (1, 0)
+    assert (await town.ann.agent(agent_id))["restartCount"] == 0
     await town.ended(agent_id)
 
 

@@ -105,8 +105,8 @@ class FakeAgent:
     async def ready(self) -> None:
         await self.say(Ready(**self._head(), seconds=0.5))
 
-    async def status(self, status: str, detail: str = "") -> None:
-        await self.say(AgentStatus(**self._head(), status=status, detail=detail))
+    async def status(self, status: str, detail: str = "", **data: Any) -> None:
+        await self.say(AgentStatus(**self._head(), status=status, detail=detail, data=data))
 
     async def beat(self, status: str = "healthy", detail: str = "") -> None:
         health = Health.model_validate(

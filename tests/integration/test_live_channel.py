@@ -246,3 +246,33 @@ async def test_agent_without_a_socket_registers_and_reports_by_http(live: LiveSt
             assert refused.status_code == status
     late = await live.http.post(f"{base}/agent-register", json={**body, "attempt": 2}, headers=headers)
     assert late.status_code == 401
+
+
+async def test_browser_that_an_agent_replaced_is_told_to_its_user_and_no_more_often_than_anybody_reads(
+    live: LiveStage,
+) -> None:
+    agent = await live.agent(await live.user("ann"))
+    told = "SELECT kind, state, reason, detail FROM events WHERE agent_id = :a ORDER BY seq"
+    before = live.apps[0].state.live.intake.reopened["crash"]
+    async with live.fake(agent).online() as fake:
+        await fake.status("browser_reopened", "it crashed\x00", end="crash")
+        await fake.status("browser_reopened", "who knows", end=["never heard of"])
+        await fake.heard_all()
+        first, second = await live.rows(told, a=agent.agent_id)
+        assert (first["kind"], first["state"], first["reason"]) == ("browser.reopened", "running", "crash")
+        assert first["detail"] == {"detail": "it crashed\ufffd"}
+        assert (second["reason"], second["detail"]) == (None, {"detail": "who knows"})
+        assert live.apps[0].state.live.intake.reopened["crash"] == before + 1
+        for _ in range(intake.REOPENED_AT_MOST):
+            await fake.status("browser_reopened", end="crash")
+        await fake.heard_all()
+        assert len(await live.rows(told, a=agent.agent_id)) == intake.REOPENED_AT_MOST
+
+
+async def test_browser_replaced_in_a_life_that_is_over_leaves_its_log_alone(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
+        await live.change(agent, state="restarting")
+        await fake.status("browser_reopened", end="crash")
+        await fake.heard_all()
+    assert await live.rows("SELECT * FROM events WHERE agent_id = :a", a=agent.agent_id) == []

@@ -56,6 +56,12 @@ const BROKEN = {
   migration: ["It moves to another machine.", "Cookies and logins are kept; open pages are closed."],
 };
 
+const REOPENED = {
+  closed_by_user: ["Its last window was closed.", ""],
+  crash: ["It had crashed; cookies and logins are kept.", ""],
+  out_of_memory: ["It was killed for memory; fewer open pages, or a larger agent, would help.", ""],
+};
+
 const lookup = (table, reason, otherwise) => {
   if (!reason) return otherwise;
   // Not table[reason]: a reason named like something every object has must stay text.
@@ -213,6 +219,8 @@ function told(event, detail, clockTime) {
         event.reason === "user_restart" ? "" : more,
         detail.afterSeconds > 0 ? `After a pause of ${seconds(detail.afterSeconds)}.` : "",
       )];
+    case "browser.reopened":
+      return ["restart", "Browser opened again", join(why(event, REOPENED), event.reason === "crash" ? more : "")];
     case "agent.resized":
       return ["note", "Other limits", join(detail.after ? `${detail.after.cpu} cores, ${detail.after.memoryMib} MiB.` : "", more)];
     case "agent.failed": return ["failed", "Failed", join(why(event, BROKEN, ENDED), more)];

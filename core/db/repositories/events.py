@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import BindParameter, DateTime, Integer, TextClause, bindparam, select, text
+from sqlalchemy import BindParameter, DateTime, Integer, TextClause, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -128,6 +128,12 @@ async def of_user(session: AsyncSession, user_id: str, after_cursor: int, limit:
         select(EventRow).where(EventRow.user_id == user_id, EventRow.cursor > after_cursor).order_by(EventRow.cursor)
     )
     return [_event(row) for row in (await session.scalars(query.limit(limit))).all()]
+
+
+async def count(session: AsyncSession, agent_id: str, kind: EventKind, since: datetime) -> int:
+    """How many events of a kind an agent had."""
+    theirs = (EventRow.agent_id == agent_id) & (EventRow.kind == kind.value) & (EventRow.at > since)
+    return await session.scalar(select(func.count()).select_from(EventRow).where(theirs)) or 0
 
 
 async def head(session: AsyncSession, user_id: str) -> int:

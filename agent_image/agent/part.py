@@ -11,6 +11,7 @@ from pathlib import Path
 from core import launch
 
 _TAIL_BYTES = 4096
+_SILENT_SECONDS = 0.3
 
 
 class PartFailed(Exception):
@@ -33,7 +34,7 @@ class Part:
         self.process = process
         self._tail = bytearray()
         self._reader = asyncio.create_task(self._read(said), name=f"{name}.stderr")
-        self.exited: asyncio.Task[int] = asyncio.create_task(process.wait(), name=f"{name}.exit")
+        self.exited: asyncio.Task[int] = asyncio.create_task(self._ended(), name=f"{name}.exit")
 
     @property
     def pid(self) -> int:
@@ -49,6 +50,12 @@ class Part:
 
     def last_words(self) -> str:
         return self._tail.decode(errors="replace").strip()
+
+    async def _ended(self) -> int:
+        """The exit code, once the child's last words are there; a helper that hangs keeps nobody waiting for them."""
+        code = await self.process.wait()
+        await self.silent(_SILENT_SECONDS)
+        return code
 
     async def _read(self, said: asyncio.StreamReader) -> None:
         while chunk := await said.read(65536):

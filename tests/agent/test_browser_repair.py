@@ -34,7 +34,7 @@ _ANSWERS = {
 @dataclass
 class Site:
     url: str = ""
-    asked: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def site() -> AsyncIterator[Site]:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readline()).decode().split(" ")[1]
-        made.asked.add(path)
+        made.asked.append(path)
         if path in _ANSWERS:
             writer.write(_ANSWERS[path].encode())
             writer.close()
@@ -261,6 +261,7 @@ async def test_browser_killed_for_memory_is_replaced_with_a_fresh_page_and_the_n
         assert (told["detail"], told["data"]["end"]) == ("it was killed for memory", "out_of_memory")
         assert group.oom_kills() >= 1
         assert (await agent.execute("state"))["url"] == "about:blank"
+        assert site.asked.count("/hungry") == 1
         _kill(agent)
         assert (await _reopened(backend, 2))["data"]["end"] == "crash"
 

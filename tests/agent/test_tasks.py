@@ -18,9 +18,8 @@ pytestmark = pytest.mark.needs("agent")
 _KEY = "key-of-the-model"
 
 
-@pytest.fixture(scope="module")
-async def clever(shop: Shop) -> AsyncIterator[Agent]:
-    """An agent with a model behind it."""
+@contextlib.asynccontextmanager
+async def _with_a_model(shop: Shop) -> AsyncIterator[Agent]:
     forever: list[Step] = [say({"wait": {"seconds": 3}}) for _ in range(100)]
     scripts = {
         "order tea": order_tea(shop.url, "Grace Hopper", "grace@example.test"),
@@ -33,6 +32,20 @@ async def clever(shop: Shop) -> AsyncIterator[Agent]:
         model_settings: dict[str, Any] = {"LLM_BASE_URL": model.base_url, "LLM_MODEL": "scripted", "LLM_API_KEY": _KEY}
         async with serve(TOKEN) as backend, running.started(backend, **model_settings) as agent:
             yield agent
+
+
+@pytest.fixture(scope="module")
+async def clever(shop: Shop) -> AsyncIterator[Agent]:
+    """An agent with a model behind it."""
+    async with _with_a_model(shop) as agent:
+        yield agent
+
+
+@pytest.fixture
+async def mortal(shop: Shop) -> AsyncIterator[Agent]:
+    """Another, whose browser is to die."""
+    async with _with_a_model(shop) as agent:
+        yield agent
 
 
 async def test_task_fills_the_form_and_reports_the_order_number(clever: Agent, shop: Shop) -> None:
@@ -97,36 +110,25 @@ async def test_page_that_crashes_under_a_task_ends_the_task_and_the_next_one_wor
 
 
 async def test_browser_that_dies_under_a_task_ends_the_task_and_the_next_one_runs_on_the_new_browser(
-    clever: Agent, shop: Shop
+    mortal: Agent, shop: Shop
 ) -> None:
-    running_task = asyncio.create_task(clever.post("run_task", timeout=60, task="wait for ever"))
-    await clever.becomes(lambda state: state["title"] == "Tea shop", 20)
-    clever.part("chromium").kill()
+    running_task = asyncio.create_task(mortal.post("run_task", timeout=60, task="wait for ever"))
+    await mortal.becomes(lambda state: state["title"] == "Tea shop", 20)
+    mortal.part("chromium").kill()
     answer = (await asyncio.wait_for(running_task, 5)).json()
     words = "the browser is gone: it crashed (was ended by SIGKILL)"
     assert (answer["code"], answer["detail"]) == ("browser_failed", words)
-    await _well_again(clever)
+    await mortal.backend.status("browser_reopened")
     before = len(shop.book.orders)
-    assert (await clever.execute("run_task", timeout=60, task="order tea on another browser"))["success"] is True
+    assert (await mortal.execute("run_task", timeout=60, task="order tea on another browser"))["success"] is True
     assert len(shop.book.orders) == before + 1
-    assert await clever.text("#number") == str(shop.book.orders[-1].number)
+    assert await mortal.text("#number") == str(shop.book.orders[-1].number)
 
 
-async def test_browser_that_dies_between_two_tasks_is_left_by_browser_use(clever: Agent, shop: Shop) -> None:
-    assert (await clever.execute("run_task", timeout=60, task="order tea before"))["success"] is True
-    clever.part("chromium").kill()
-    await _well_again(clever)
+async def test_browser_that_dies_between_two_tasks_is_left_by_browser_use(mortal: Agent, shop: Shop) -> None:
+    assert (await mortal.execute("run_task", timeout=60, task="order tea before"))["success"] is True
+    mortal.part("chromium").kill()
+    await mortal.backend.status("browser_reopened")
     before = len(shop.book.orders)
-    assert (await clever.execute("run_task", timeout=60, task="order tea behind"))["success"] is True
+    assert (await mortal.execute("run_task", timeout=60, task="order tea behind"))["success"] is True
     assert len(shop.book.orders) == before + 1
-
-
-async def _well_again(agent: Agent) -> None:
-    """Return when it has another browser."""
-
-    async def health() -> dict[str, Any]:
-        found: dict[str, Any] = (await agent.http.get(f"{agent.api}/health")).json()
-        return found
-
-    await running.eventually(health, lambda found: found["status"] != "healthy")
-    await running.eventually(health, lambda found: found["status"] == "healthy", 30)

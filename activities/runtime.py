@@ -28,6 +28,7 @@ log = structlog.get_logger()
 _LOOK_EVERY = 0.1
 # What an agent needs at most that is told by the runtime's signal alone.
 _SIGNAL_SECONDS = 10.0
+_LEAST_SIGNAL_SECONDS = 0.5
 
 
 class RuntimeActivities:
@@ -145,28 +146,24 @@ class RuntimeActivities:
     async def _let_leave(self, ask: Shutdown) -> float:
         """Order a graceful shutdown over the channel and let the agent go in its time.
 
-        Returns the rest of that time, in which the runtime's own signal is to tell an agent that could not hear us;
-        0 for one that is gone, or was told and stayed.
+        Returns the rest of that time, for the runtime's own signal: what was sent need not have been heard, and to an
+        agent that is on its way a signal is nothing. 0 for one that is gone.
         """
-        life = ask.life
+        life, signal_seconds = ask.life, min(ask.within_seconds, _SIGNAL_SECONDS)
         deadline = datetime.now(UTC) + timedelta(seconds=ask.within_seconds)
         async with self._db.transaction() as session:
             if not await channels.was_open(session, life.agent_id, life.attempt):
-                return min(ask.within_seconds, _SIGNAL_SECONDS)
+                return signal_seconds
             told = {"reason": ask.reason, "withinSeconds": ask.within_seconds}
             deadline = await commands.order_shutdown(session, life.agent_id, life.attempt, told, deadline)
+        if deadline <= datetime.now(UTC):
+            # Ordered by a worker that died of it long ago: nobody knows what the agent has heard.
+            return signal_seconds
         # Its channel may be down just now. One that tries again has most of the time to come back and hear.
-        last_word = deadline - timedelta(seconds=min(_SIGNAL_SECONDS, ask.within_seconds / 3))
-        if await self._gone_by(life, last_word):
+        if await self._gone_by(life, deadline - timedelta(seconds=min(_SIGNAL_SECONDS, ask.within_seconds / 3))):
             return 0
-        async with self._db.single() as session:
-            heard = await commands.shutdown_was_sent(session, life.agent_id, life.attempt)
-        if not heard:
-            log.warning("agent.deaf", agent_id=life.agent_id, within_seconds=ask.within_seconds)
-            return max((deadline - datetime.now(UTC)).total_seconds(), 0)
-        if not await self._gone_by(life, deadline):
-            log.warning("agent.stayed", agent_id=life.agent_id, within_seconds=ask.within_seconds)
-        return 0
+        log.warning("agent.stays", agent_id=life.agent_id, within_seconds=ask.within_seconds)
+        return max((deadline - datetime.now(UTC)).total_seconds(), _LEAST_SIGNAL_SECONDS)
 
     async def _gone_by(self, life: Life, deadline: datetime) -> bool:
         runtime = self._runtime(life)

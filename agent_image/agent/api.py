@@ -16,10 +16,18 @@ from core.ids import new_command_id
 class InternalApi:
     """Routes; the caller runs them."""
 
-    def __init__(self, doors: Doorkeeper, executor: Executor, health: Callable[[], Awaitable[Health]]) -> None:
+    def __init__(
+        self,
+        doors: Doorkeeper,
+        executor: Executor,
+        health: Callable[[], Awaitable[Health]],
+        repairs: Callable[[], bool],
+    ) -> None:
+        """`repairs`: whether the browser is just being replaced."""
         self._doors = doors
         self._executor = executor
         self._health = health
+        self._repairs = repairs
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_MESSAGE_BYTES)
@@ -31,9 +39,9 @@ class InternalApi:
         if "Origin" in request.headers:
             return web.Response(status=403)
         health = await self._health()
-        return web.json_response(
-            text=health.model_dump_json(by_alias=True), status=200 if health.status == "healthy" else 503
-        )
+        # Who asks is a probe that kills: an agent that replaces its browser must not die of it.
+        well = health.status == "healthy" or self._repairs()
+        return web.json_response(text=health.model_dump_json(by_alias=True), status=200 if well else 503)
 
     async def _post_execute(self, request: web.Request) -> web.Response:
         if (refusal := self._doors.refusal(request)) is not None:

@@ -57,7 +57,7 @@ class Services:
         config = parts.config
         self._parts = parts
         self._obstacle = "the agent is not ready yet"
-        self._stopping = False
+        self._stopping = self._repairing = False
         self._memory = (0.0, 0)
         self._runners: list[web.AppRunner] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -73,7 +73,7 @@ class Services:
         self._executor = Executor(self._pages, self._tasks, store, self._tell, lambda: self._obstacle)
         doors = Doorkeeper(config.token)
         self._viewer = Viewer(doors, parts.desktop.vnc, config.novnc_web, lambda: self._tell("viewer_active"))
-        self._api = InternalApi(doors, self._executor, self.health)
+        self._api = InternalApi(doors, self._executor, self.health, lambda: self._repairing)
         self.channel = Channel(config, self._http, self._executor, self.outbox, self.health, shutdown, refused)
 
     async def listen(self) -> None:
@@ -113,7 +113,7 @@ class Services:
     async def browser_gone(self, death: Death) -> None:
         """The browser has ended: nobody waits for it any longer, and commands are refused until another is there."""
         words = f"the browser is gone: {death.words}"
-        self._obstacle = f"{words}; another is being started"
+        self._obstacle, self._repairing = f"{words}; another is being started", True
         self._tabs.lost(death.fault, words)
         self._tasks.browser_gone(death.fault, words)
         await self._bridge.dismiss()
@@ -123,7 +123,7 @@ class Services:
         await self._take_over()
         if address:
             await self._open_again(address)
-        self._obstacle = ""
+        self._obstacle, self._repairing = "", False
 
     def tell_reopened(self, death: Death, last_words: str, seconds: float) -> None:
         self._tell(BROWSER_REOPENED, death.told(last_words), end=death.end, seconds=round(seconds, 3))

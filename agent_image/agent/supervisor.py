@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import importlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -36,6 +37,8 @@ ORDERED, PART_CRASHED, PART_OUT_OF_MEMORY, CANNOT_START, TOLD_BY_HOST = 0, 75, 7
 _STOP_SECONDS = 25.0
 # Screen, doors and last words, in the time of an order.
 _AFTER_SAVING_SECONDS = 3.0
+# Cookies go before punctuality: whoever ordered it kills when he must.
+_LEAST_STEP_SECONDS = 4.0
 _ORPHAN_SECONDS = 5
 _PR_SET_DUMPABLE = 4
 _TERMINATION_LOG = Path("/dev/termination-log")
@@ -228,20 +231,23 @@ class Supervisor:
 
         What is large comes after it and has the time that is left, so that it can cost nobody a login.
         """
-        services = self._services
+        services, loop = self._services, asyncio.get_running_loop()
+        # An order says when the agent is killed: what comes after these has a part of the time, whatever they take.
+        until = ending.until if ending.until is not None else math.inf
         steps = [
-            ("services", services.stop(ending.seconds) if services else None, 16),
-            ("browser", self._browser.close(), 18),
-            ("saving", self._save(services, ending) if services and ending.until is not None else None, ending.seconds),
-            ("desktop", self._desktop.stop(), 8),
-            ("gateway", self._gateway.stop(), 3),
-            ("doors", services.close() if services else None, 6),
+            ("services", services.stop(ending.seconds) if services else None, 16.0, 1 / 2),
+            ("browser", self._browser.close(), 18.0, 3 / 4),
+            ("saving", self._save(services, ending) if services and ending.until is not None else None, math.inf, 1),
+            ("desktop", self._desktop.stop(), 8.0, 1),
+            ("gateway", self._gateway.stop(), 3.0, 1),
+            ("doors", services.close() if services else None, 6.0, 1),
         ]
-        for name, step, seconds in steps:
+        for name, step, most, share in steps:
             if step is None:
                 continue
+            seconds = min(most, max((until - loop.time()) * share, _LEAST_STEP_SECONDS))
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds if seconds < math.inf else None):
                     await step
             except Exception as error:  # owner: the exit code is decided; whatever fails here must not keep the rest
                 log.error("stop.step_failed", step=name, error=repr(error))
@@ -249,10 +255,8 @@ class Supervisor:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _save(self, services: "Services", ending: Ending) -> None:
-        loop, spare = asyncio.get_running_loop(), min(_AFTER_SAVING_SECONDS, ending.seconds / 4)
-        # Where the browser took all the time, a little more: the runtime kills some seconds later than it said.
-        until = max((ending.until or 0) - spare, loop.time() + spare / 2)
-        await services.save(ending.reason.removeprefix("ordered: "), until)
+        spare = min(_AFTER_SAVING_SECONDS, ending.seconds / 4)
+        await services.save(ending.reason.removeprefix("ordered: "), (ending.until or 0) - spare)
 
     async def _reap(self) -> None:
         while True:

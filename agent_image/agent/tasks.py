@@ -118,7 +118,7 @@ class TaskRunner:
     def browser_gone(self, fault: CommandFault, detail: str) -> None:
         """End the running task with `fault`; the next one attaches to whatever browser is there then."""
         self.stop(fault, detail)
-        if self._current is None and self._session is not None:
+        if self._current is None and self._session is not None and not self._is_letting_go():
             self._letting_go = asyncio.create_task(self._detach(), name="let browser-use go")
 
     async def close(self) -> None:
@@ -132,6 +132,9 @@ class TaskRunner:
         if run.done() and not run.cancelled() and (error := run.exception()) is not None:
             log.info("tasks.cut_off", error=repr(error)[:300])
         await self._detach()
+
+    def _is_letting_go(self) -> bool:
+        return self._letting_go is not None and not self._letting_go.done()
 
     async def _let_go(self) -> None:
         if self._letting_go is not None:

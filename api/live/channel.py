@@ -179,10 +179,10 @@ class AgentSocket:
         if command.kind == commands.EXECUTE:
             await self._send(execute_message(command))
             return
-        parameters = command.parameters
-        await self._send(
-            GracefulShutdown(reason=str(parameters["reason"]), within_seconds=float(parameters["withinSeconds"]))
-        )
+        # What is left of its time: the order may have waited for this socket.
+        left = max((command.deadline_at - now()).total_seconds(), 0)
+        within = min(float(command.parameters["withinSeconds"]), left)
+        await self._send(GracefulShutdown(reason=str(command.parameters["reason"]), within_seconds=within))
         await whole(self._told(command))
 
     async def _told(self, command: CommandView) -> None:

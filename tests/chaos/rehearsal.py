@@ -23,6 +23,7 @@ from core.db.repositories import projects as project_rows
 from core.db.repositories import users
 from core.dev.stack import Stack
 from core.dev.supervise import Part
+from core.runtime.base import Phase
 from core.settings import DEFAULT_POOL
 from tests.chaos.boundaries import GATE
 from tests.chaos.flows import TEMPLATES
@@ -77,11 +78,14 @@ class Rehearsal(LocalStack):
 
     async def kill_agents(self) -> None:
         """`kill -9` of each agent's own process; those in pods are processes of this machine too."""
-        agents = {seen.agent_id for seen in await self.objects()}
+        there = await self.objects()
+        agents, killed = {seen.agent_id for seen in there}, 0
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("AGENT_ID") in agents:
                     process.kill()
+                    killed += 1
+        assert killed or not any(seen.phase is Phase.READY for seen in there), there
 
     async def cut(self, server: str) -> None:
         """Reset every connection to a server, and let nobody connect to it for a while."""

@@ -1,10 +1,11 @@
 """Stopping with and without grace, and taking the warning back."""
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core.db.repositories import commands
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from core.domain.recovery import FailureKind
@@ -224,8 +225,8 @@ async def test_command_that_a_user_named_like_our_order_puts_off_no_shutdown(sta
     assert " " in ordered["command_id"]
 
 
-async def staying(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, list[float]]:
-    """An agent with a channel that was ordered over it to leave within 1.5 s and runs until it is killed.
+async def heedless(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, str, list[float]]:
+    """An agent with a channel, which has 1.5 s to leave and runs until it is killed.
 
     Returns with it the seconds that its runtime is told to give it, once it is.
     """
@@ -242,41 +243,37 @@ async def staying(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> tuple
     monkeypatch.setattr(stage.runtime, "delete", told)
     agent_id = await stage.started()
     await stage.sql("UPDATE channels SET connected_at = now() WHERE agent_id = :agent", agent=agent_id)
+    return stage, agent_id, graces
+
+
+@pytest.mark.parametrize("sent", ["sent", "not sent"])
+async def test_agent_that_stays_is_told_by_a_signal_too_within_the_same_time(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    stage, agent_id, graces = await heedless(set_stage, monkeypatch)
     await stage.stop(agent_id)
 
     async def ordered() -> bool:
         return bool(await stage.sql("SELECT 1 FROM commands WHERE kind = 'graceful_shutdown'"))
 
     await until(ordered, "the agent to be ordered to leave")
-    return stage, graces
-
-
-async def took(stage: Stage) -> float:
-    """Seconds from the order to leave to the end."""
+    if sent == "sent":
+        await stage.sql("UPDATE commands SET state = 'done', ended_at = now() WHERE kind = 'graceful_shutdown'")
     await stage.nothing_left()
-    (found,) = await stage.sql(
-        "SELECT agents.ended_at - commands.created_at AS took FROM agents JOIN commands USING (agent_id)"
-    )
-    lasted: timedelta = found["took"]
-    return lasted.total_seconds()
-
-
-async def test_agent_that_was_told_over_the_channel_and_stays_is_forced_when_its_time_is_over(
-    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage, graces = await staying(set_stage, monkeypatch)
-    await stage.sql("UPDATE commands SET state = 'done', ended_at = now() WHERE kind = 'graceful_shutdown'")
-    assert 1.4 < await took(stage) < 2.5
-    assert graces == [0]
-
-
-async def test_agent_that_could_not_hear_over_its_channel_is_told_by_a_signal_within_the_same_time(
-    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage, graces = await staying(set_stage, monkeypatch)
-    assert 1.4 < await took(stage) < 2.5
     (grace,) = graces
     assert 0 < grace <= 0.5
+
+
+async def test_agent_whose_time_was_over_before_anybody_saw_to_it_is_told_by_a_signal(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, agent_id, graces = await heedless(set_stage, monkeypatch)
+    async with stage.db.transaction() as session:
+        told, long_ago = {"reason": "user_requested", "withinSeconds": 1.5}, datetime.now(UTC) - timedelta(hours=1)
+        await commands.order_shutdown(session, agent_id, 1, told, long_ago)
+    await stage.stop(agent_id)
+    await stage.nothing_left()
+    assert graces == [1.5]
 
 
 async def test_removed_by_force_skips_warning_and_saving(set_stage: SetStage) -> None:

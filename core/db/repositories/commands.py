@@ -122,14 +122,6 @@ async def order_shutdown(
     return stored.scalar_one()
 
 
-async def shutdown_was_sent(session: AsyncSession, agent_id: str, attempt: int) -> bool:
-    """Whether the order went out over a socket of the attempt."""
-    state = await session.scalar(
-        select(Command.state).where(Command.agent_id == agent_id, Command.command_id == _shutdown_id(attempt))
-    )
-    return state == CommandState.DONE
-
-
 def _shutdown_id(attempt: int) -> str:
     # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
     return f"shutdown {attempt}"

@@ -22,13 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
     from workflows.onward import Onward
-    from workflows.options import (
-        LIVES_FROM_ITS_BEGIN,
-        LOCAL,
-        LOST_BEGIN_AT_ONCE,
-        PLACE_IS_GIVEN_BACK,
-        create_options,
-    )
+    from workflows.options import LIVES_FROM_ITS_BEGIN, LOCAL, PLACE_IS_GIVEN_BACK, create_options
     from workflows.record import Record, failure_of
 
 
@@ -266,18 +260,12 @@ class Passage:
         if since is not None and workflow.now() - since >= seconds(course.timings.healthy_seconds):
             course.restarts = 0
         backoff = course.timings.restart_backoff_seconds
-        was_usable = since is not None
-        # Before, agents paused that their host had taken with it.
-        unpaused = was_usable and failure.kind is FailureKind.HOST_LOST and workflow.patched(LOST_BEGIN_AT_ONCE)
-        decision = recovery.decide(
-            failure.kind, course.restarts, backoff, was_usable=unpaused, held_away=course.held_away
-        )
-        match decision:
+        match recovery.decide(failure.kind, course.restarts, backoff, held_away=course.held_away):
             case Restart(after_seconds=after):
                 ordered = failure.kind in recovery.ORDERED
                 # What breaks in the grace before a move is begun anew where it was to go.
                 away_from = course.move.node if course.move is not None else None
-                spent = recovery.spends(failure.kind, was_usable=was_usable)
+                spent = recovery.spends(failure.kind, was_usable=since is not None)
                 restarts = course.restarts + (1 if spent else 0)
                 ask = contracts.Restarting(
                     life=course.life,

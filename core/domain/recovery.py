@@ -49,15 +49,12 @@ class GiveUp(BaseModel):
     reason: str
 
 
-def decide(
-    kind: FailureKind, restarts: int, backoff_seconds: float, *, was_usable: bool = False, held_away: bool = False
-) -> Restart | GiveUp:
+def decide(kind: FailureKind, restarts: int, backoff_seconds: float, *, held_away: bool = False) -> Restart | GiveUp:
     """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4 times the back-off.
 
-    What uses up no restart has no pause. An attempt that was `held_away` from a machine may have no other: the next one
-    may go anywhere again.
+    An attempt that was `held_away` from a machine may have no other: the next one may go anywhere again.
     """
-    if not spends(kind, was_usable=was_usable):
+    if kind in ORDERED:
         return Restart(after_seconds=0)
     if kind in _PERMANENT and not (held_away and kind is FailureKind.UNSCHEDULABLE):
         return GiveUp(reason=kind.value)

@@ -4,7 +4,6 @@ import pytest
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import AbandonOrder
-from core.domain.recovery import FailureKind
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
 from tests.workflows.test_draining import LONG, told_at_once
@@ -65,13 +64,3 @@ async def test_kept_while_its_warning_was_written(set_stage: SetStage, monkeypat
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "kept_while_its_warning_was_written")
-
-
-async def test_begun_anew_without_its_host(set_stage: SetStage) -> None:
-    stage = await set_stage(LONG)
-    agent_id = await stage.started()
-    await stage.fail(agent_id, FailureKind.HOST_LOST)
-    await stage.until_runs(agent_id, 2)
-    await stage.stop(agent_id)
-    await stage.until_closed()
-    await keep(stage, "begun_anew_without_its_host")

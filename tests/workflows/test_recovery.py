@@ -105,13 +105,6 @@ async def test_restart_that_its_user_asked_for_counts_as_none(stage: Stage) -> N
         assert (await stage.until_runs(agent_id, attempt)).restart_count == 0
 
 
-async def test_agent_whose_machine_was_lost_is_begun_anew_at_once(set_stage: SetStage) -> None:
-    stage = await set_stage({"restart_backoff_seconds": 600})
-    agent_id = await stage.started()
-    await stage.fail(agent_id, FailureKind.HOST_LOST)
-    await stage.until_runs(agent_id, 2)
-
-
 async def test_machine_that_goes_down_again_and_again_fails_no_healthy_agent(stage: Stage) -> None:
     agent_id = await stage.started()
     for attempt in (2, 3, 4, 5, 6):

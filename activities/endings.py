@@ -21,6 +21,6 @@ async def usage_of(
 
 
 async def left_behind(session: AsyncSession, agent_id: str) -> dict[str, Any]:
-    """`savedWork`, where an attempt saved something."""
+    """`savedWork`: what each attempt saved, the newest first."""
     saved = await artefacts.saved_work(session, agent_id)
-    return {} if saved is None else {"savedWork": saved.model_dump(by_alias=True)}
+    return {"savedWork": [work.model_dump(by_alias=True) for work in saved]}

@@ -34,7 +34,6 @@ _DETAILS = (
     ("last activity", "lastActivityAt"),
     ("deadline", "deadlineAt"),
     ("ended", "endedAt"),
-    ("saved work", "savedWork"),
 )
 
 
@@ -150,11 +149,11 @@ def print_agent(agent: dict[str, Any], json: bool) -> None:
         if value is None:
             continue
         extra = f"  ({show.when(value)})" if field.endswith("At") else ""
-        if field == "savedWork":
-            value, extra = value["url"], f"  ({value['bytes']} bytes)"
         if field == "position":
             extra = f"  ({wait_words(agent)})"
         show.line(f"  {name:<14}{value}{extra}")
+    for work in agent.get("savedWork", ()):
+        show.line(f"  {'saved work':<14}{work['url']}  (attempt {work['attempt']}, {work['bytes']} bytes)")
 
 
 def event_line(event: dict[str, Any], *, named: bool = False) -> str:
@@ -171,6 +170,8 @@ def _brief(value: Any) -> str:
     """A detail on the line of its event; `--json` has it whole. Of a log's end, the last words tell most."""
     if isinstance(value, dict):
         return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ";".join(_brief(inner) for inner in value)
     text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
     return text if len(text) <= _DETAIL_WIDTH else f"...{text[3 - _DETAIL_WIDTH :]}"
 

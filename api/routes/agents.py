@@ -61,7 +61,7 @@ async def list_agents(
         )
         shown = await queue.all_with_wait(session, found, deps.settings.rules())
         saved = await artefacts.saved_works(session, [view.agent_id for view in found])
-    items = [one_agent_body(view, saved.get(view.agent_id)) for view in shown]
+    items = [one_agent_body(view, saved.get(view.agent_id, [])) for view in shown]
     return Page(items=items, next_cursor=seal("agents", onward) if onward else None)
 
 

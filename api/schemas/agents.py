@@ -9,7 +9,7 @@ from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered, Asked, Du
 from core.db.repositories.agents import AgentView
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
-from core.domain.wire import Artefact
+from core.domain.wire import SavedWork
 
 
 class Connections(Answered):
@@ -47,8 +47,9 @@ class AgentBody(Answered):
 class OneAgentBody(AgentBody):
     """An agent that was asked for, with what it left to its user."""
 
-    saved_work: Artefact | None = Field(
-        None, description="what its latest attempt saved when it was stopped: open task, downloads, files, as a zip"
+    saved_work: list[SavedWork] = Field(
+        description="what each attempt that was told to stop saved, the newest first: what fitted of open task, "
+        "downloads and files, as a zip; its `manifest.json` names what did not"
     )
 
 
@@ -63,7 +64,7 @@ def agent_body(view: AgentView) -> AgentBody:
     return AgentBody(**_shown(view), connections=connections_of(view))
 
 
-def one_agent_body(view: AgentView, saved: Artefact | None) -> OneAgentBody:
+def one_agent_body(view: AgentView, saved: list[SavedWork]) -> OneAgentBody:
     return OneAgentBody(**_shown(view), connections=connections_of(view), saved_work=saved)
 
 

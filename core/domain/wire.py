@@ -182,6 +182,12 @@ class Artefact(Wire):
     url: str
 
 
+class SavedWork(Artefact):
+    """What one attempt saved of its work, as its user is told of it."""
+
+    attempt: int
+
+
 class ExecuteRequest(Wire):
     """Body of the agent's own `POST /execute`, and the core of a channel `execute`."""
 

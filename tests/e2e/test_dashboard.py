@@ -148,24 +148,52 @@ async def test_life_is_told_from_its_beginning_to_its_end(dashboard: Dashboard) 
     await expect(card(page, "shop").first).to_contain_text("Starting")
 
 
-async def test_work_that_an_agent_saved_is_fetched_as_a_file(dashboard: Dashboard) -> None:
-    api = dashboard.api
-    agent_id = await api.running()
-    async with api.db.transaction() as session:
+async def save_work(dashboard: Dashboard, agent_id: str, attempt: int) -> None:
+    async with dashboard.api.db.transaction() as session:
         view = await agents.get(session, agent_id)
         assert view is not None
-        await artefacts.add(session, view, saved_work_id(1), ZIP, 10, iter([b"PK of work"]))
+        work = f"PK of {attempt}".encode()
+        await artefacts.add(session, view, saved_work_id(attempt), ZIP, len(work), iter([work]))
+
+
+async def test_work_that_each_attempt_saved_is_fetched_as_a_file_in_life_and_after(dashboard: Dashboard) -> None:
+    agent_id = await dashboard.api.running()
     page = await dashboard.open()
-    save = agent(page, "shop").get_by_role("button", name="Save to a file")
+    saved = agent(page, "shop").get_by_role("region", name="Saved work")
     await expect(agent(page, "shop")).to_contain_text("Ready to use.")
-    await expect(save).to_be_hidden()
-    await api.lives.end(agent_id)
-    await expect(agent(page, "shop")).to_contain_text("It saved its work for you.")
-    async with page.expect_download() as coming:
-        await save.click()
-    download = await coming.value
-    assert download.suggested_filename == f"{agent_id}.zip"
-    assert (await download.path()).read_bytes() == b"PK of work"
+    await expect(saved).to_be_hidden()
+    await save_work(dashboard, agent_id, 1)
+    await page.reload()
+    buttons = saved.get_by_role("button")
+    await expect(buttons).to_have_text(["Save attempt 1 to a file"])
+    await expect(saved).to_contain_text("what fitted of its open task, downloads and files (50 MiB)")
+    await expect(saved).to_contain_text("manifest.json names what did not")
+    await save_work(dashboard, agent_id, 2)
+    await dashboard.api.lives.end(agent_id)
+    await expect(agent(page, "shop").get_by_role("button", name="Start again")).to_be_visible()
+    await expect(buttons).to_have_text(["Save attempt 2 to a file", "Save attempt 1 to a file"])
+    for attempt in (1, 2):
+        async with page.expect_download() as coming:
+            await saved.get_by_role("button", name=f"Save attempt {attempt} to a file").click()
+        download = await coming.value
+        assert download.suggested_filename == f"{agent_id}-{attempt}.zip"
+        assert (await download.path()).read_bytes() == f"PK of {attempt}".encode()
+
+
+async def test_saved_work_stays_in_sight_when_the_agent_is_told_to_stop(dashboard: Dashboard) -> None:
+    agent_id = await dashboard.api.running()
+    await save_work(dashboard, agent_id, 1)
+    page = await dashboard.open()
+    save = agent(page, "shop").get_by_role("button", name="Save attempt 1 to a file")
+    await expect(save).to_be_visible()
+    # All that is heard is the answer to the order, which does not tell of saved work.
+    await page.route(f"**/api/agents/{agent_id}", lambda route: route.abort())
+    await agent(page, "shop").get_by_role("button", name="Stop …").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("manifest.json in it names what does not")
+    await page.get_by_label("In 30 seconds").check()
+    await page.get_by_role("button", name="Stop it").click()
+    await expect(card(page, "shop")).to_contain_text("Stopping soon")
+    await expect(save).to_be_visible()
 
 
 async def test_failure_is_told_with_its_reason_and_what_would_help(dashboard: Dashboard) -> None:

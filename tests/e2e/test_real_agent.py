@@ -54,12 +54,13 @@ async def test_a_stopped_agents_user_gets_the_open_task_and_its_downloads(town: 
     task = asyncio.create_task(asked)
     # Asked for its second step, it has done the first.
     await eventually(lambda: asyncio.sleep(0, town.model.calls > 1), "the task's second step")
-    assert (await town.ann.agent(agent_id))["savedWork"] is None
+    assert (await town.ann.agent(agent_id))["savedWork"] == []
     await town.ended(agent_id)
     await task
     assert (await town.ann.ask("GET", f"{path}/commands/long")).json()["fault"] == "shutting_down"
 
-    saved = (await town.ann.agent(agent_id))["savedWork"]
+    (saved,) = (await town.ann.agent(agent_id))["savedWork"]
+    assert saved["attempt"] == 1
     stored = await town.ann.ask("GET", saved["url"])
     found = zipfile.ZipFile(io.BytesIO(stored.content))
     assert len(stored.content) == saved["bytes"]
@@ -72,7 +73,7 @@ async def test_a_stopped_agents_user_gets_the_open_task_and_its_downloads(town: 
 
     last = (await town.ann.events(agent_id))[-1]
     assert last["kind"] == "agent.terminated"
-    assert last["detail"]["savedWork"] == saved
+    assert last["detail"]["savedWork"] == [saved]
     usage = last["detail"]["usage"]
     assert usage["tasks"] == 1
     assert min(usage[name] for name in ("seconds", "cpuSeconds", "peakMemoryBytes")) > 0

@@ -51,15 +51,19 @@ async def test_moments_of_an_agent_are_shown_with_how_long_ago_they_were(desk: D
     assert re.search(rf"^  created +{re.escape(created)}  \(\d+ s ago\)$", shown.out, re.MULTILINE), shown.out
 
 
-async def test_saved_work_is_shown_with_where_it_is(desk: Desk) -> None:
+async def test_saved_work_of_every_attempt_is_shown_with_where_it_is(desk: Desk) -> None:
     agent_id = await desk.api.running()
     async with desk.api.db.transaction() as session:
         view = await agents.get(session, agent_id)
         assert view is not None
-        saved = await artefacts.add(session, view, saved_work_id(1), ZIP, 3, iter([b"PK!"]))
+        first = await artefacts.add(session, view, saved_work_id(1), ZIP, 3, iter([b"PK!"]))
+        second = await artefacts.add(session, view, saved_work_id(2), ZIP, 4, iter([b"PK!!"]))
     for which in (agent_id, "shop"):
         shown = await desk.as_user("owner")("agents", "show", which)
-        assert re.search(rf"^  saved work +/api/artefacts/{saved.artefact_id}  \(3 bytes\)$", shown.out, re.MULTILINE)
+        assert re.findall(r"^  saved work +(.+)$", shown.out, re.MULTILINE) == [
+            f"{second.told().url}  (attempt 2, 4 bytes)",
+            f"{first.told().url}  (attempt 1, 3 bytes)",
+        ]
 
 
 async def test_explanation_shows_what_there_is_no_limit_of_as_none(desk: Desk) -> None:
@@ -225,6 +229,15 @@ def test_event_with_a_long_detail_stays_one_short_line_that_ends_as_the_detail_d
     assert "\n" not in line
     assert len(line) < 250
     assert "line 99  usage=seconds:8.95712,peak:7" in line
+
+
+def test_event_with_a_list_tells_each_of_it() -> None:
+    event = {"at": "2026-01-02T03:04:05Z", "kind": "agent.terminated", "reason": "user"}
+    works = [{"attempt": attempt, "bytes": attempt * 10} for attempt in (2, 1)]
+    assert event_line({**event, "detail": {"savedWork": works}}).endswith(
+        "savedWork=attempt:2,bytes:20;attempt:1,bytes:10"
+    )
+    assert "savedWork" not in event_line({**event, "detail": {"savedWork": []}})
 
 
 async def test_wait_for_a_start_that_fails_says_why(desk: Desk) -> None:

@@ -29,23 +29,23 @@ async def one(live: LiveStage, agent: Berthed, user_id: str | None = None) -> ht
     )
 
 
-async def saved_work(live: LiveStage, agent: Berthed) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = (await one(live, agent)).json()["savedWork"]
+async def saved_work(live: LiveStage, agent: Berthed) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await one(live, agent)).json()["savedWork"]
     return found
 
 
 async def test_saved_work_is_taken_once_and_comes_back_to_its_user_alone(live: LiveStage) -> None:
     agent = await live.agent(await live.user("ann"), AgentState.DRAINING)
-    assert await saved_work(live, agent) is None
+    assert await saved_work(live, agent) == []
     stored = await put(live, agent)
     assert stored.status_code == 200, stored.text
     assert (stored.json()["contentType"], stored.json()["bytes"]) == ("application/zip", len(WORK))
     assert (await put(live, agent, content=b"something else")).json() == stored.json()
-    assert await saved_work(live, agent) == stored.json()
+    assert await saved_work(live, agent) == [{"attempt": 1, **stored.json()}]
     fresh = await live.agent(agent.user_id)
     listed = await live.http.get(f"{live.replicas[0]}/api/agents", headers=live.bearer(agent.user_id))
     found = {each["agentId"]: each["savedWork"] for each in listed.json()["items"]}
-    assert found == {agent.agent_id: stored.json(), fresh.agent_id: None}
+    assert found == {agent.agent_id: [{"attempt": 1, **stored.json()}], fresh.agent_id: []}
     url = live.replicas[0] + stored.json()["url"]
     answer = await live.http.get(url, headers=live.bearer(agent.user_id))
     assert answer.content == WORK
@@ -66,14 +66,14 @@ async def test_nobody_but_the_current_attempt_stores_under_its_id(live: LiveStag
     assert (await put(live, forged)).status_code == 401
     assert (await put(live, agent, Origin="https://evil.example")).status_code == 403
     assert (await put(live, other)).status_code == 200
-    assert await saved_work(live, agent) is None, "another agent's token stored for this one"
+    assert await saved_work(live, agent) == [], "another agent's token stored for this one"
 
     await live.change(agent, attempt=2, token_hash=hash_token("agent_second"))
     assert (await put(live, agent)).status_code == 401, "the token of an attempt that is over"
     second = Berthed(agent_id=agent.agent_id, user_id=user, token="agent_second", attempt=2)
     assert (await put(live, second)).status_code == 404, "the id of an attempt that is over"
     stored = await put(live, second, "saved 2")
-    assert await saved_work(live, agent) == stored.json()
+    assert await saved_work(live, agent) == [{"attempt": 2, **stored.json()}]
 
     await live.change(agent, state=AgentState.TERMINATED.value)
     assert (await put(live, second, "saved 2")).status_code == 401, "the agent is over"
@@ -100,13 +100,24 @@ async def test_no_command_can_have_the_id_of_saved_work(live: LiveStage) -> None
     assert await live.rows("SELECT 1 FROM commands WHERE agent_id = :a", a=agent.agent_id) == []
 
 
-async def test_the_latest_attempt_counts_also_beyond_nine(live: LiveStage) -> None:
+async def test_what_each_attempt_saved_is_found_the_newest_first_also_beyond_nine(live: LiveStage) -> None:
     agent = await live.agent(await live.user("ann"))
-    for attempt in (10, 9):  # the order in which they came says nothing
+    other = await live.agent(agent.user_id)
+    of_other = {"attempt": 1, **(await put(live, other)).json()}
+    stored = {}
+    for attempt in (10, 2, 9):  # the order in which they came says nothing
         await live.change(agent, attempt=attempt)
-        stored = await put(live, agent, f"saved {attempt}", content=str(attempt).encode() * attempt)
-        assert stored.status_code == 200
-    assert (await saved_work(live, agent) or {})["bytes"] == 20
+        answer = await put(live, agent, f"saved {attempt}", content=str(attempt).encode() * attempt)
+        assert answer.status_code == 200
+        stored[attempt] = {"attempt": attempt, **answer.json()}
+    newest_first = [stored[10], stored[9], stored[2]]
+    assert await saved_work(live, agent) == newest_first
+    listed = await live.http.get(f"{live.replicas[0]}/api/agents", headers=live.bearer(agent.user_id))
+    found = {each["agentId"]: each["savedWork"] for each in listed.json()["items"]}
+    assert found == {agent.agent_id: newest_first, other.agent_id: [of_other]}
+    for work in newest_first:
+        fetched = await live.http.get(live.replicas[0] + work["url"], headers=live.bearer(agent.user_id))
+        assert fetched.content == str(work["attempt"]).encode() * work["attempt"]
 
 
 async def test_saved_work_is_forgotten_with_its_agent(live: LiveStage) -> None:

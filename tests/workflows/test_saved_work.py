@@ -71,7 +71,7 @@ async def ended(stage: Stage, agent_id: str) -> dict[str, object]:
     return last.detail
 
 
-async def test_the_end_tells_where_the_latest_saved_work_is(stage: Stage) -> None:
+async def test_the_end_tells_where_the_saved_work_of_every_attempt_is_the_newest_first(stage: Stage) -> None:
     agent_id = await stage.started()
     first = await save(stage, agent_id)
     await stage.fail(agent_id, FailureKind.USER_RESTART)
@@ -80,17 +80,21 @@ async def test_the_end_tells_where_the_latest_saved_work_is(stage: Stage) -> Non
     second = await save(stage, agent_id)
     assert first != second
     detail = await ended(stage, agent_id)
-    assert detail["savedWork"] == {
-        "artefactId": second,
-        "contentType": "application/zip",
-        "bytes": 3,
-        "url": f"/api/artefacts/{second}",
-    }
+    assert detail["savedWork"] == [
+        {
+            "attempt": attempt,
+            "artefactId": artefact_id,
+            "contentType": "application/zip",
+            "bytes": 3,
+            "url": f"/api/artefacts/{artefact_id}",
+        }
+        for attempt, artefact_id in ((2, second), (1, first))
+    ]
 
 
 async def test_the_end_of_an_agent_that_saved_nothing_tells_of_none(stage: Stage) -> None:
     detail = await ended(stage, await stage.started())
-    assert "savedWork" not in detail
+    assert detail["savedWork"] == []
     assert detail["usage"]["tasks"] == 0  # type: ignore[index]
 
 

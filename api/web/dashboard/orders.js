@@ -45,7 +45,9 @@ export class Orders {
     const running = agent.state === "running";
     const answer = await ask({
       title: `Stop the agent of ${agent.projectId}?`,
-      text: "It saves cookies and logins, and for you its downloads and what its task has done so far. Open pages are gone.",
+      text:
+        "It saves cookies and logins, and for you a zip with what fits of its open task, downloads and files (50 MiB); " +
+        "manifest.json in it names what does not. Open pages are gone.",
       fields: running ? [graceChoice()] : [],
       confirm: "Stop it",
       kind: "danger",

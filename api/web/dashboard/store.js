@@ -107,6 +107,8 @@ export class Store extends EventTarget {
     if (before?.estimatedWait && before.estimatedWaitMinutes === agent.estimatedWaitMinutes) {
       agent.estimatedWait = before.estimatedWait;
     }
+    // What an order answers with does not tell of it.
+    agent.savedWork ??= before?.savedWork;
     this.agents.set(agent.agentId, agent);
     if (this.#settled && before?.state !== agent.state) {
       this.dispatchEvent(new CustomEvent("moved", { detail: { agent, before } }));

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ArtefactChunk, ArtefactRow
 from core.db.repositories.agents import AgentView
-from core.domain.wire import Artefact, saved_work_id
+from core.domain.wire import Artefact, SavedWork, saved_work_id
 from core.ids import new_uuid7
 
 CHUNK_BYTES = 1 << 20
@@ -40,21 +40,25 @@ class ArtefactView(BaseModel):
 _SAVED = saved_work_id(0).removesuffix("0")
 
 
-async def saved_work(session: AsyncSession, agent_id: str) -> Artefact | None:
-    """What the latest attempt that saved its work has saved; None when none had anything to save."""
-    return (await saved_works(session, [agent_id])).get(agent_id)
+async def saved_work(session: AsyncSession, agent_id: str) -> list[SavedWork]:
+    """What the agent's attempts saved, the newest attempt first."""
+    return (await saved_works(session, [agent_id])).get(agent_id, [])
 
 
-async def saved_works(session: AsyncSession, agent_ids: Collection[str]) -> dict[str, Artefact]:
-    """The same of many agents, by their ids; of who saved nothing, nothing."""
+async def saved_works(session: AsyncSession, agent_ids: Collection[str]) -> dict[str, list[SavedWork]]:
+    """The same of many agents, by their ids; who saved nothing is left out."""
     query = (
         select(ArtefactRow)
         .where(ArtefactRow.agent_id.in_(agent_ids), ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
         # By the number of the attempt: of two numbers the longer one is the greater.
-        .order_by(func.length(ArtefactRow.command_id), ArtefactRow.command_id.collate("C"))
+        .order_by(func.length(ArtefactRow.command_id).desc(), ArtefactRow.command_id.collate("C").desc())
     )
-    rows = await session.scalars(query)
-    return {row.agent_id: ArtefactView.model_validate(row).told() for row in rows}
+    found: dict[str, list[SavedWork]] = {}
+    for row in await session.scalars(query):
+        attempt = int(row.command_id.removeprefix(_SAVED))
+        told = ArtefactView.model_validate(row).told()
+        found.setdefault(row.agent_id, []).append(SavedWork(attempt=attempt, **told.model_dump()))
+    return found
 
 
 async def of_command(session: AsyncSession, agent_id: str, command_id: str) -> ArtefactView | None:

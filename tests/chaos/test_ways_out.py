@@ -69,6 +69,7 @@ LIST = "berth agents list --everyone"
 WARN = "berth agents terminate AGENT"
 WARN_BRIEFLY = "berth agents terminate AGENT --reason maintenance --grace 60"
 REAP = "temporal schedule trigger --schedule-id berth-reaper"
+SHOW = "berth agents show AGENT"
 RESTART = "berth agents restart AGENT"
 START = "berth agents start PROJECT"
 START_OTHER = "berth agents start PROJECT --template TEMPLATE"
@@ -330,6 +331,7 @@ async def test_failed_agents_user_starts_again_from_the_letter_as_it_was_or_else
     if (await ann.agent(again))["endedAt"] is None:
         assert (joined.status_code, joined.json()["agent"]["agentId"]) == (200, again)
     await ann.until(again, "failed")
+    assert "failed" in await typist.type(SHOW, agent=again)
 
     moved = await typist.type(START_OTHER, project=project, template="elsewhere")
     there = await ann.until(moved.split()[0], "running")
@@ -344,7 +346,7 @@ async def test_failed_agents_user_starts_again_from_the_letter_as_it_was_or_else
 
 def test_no_command_of_the_guide_is_left_out() -> None:
     tried = {*ENDS, *MENDS, *LOOKS, *OTHERS["terminate"], *OTHERS["reset"]}
-    tried |= {LIST, WARN, WARN_BRIEFLY, REAP, RESTART, START, START_OTHER}
+    tried |= {LIST, WARN, WARN_BRIEFLY, REAP, RESTART, START, START_OTHER, SHOW}
     assert set(commands(SECTION)) == tried
 
 

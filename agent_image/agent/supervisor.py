@@ -51,7 +51,7 @@ class Ending:
     code: int
     reason: str
     seconds: float = _STOP_SECONDS
-    until: float | None = None
+    until: float = math.inf
 
 
 class Supervisor:
@@ -233,11 +233,10 @@ class Supervisor:
         """
         services, loop = self._services, asyncio.get_running_loop()
         # An order says when the agent is killed: what comes after these has a part of the time, whatever they take.
-        until = ending.until if ending.until is not None else math.inf
         steps = [
             ("services", services.stop(ending.seconds) if services else None, 16.0, 1 / 2),
             ("browser", self._browser.close(), 18.0, 3 / 4),
-            ("saving", self._save(services, ending) if services and ending.until is not None else None, math.inf, 1),
+            ("saving", self._save(services, ending) if services and ending.until < math.inf else None, math.inf, 1),
             ("desktop", self._desktop.stop(), 8.0, 1),
             ("gateway", self._gateway.stop(), 3.0, 1),
             ("doors", services.close() if services else None, 6.0, 1),
@@ -245,9 +244,9 @@ class Supervisor:
         for name, step, most, share in steps:
             if step is None:
                 continue
-            seconds = min(most, max((until - loop.time()) * share, _LEAST_STEP_SECONDS))
+            seconds = min(most, max((ending.until - loop.time()) * share, _LEAST_STEP_SECONDS))
             try:
-                async with asyncio.timeout(seconds if seconds < math.inf else None):
+                async with asyncio.timeout(seconds):
                     await step
             except Exception as error:  # owner: the exit code is decided; whatever fails here must not keep the rest
                 log.error("stop.step_failed", step=name, error=repr(error))
@@ -256,7 +255,7 @@ class Supervisor:
 
     async def _save(self, services: "Services", ending: Ending) -> None:
         spare = min(_AFTER_SAVING_SECONDS, ending.seconds / 4)
-        await services.save(ending.reason.removeprefix("ordered: "), (ending.until or 0) - spare)
+        await services.save(ending.reason.removeprefix("ordered: "), ending.until - spare)
 
     async def _reap(self) -> None:
         while True:

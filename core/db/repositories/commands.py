@@ -105,7 +105,8 @@ async def order_shutdown(
     """Put the order where the replica with the attempt's socket finds it, once; return the deadline it runs under."""
     row = insert(Command).values(
         agent_id=agent_id,
-        command_id=_shutdown_id(attempt),
+        # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
+        command_id=f"shutdown {attempt}",
         attempt=attempt,
         kind=SHUTDOWN,
         name=SHUTDOWN,
@@ -120,11 +121,6 @@ async def order_shutdown(
     )
     await notify(session, Wake.COMMANDS, agent_id)
     return stored.scalar_one()
-
-
-def _shutdown_id(attempt: int) -> str:
-    # With a space, which no user's Idempotency-Key has: a command of that name must not stand in its place.
-    return f"shutdown {attempt}"
 
 
 async def get(session: AsyncSession, agent_id: str, command_id: str) -> CommandView | None:

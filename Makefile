@@ -24,11 +24,11 @@ bench: setup ## the benchmarks: a table, and JSON (ARGS="--only kubernetes --qui
 	@.venv/bin/python -m tests.bench $(ARGS)
 
 chaos: setup ## every boundary of every flow x every victim (build/chaos.md), crowds under kills, long outages; hours
-	@.venv/bin/python -m pytest tests/chaos tests/cluster/test_lives_in_trouble.py tests/cluster/test_kubernetes_refusals.py \
+	@.venv/bin/python -m tests tests/chaos tests/cluster/test_lives_in_trouble.py tests/cluster/test_kubernetes_refusals.py \
 	  --deselect tests/chaos/test_soak.py -m "not bench" $(ARGS)
 
 soak: setup ## users come and go while parts are killed, cut off and frozen at random (MINUTES=30 SEED=7)
-	@SOAK_MINUTES=$(or $(MINUTES),5) SOAK_SEED=$(SEED) .venv/bin/python -m pytest tests/chaos/test_soak.py -m "not bench" -s
+	@SOAK_MINUTES=$(or $(MINUTES),5) SOAK_SEED=$(SEED) .venv/bin/python -m tests tests/chaos/test_soak.py -m "not bench" -s
 
 cluster: setup ## a Kubernetes of this machine's own, or KUBECONFIG's; prints the path of a kubeconfig (NODES=2)
 	@.venv/bin/python -m k8s.cluster up --nodes $(or $(NODES),1)

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,6 +24,7 @@ from api.cli import (
     users,
 )
 from api.cli.faults import fault_of, line_of
+from core.leaving import leave
 
 app = typer.Typer(
     help="Gives every user a browser agent of their own, and owns that agent's whole life.",
@@ -64,6 +65,11 @@ notices.add_to(app)
 releases.add_to(app)
 alterations.add_to(agents.group)
 maintenance.add_to(app)
+
+
+def run() -> NoReturn:
+    """`berth`: run the command line that this process was started with, and end the process with its exit code."""
+    leave(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

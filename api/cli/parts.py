@@ -1,13 +1,11 @@
 """The parts of Berth: all of them as a local stack, or one by one as a deployment runs them."""
 
 import asyncio
-import logging
-import os
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -92,7 +90,7 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
     return asyncio.run(run_stack(options, _announce))
 
 
-def api() -> None:
+def api() -> int:
     """Serve the HTTP API."""
     settings = config.load()
     config.require_database(settings)
@@ -102,10 +100,10 @@ def api() -> None:
     log_as("api", settings)
     from api.app import run_api
 
-    leave(asyncio.run(run_api(settings)))
+    return asyncio.run(run_api(settings))
 
 
-def worker() -> None:
+def worker() -> int:
     """Carry the agents' lives."""
     settings = config.load()
     config.require_database(settings)
@@ -115,10 +113,10 @@ def worker() -> None:
     log_as("worker", settings)
     from temporal.worker import run_worker
 
-    leave(asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready")))
+    return asyncio.run(run_worker(settings, ready_file=settings.data_dir / "run" / "worker.ready"))
 
 
-def watch() -> None:
+def watch() -> int:
     """Watch agents that many workers share: those of kubernetes.
 
     One does, others stand by.
@@ -130,7 +128,7 @@ def watch() -> None:
     log_as("watch", settings)
     from temporal.watch import run_watch
 
-    leave(asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready")))
+    return asyncio.run(run_watch(settings, ready_file=settings.data_dir / "run" / "watch.ready"))
 
 
 def host() -> int:
@@ -183,15 +181,3 @@ def log_as(part: str, settings: "Settings") -> None:
 
     for problem in config.unknown():
         structlog.get_logger().warning("settings.unknown", problem=problem)
-
-
-def leave(code: int) -> NoReturn:
-    """End a part that used Temporal's client, at once.
-
-    Its native threads may still run when the interpreter is torn down, which now and then aborts the process (exit
-    code 134, sdk-python #300). All that had to be let go in order has been: `run_*` returned.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -1,17 +1,15 @@
 """Releases of the workers, for whoever rolls them out: `berth releases`, `berth releases use` and `... move`."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from api.cli import config, show
 from api.cli.agents import AsJson
-from api.cli.faults import Unreachable, WrongUse, fault_of, line_of
+from api.cli.faults import Unreachable, WrongUse
 from api.cli.local import addressed
-from api.cli.parts import leave
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -41,12 +39,11 @@ def list_releases(ctx: typer.Context, json: AsJson = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
     settings = config.load()
-    with _left_at_once():
-        found = _ask(settings, lambda releases: releases.all())
-        if json:
-            show.as_json([each.model_dump() for each in found])
-        else:
-            show.table(_COLUMNS, [(each.build_id, each.status, str(each.runs)) for each in found], _NONE)
+    found = _ask(settings, lambda releases: releases.all())
+    if json:
+        show.as_json([each.model_dump() for each in found])
+    else:
+        show.table(_COLUMNS, [(each.build_id, each.status, str(each.runs)) for each in found], _NONE)
 
 
 @group.command()
@@ -57,9 +54,8 @@ def use(release: Name = None) -> None:
     """
     settings = config.load()
     name = release or _own(settings)
-    with _left_at_once():
-        _ask(settings, lambda releases: releases.use(name))
-        show.note(f"{name} is current")
+    _ask(settings, lambda releases: releases.use(name))
+    show.note(f"{name} is current")
 
 
 @group.command()
@@ -75,21 +71,8 @@ def move(
         return {name: await releases.move(name) for name in names}
 
     settings = config.load()
-    with _left_at_once():
-        for name, count in _ask(settings, moved).items():
-            show.note(f"{count} runs of {name} were told to go on with the current release")
-
-
-@contextlib.contextmanager
-def _left_at_once() -> Iterator[None]:
-    """What uses Temporal's client ends as the parts do, see `leave`, also when it fails."""
-    try:
-        yield
-    except Exception as error:  # the owner is the person at the terminal, who is told here
-        fault = fault_of(error)
-        show.note(f"berth: {line_of(fault)}")
-        leave(fault.code)
-    leave(0)
+    for name, count in _ask(settings, moved).items():
+        show.note(f"{count} runs of {name} were told to go on with the current release")
 
 
 def _own(settings: "Settings") -> str:

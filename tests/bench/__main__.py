@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from core.leaving import leave
 from tests.bench.figures import Figures
 from tests.bench.kubernetes import KubernetesBench
 from tests.bench.line import LineBench
@@ -53,4 +54,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

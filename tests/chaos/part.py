@@ -6,6 +6,6 @@ from tests.chaos.boundaries import install
 
 if __name__ == "__main__":
     install(sys.argv[1])
-    from api.cli.main import main
+    from api.cli.main import run
 
-    sys.exit(main())
+    run()

@@ -4,7 +4,6 @@ What the release before did is today's code without the changes that are guarded
 """
 
 import os
-import sys
 from pathlib import Path
 
 from temporalio import workflow
@@ -21,6 +20,6 @@ def _never(name: str, **_: object) -> bool:
 if __name__ == "__main__":
     if Path(os.environ[RELEASE]).read_text() == BEFORE:
         workflow.patched = _never  # type: ignore[assignment]
-    from api.cli.main import main
+    from api.cli.main import run
 
-    sys.exit(main(sys.argv[1:]))
+    run()

@@ -34,6 +34,18 @@ async def test_help_comes_without_loading_what_commands_need(cli: Cli) -> None:
     assert said.out.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["sail"], 2)])
+async def test_what_fails_while_python_is_torn_down_changes_neither_answer_nor_exit_code(
+    cli: Cli, words: list[str], code: int
+) -> None:
+    # As threads of Temporal's client do now and then.
+    breaks = "import atexit, os, sys; atexit.register(os.abort)"
+    program = f"{breaks}; from api.cli.main import run; sys.argv[1:] = {words}; run()"
+    said = await _python(cli, program)
+    assert said.code == code
+    assert said.out + said.err
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -12,6 +12,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from core.leaving import leave
 from temporal.interceptors import Sieve
 from tests.replay.seals import recorded, unsound
 from workflows.agent import AgentWorkflow
@@ -82,4 +83,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -56,6 +56,9 @@ class Temporal:
         # One shard polls its transfer queue 20 times a second by default: with 500 a workflow of three activities
         # takes 59 ms instead of 201.
         argv += ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=500"]
+        # A log instead of a journal that is made and deleted for every commit: as safe, for two thirds of the processor
+        # and half of the time (200 workflows of five steps: 71 s before, 42 s).
+        argv += ["--sqlite-pragma", "journal_mode=WAL"]
         if self.namespace != "default":
             argv += ["--namespace", self.namespace]
         for name, kind in self.search_attributes.items():

@@ -33,8 +33,8 @@ _AWAY = (
     TimeoutError,
 )
 
-# What a runtime has; None where it cannot be asked.
-Objects = Callable[[], Awaitable[Sequence[Observation] | None]]
+# What the runtimes have.
+Objects = Callable[[], Awaitable[Sequence[Observation]]]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ async def broken(world: World) -> list[str]:
     finally:
         await connection.close()
     found += await _workflows(rows, world)
-    objects = await world.objects()
-    return found + (_objects(rows, objects) if objects is not None else [])
+    return found + _objects(rows, await world.objects())
 
 
 def _agent(row: asyncpg.Record) -> Agent:

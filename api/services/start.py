@@ -116,6 +116,8 @@ class Starter:
         async with self._deps.acting(who) as (session, _):
             # The decision that was made in the key's own name counts, whichever replica carried it there.
             decided = by and await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
+            if not decided and await _is_over(session, outcome):
+                return _pending(project_id)
             return await self._settle(session, decided or outcome, by)
 
     async def _order(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
@@ -224,6 +226,17 @@ def _keyed(who: Identity, project_id: str, body: StartBody, key: str | None) -> 
 def _as_it_is(found: AgentView) -> StartAnswer:
     outcome = StartOutcome.QUEUED if found.waiting else StartOutcome.EXISTING
     return StartAnswer(outcome=outcome, agent_id=found.agent_id, reason=found.reason)
+
+
+async def _is_over(session: AsyncSession, outcome: StartAnswer) -> bool:
+    """Whether the workflow says that the agent is there, and its end is written: it died between writing and knowing.
+
+    It ends as soon as it knows, and whoever asks again then gets the next life.
+    """
+    if outcome.outcome is not StartOutcome.EXISTING:
+        return False
+    view = await agents.get(session, outcome.agent_id or "")
+    return view is not None and view.over
 
 
 def _pending(project_id: str) -> StartReply:

@@ -1,8 +1,9 @@
 """What users do, from beginning to end: each flow is one promise of Berth, and ends with nothing held."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tests.fixtures.stack import Person, eventually
 
@@ -18,8 +19,9 @@ TEMPLATES = {
     IDLE: {"timings": {**_BRIEF, "idle_seconds": 0.5, "grace_seconds": 0.5}},
 }
 
-# The events of every agent of a flow, in the order in which the agents were asked for.
+# The events of every agent of a flow, in the order in which the agents were asked for; with why, where one ends.
 Told = list[list[str]]
+_WITH_REASON = {"draining", "terminated", "cancelled", "failed"}
 # Takes somebody and the beginning of a project's name: `{name}-1` to `{name}-4` are theirs, and were never used.
 Flow = Callable[[Person, str], Awaitable[Told]]
 
@@ -149,7 +151,7 @@ async def failing(ann: Person, name: str) -> Told:
         return bool(second)
 
     await eventually(begun, "the next life", ann.patience)
-    assert second != first
+    assert second != first, "the life that failed was said to be there"
     await ann.until(second, "failed")
     # Whether it was usable for a moment is seen only by those who look in that moment.
     return [[kind for kind in kinds if kind not in _IN_LINE | {"ready"}] for kinds in await _told(ann, first, second)]
@@ -206,4 +208,10 @@ async def _told(someone: Person, *agent_ids: str) -> Told:
     """Without what comes when it comes."""
     for each in agent_ids:
         await someone.until(each, "terminated", "cancelled", "failed")
-    return [[kind for kind in await someone.kinds(each) if kind not in _BESIDE] for each in agent_ids]
+    return [_kinds(await someone.events(each)) for each in agent_ids]
+
+
+def _kinds(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = [(event["kind"].removeprefix("agent."), event["reason"]) for event in events]
+    named = [(kind, f"{kind}: {reason}" if kind in _WITH_REASON else kind) for kind, reason in told]
+    return [name for kind, name in named if kind not in _BESIDE]

@@ -9,6 +9,7 @@ did undisturbed. What was not reached, since who stood held a lock that others n
 import asyncio
 import re
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
@@ -127,7 +128,7 @@ class Series:
             try:
                 told = await task
             except AssertionError as error:
-                troubles[person.user_id] = str(error)
+                troubles[person.user_id] = _words(error)
                 continue
             # Where agents died of it, what they come to is the same, and not the way there.
             if told != self.undisturbed and not (self.victim.has_agents and _ends(told) == _ends(self.undisturbed)):
@@ -136,7 +137,11 @@ class Series:
             await self.stack.mended()
             await self.stack.sound()
         except AssertionError as error:
-            troubles[""] = str(error)
+            troubles[""] = _words(error)
+        if healed := self.stack.healed():
+            troubles[""] = "; ".join(
+                [*filter(None, [troubles.get("")]), *(f"the reaper cleared {each}" for each in healed)]
+            )
         return troubles
 
     def _otherwise(self, told: Told) -> str:
@@ -150,6 +155,11 @@ class Series:
         seconds = min(later, default=time.monotonic()) - harmed
         mine = {name: said for name, said in troubles.items() if name in whose}
         return Row(self.name, held.boundary, self.victim.name, seconds, "; ".join((mine or troubles).values()))
+
+
+def _words(error: AssertionError) -> str:
+    """Never none: one without words is told by its place."""
+    return str(error) or "".join(traceback.format_tb(error.__traceback__, limit=-1)).strip()
 
 
 def _ends(told: Told) -> Told:

@@ -67,6 +67,8 @@ class SimulatedLives:
         self.sizes: list[Size] = []
         self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
         self.away: Unavailable | None = None
+        # An agent that its workflow takes for living.
+        self.behind: str | None = None
         self.too_late = False
         self.unattended = False
         self.gate = asyncio.Event()
@@ -85,6 +87,8 @@ class SimulatedLives:
 
     async def start(self, request: StartRequest) -> StartAnswer:
         self._count("start")
+        if self.behind is not None:
+            return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=self.behind)
         workflow_id = agent_workflow_id(request.user_id, request.project_id)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)

@@ -139,6 +139,20 @@ async def test_answer_decided_by_an_api_that_died_is_found_under_its_key_after_t
     assert api.lives.orders["start"] == before
 
 
+async def test_workflow_that_has_not_learnt_of_an_end_gives_pending_and_the_same_key_later_the_next_life(
+    api: Api,
+) -> None:
+    first = (await api.start()).json()["agent"]["agentId"]
+    await api.lives.end(first)
+    api.lives.behind = first
+    pending = await api.start(key="k")
+    assert (pending.status_code, pending.json()) == (202, {"status": "pending"})
+    api.lives.behind = None
+    later = await api.start(key="k")
+    assert later.status_code == 201
+    assert later.json()["agent"]["agentId"] != first
+
+
 async def test_silent_worker_gives_pending_and_the_same_key_later_the_answer(api: Api) -> None:
     api.lives.away = Unavailable("nobody there", code="worker_silent")
     pending = await api.start(key="k")

@@ -279,7 +279,7 @@ async def test_agent_whose_runtime_does_not_answer_is_given_up_and_removed_when_
             assert "an operator gave up on its runtime" in await office.last_words(agent_id)
     finally:
         os.kill(host, signal.SIGCONT)
-    successor = await ann.start(projects[2], key="again")
+    successor = await ann.start(projects[2], key="again", template="default")
     await ann.until(successor, "running")
     await ann.stop(successor)
     await ann.until(successor, "terminated")

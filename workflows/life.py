@@ -49,7 +49,7 @@ class Move(BaseModel):
     deadline_at: datetime
 
 
-_LATER = ("given_up", "usage")
+_LATER = ("given_up", "usage", "counted")
 
 
 class Course(BaseModel):
@@ -77,6 +77,8 @@ class Course(BaseModel):
     given_up: bool = False
     # Of the attempts that are gone.
     usage: Usage = Usage()
+    # The latest of them whose CPU time is in it: one may be removed again, and the same is told of it then.
+    counted: int = 0
     inbox: Inbox = Inbox()
 
     def tell_to_stop(self, order: StopOrder) -> None:

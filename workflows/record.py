@@ -70,7 +70,10 @@ class Record:
         """Give the agent its time to save, then have all of it removed; an order by force cuts that time short."""
         course = self.course
         used = await self.removal.carry_out(course.life, reason, within_seconds, course.inbox.forced)
-        course.usage = _with(course.usage, used)
+        if course.counted != course.life.attempt:
+            course.usage = _with(course.usage, used)
+            # What nobody could tell yet, a later removal may.
+            course.counted = course.life.attempt if used.cpu_seconds is not None else course.counted
 
     async def withdraw(self, order: StopOrder) -> None:
         """End a life that waits."""

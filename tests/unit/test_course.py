@@ -26,5 +26,6 @@ def test_life_of_which_there_is_no_news_can_be_read_by_the_release_before() -> N
 
 def test_what_is_said_of_a_life_is_still_known_in_its_next_run() -> None:
     before = course()
-    before.given_up, before.usage, before.inbox.granted = True, Usage(cpu_seconds=2.5), True
+    before.given_up, before.usage, before.counted = True, Usage(cpu_seconds=2.5), 1
+    before.inbox.granted = True
     assert Course.model_validate_json(before.model_dump_json()) == before

@@ -16,6 +16,7 @@ from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Observation, Phase, Usage
+from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
 
 
@@ -228,3 +229,17 @@ async def test_what_every_attempt_used_is_told_at_the_end(stage: Stage, monkeypa
     await stage.until(agent_id, AgentState.TERMINATED)
     told = (await stage.events(agent_id))[-1].detail["usage"]
     assert (told["cpuSeconds"], told["peakMemoryBytes"]) == (42, 900)
+
+
+async def test_attempt_that_is_removed_for_a_restart_and_again_for_a_stop_is_counted_once(stage: Stage) -> None:
+    agent_id = await stage.started()
+    # A runtime that measures nothing: what an attempt used is its own last word, however often it is asked for.
+    health = """UPDATE channels SET health = '{"cpuSeconds": 40.0, "peakMemoryBytes": 900}' WHERE agent_id = :a"""
+    await stage.sql(health, a=agent_id)
+    stubborn = Stubborn(stage.runtime)
+    await stage.lives.restart(await stage.agent(agent_id))
+    await asyncio.wait_for(stubborn.asked.wait(), 10)
+    await stage.stop(agent_id, force=True)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    told = (await stage.events(agent_id))[-1].detail["usage"]
+    assert (told["cpuSeconds"], told["peakMemoryBytes"]) == (40.0, 900)

@@ -21,6 +21,7 @@ from activities.ports import ORPHANS, Meter, Signals, Unmetered
 from activities.profiles import Profiles
 from activities.runs import OwnerlessRuns
 from activities.scheduling import SchedulingActivities
+from activities.told import Told
 from core.db.engine import Db
 from core.db.repositories import ordering, queue, retention, scheduled, upkeep
 from core.db.repositories.upkeep import LivingRow
@@ -36,8 +37,6 @@ log = structlog.get_logger()
 _SETTLE = timedelta(seconds=10)
 _REMOVE_SECONDS = 20.0
 _PRUNE_EVERY = 3600.0
-# A run takes ten thousand signals, and one that cannot act upon a stop yet (its runtime does not answer) keeps it.
-_TELL_AGAIN_SECONDS = 600.0
 # Deleting is done in short transactions: an agent's artefacts may be many MiB.
 _BATCH = 50
 _NOTICES = 1000
@@ -63,11 +62,11 @@ class ReapingActivities:
         self._meter = meter or Unmetered()
         self._scheduling = SchedulingActivities(db, settings, signals)
         self._leftovers = Leftovers(db, signals, runtimes, lives, _REMOVE_SECONDS)
-        self._runs = OwnerlessRuns(db, signals, _REMOVE_SECONDS)
+        # What they are to do about a word may take longer than it takes to look again.
+        self._told = Told()
+        self._runs = OwnerlessRuns(db, signals, self._told, _REMOVE_SECONDS)
         self._profiles = Profiles(db, runtimes)
         self._pruned_at: float | None = None
-        # Who took which stop, and when: what they are to do about it may take long.
-        self._told: dict[tuple[str, int, EndReason], float] = {}
 
     @activity.defn(name="reap")
     async def reap(self, ask: Nothing) -> Reaped:
@@ -160,6 +159,8 @@ class ReapingActivities:
             silent = await upkeep.silent_channels(session, self._settings.timings, own)
         told = 0
         for row in silent:
+            if self._told.lately(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST):
+                continue
             report = FailureReport(
                 agent_id=row.agent_id,
                 attempt=row.attempt,
@@ -168,6 +169,8 @@ class ReapingActivities:
             )
             taken = await heard(self._signals.failed(row.workflow_id, report), "failed", agent_id=row.agent_id)
             told += taken is not None
+            if taken:
+                self._told.note(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST)
         return told
 
     async def _stop_expired_subscriptions(self) -> int:
@@ -182,15 +185,13 @@ class ReapingActivities:
         return await self._stop(strangers, EndReason.USER_LEFT)
 
     async def _stop(self, rows: list[LivingRow], reason: EndReason) -> int:
-        told, now = 0, asyncio.get_running_loop().time()
-        self._told = {whom: at for whom, at in self._told.items() if now - at < _TELL_AGAIN_SECONDS}
+        told = 0
         for row in rows:
-            whom = (row.agent_id, row.attempt, reason)
-            if whom in self._told:
+            if self._told.lately(row.agent_id, row.attempt, reason):
                 continue
             order = StopOrder(agent_id=row.agent_id, reason=reason)
             taken = await heard(self._signals.order_stop(row.workflow_id, order), "stop", agent_id=row.agent_id)
             told += taken is not None
             if taken:
-                self._told[whom] = now
+                self._told.note(row.agent_id, row.attempt, reason)
         return told

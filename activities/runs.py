@@ -12,6 +12,7 @@ import structlog
 
 from activities.ports import Owner, Signals
 from activities.sweeps import Swept, sweep
+from activities.told import Told
 from core.db.engine import Db
 from core.db.repositories import agents, scheduled
 from core.db.repositories.agents import AgentView
@@ -32,6 +33,7 @@ class TellToStop(Value):
     """The row is over, so it finds out with its next step, and clears up by itself."""
 
     agent_id: str
+    attempt: int
 
 
 class EndForGood(Value):
@@ -52,7 +54,7 @@ def judge(
         return EndForGood(agent_id=owner.agent_id, run_id=owner.run_id) if owner.started_at < settled else LetBe()
     if row.workflow_id != workflow_id or row.ended_at is None or row.ended_at >= settled or owner.deciding:
         return LetBe()
-    return TellToStop(agent_id=owner.agent_id)
+    return TellToStop(agent_id=owner.agent_id, attempt=row.attempt)
 
 
 class OwnerlessRuns:
@@ -61,9 +63,10 @@ class OwnerlessRuns:
     Each kind is worked on for so many seconds at most.
     """
 
-    def __init__(self, db: Db, signals: Signals, seconds: float) -> None:
+    def __init__(self, db: Db, signals: Signals, told: Told, seconds: float) -> None:
         self._db = db
         self._signals = signals
+        self._told = told
         self._seconds = seconds
 
     async def end_lives(self, owners: Mapping[str, str | None], living: Collection[str], settle: timedelta) -> Swept:
@@ -80,10 +83,15 @@ class OwnerlessRuns:
         match judge(owner, row, workflow_id, datetime.now(UTC) - settle):
             case LetBe():
                 return None
-            case TellToStop(agent_id=agent_id):
+            case TellToStop(agent_id=agent_id, attempt=attempt):
+                if self._told.lately(agent_id, attempt, EndReason.WORKFLOW_GONE):
+                    return False
                 log.warning("reaper.workflow", workflow_id=workflow_id, agent_id=agent_id, row="over")
                 order = StopOrder(agent_id=agent_id, reason=EndReason.WORKFLOW_GONE, grace_seconds=0)
-                return await self._signals.order_stop(workflow_id, order) or None
+                if not await self._signals.order_stop(workflow_id, order):
+                    return None
+                self._told.note(agent_id, attempt, EndReason.WORKFLOW_GONE)
+                return True
             case EndForGood(agent_id=agent_id, run_id=run_id):
                 log.warning("reaper.workflow", workflow_id=workflow_id, agent_id=agent_id, run_id=run_id, row="missing")
                 why = f"the reaper: the database knows no agent {agent_id}"

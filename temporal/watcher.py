@@ -1,7 +1,7 @@
 """Turns what a runtime sees into signals: usable, ended, vanished. One watch for all agents of a runtime."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from temporalio.service import RPCError
 
 from activities.ports import Meter, Unmetered, note_runtime_error
+from activities.told import Told
 from core.db.engine import Db
 from core.db.repositories import agents, upkeep
 from core.domain.lifecycle import AgentState
@@ -38,6 +39,7 @@ class Watcher:
         self._runtime = runtime
         self._db = db
         self._lives = lives
+        self._told = Told()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -83,25 +85,35 @@ class Watcher:
         running = {(row.agent_id, row.attempt) for row in mine}
         for seen in present:
             if seen.phase is not Phase.READY or (seen.agent_id, seen.attempt) not in running:
-                await deliveries.put(seen.agent_id, partial(self._tell, seen))
+                word = seen.failure or seen.phase
+                tell = partial(self._once, seen.agent_id, seen.attempt, word, partial(self._tell, seen))
+                await deliveries.put(seen.agent_id, tell)
         there = {(seen.agent_id, seen.attempt) for seen in present}
         for row in mine:
             if (row.agent_id, row.attempt) not in there:
                 report = _gone(row.agent_id, row.attempt)
-                await deliveries.put(row.agent_id, partial(self._lives.failed, row.workflow_id, report))
+                failed = partial(self._lives.failed, row.workflow_id, report)
+                tell = partial(self._once, row.agent_id, row.attempt, report.kind, failed)
+                await deliveries.put(row.agent_id, tell)
 
-    async def _tell(self, seen: Observation) -> None:
+    async def _once(self, agent_id: str, attempt: int, word: str, tell: Callable[[], Awaitable[bool]]) -> None:
+        """Tell what still holds at every look, but not to a life that took it at one of the last."""
+        if not self._told.lately(agent_id, attempt, word) and await tell():
+            self._told.note(agent_id, attempt, word)
+
+    async def _tell(self, seen: Observation) -> bool:
+        """Whether the life took it; False also where there is nothing to tell."""
         if not seen.user_id or not seen.project_id:
-            return
+            return False
         workflow_id = agent_workflow_id(seen.user_id, seen.project_id)
         if seen.phase is Phase.READY:
-            await self._lives.ready(seen.agent_id, seen.attempt, workflow_id)
-        elif seen.phase is Phase.GONE:
+            return await self._lives.ready(seen.agent_id, seen.attempt, workflow_id)
+        if seen.phase is Phase.GONE:
             # Most go because they were removed on purpose, and their rows say so.
             async with self._db.transaction() as session:
                 agent = await agents.get(session, seen.agent_id)
             if agent and agent.attempt == seen.attempt and agent.state in (AgentState.STARTING, AgentState.RUNNING):
-                await self._lives.failed(workflow_id, _gone(seen.agent_id, seen.attempt))
+                return await self._lives.failed(workflow_id, _gone(seen.agent_id, seen.attempt))
         elif seen.phase is Phase.EXITED:
             report = FailureReport(
                 agent_id=seen.agent_id,
@@ -109,7 +121,8 @@ class Watcher:
                 kind=seen.failure or FailureKind.EXITED,
                 detail=seen.detail[:1000],
             )
-            await self._lives.failed(workflow_id, report)
+            return await self._lives.failed(workflow_id, report)
+        return False
 
 
 async def _next(changes: AsyncIterator[Observation]) -> Observation | None:

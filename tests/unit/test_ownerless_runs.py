@@ -50,7 +50,7 @@ def test_run_of_a_living_row_is_let_be(state: AgentState) -> None:
 
 @pytest.mark.parametrize("state", sorted(FINAL))
 def test_run_of_a_row_that_is_over_is_told_to_stop(state: AgentState) -> None:
-    assert judged(RUN, row(state, ended_at=OLD)) == TellToStop(agent_id="ag-1")
+    assert judged(RUN, row(state, ended_at=OLD)) == TellToStop(agent_id="ag-1", attempt=1)
 
 
 def test_run_without_a_row_is_ended_also_when_it_is_busy() -> None:

@@ -7,14 +7,11 @@ import pytest
 from pydantic import SecretStr
 
 from activities import reaping
-from activities.lives import LifeActivities
-from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
-from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_silence import api_up, heard, restarted
 
 
@@ -217,23 +214,6 @@ async def test_life_that_takes_no_signal_keeps_the_look_from_nothing_else(
     assert (await stage.until(expired, AgentState.TERMINATED)).reason == "subscription_expired"
     await until(lambda: restarted(stage, silent), "the silent one to be restarted")
     assert (await stage.agent(stuck)).state is AgentState.RUNNING
-
-
-async def test_agent_that_cannot_stop_yet_is_not_told_so_by_every_look(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agent_id, deaf = await stage.started(), Deaf(stage)
-    await stage.fail(agent_id)
-    await stage.until(agent_id, AgentState.RESTARTING)
-    await deaf.was_asked()
-    await stage.sql("UPDATE users SET subscription_active_until = now() - interval '1 day'")
-    lives = LifeActivities(stage.db, stage.settings, stage.lives)
-    reaper = ReapingActivities(stage.db, stage.settings, stage.lives, {"memory": stage.runtime}, lives)
-    assert [(await reaper.look()).subscriptions for _ in range(3)] == [1, 0, 0]
-    monkeypatch.setattr(reaping, "_TELL_AGAIN_SECONDS", 0.0)
-    assert (await reaper.look()).subscriptions == 1, "in the end it is: its run may have been reset"
-    deaf.hears()
-    assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "subscription_expired"
 
 
 async def test_agents_of_a_former_member_are_stopped_although_nobody_could_be_told_at_once(stage: Stage) -> None:

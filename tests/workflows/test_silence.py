@@ -5,11 +5,16 @@ from typing import Self
 
 import pytest
 
-from activities import reaping
+from activities import reaping, told
+from activities.lives import LifeActivities
+from activities.reaping import ReapingActivities
 from core.domain.lifecycle import AgentState
+from core.domain.recovery import FailureKind
 from core.domain.templates import Pool, Template
 from core.domain.timings import Timings
+from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_giving_up import Deaf
 
 
 async def heard(stage: Stage, seconds_ago: float) -> None:
@@ -24,6 +29,12 @@ async def api_up(stage: Stage, up_seconds: float, seen_seconds_ago: float = 0) -
         up=up_seconds,
         seen=seen_seconds_ago,
     )
+
+
+def reaper(stage: Stage) -> ReapingActivities:
+    """One that goes on from look to look."""
+    lives = LifeActivities(stage.db, stage.settings, stage.lives)
+    return ReapingActivities(stage.db, stage.settings, stage.lives, {"memory": stage.runtime}, lives)
 
 
 async def restarted(stage: Stage, agent_id: str) -> bool:
@@ -99,3 +110,38 @@ async def test_agent_that_was_never_heard_is_not_called_silent(stage: Stage) -> 
     await stage.started()
     await api_up(stage, up_seconds=4000)
     assert (await stage.reap()).channels_lost == 0
+
+
+async def test_silent_agent_whose_end_takes_long_is_reported_once_and_its_next_attempt_anew(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await stage.started()
+    await api_up(stage, up_seconds=1000)
+    looks = reaper(stage)
+    await heard(stage, 130)
+    assert (await looks.look()).channels_lost == 1
+    await stage.until_runs(agent_id, 2)
+    # Nothing of it can be removed, so its row says that it runs.
+    deaf = Deaf(stage)
+    await stage.fail(agent_id, FailureKind.CANNOT_START)
+    await deaf.was_asked()
+    await heard(stage, 130)
+    assert [(await looks.look()).channels_lost for _ in range(3)] == [1, 0, 0]
+    monkeypatch.setattr(told, "TELL_AGAIN_SECONDS", 0.0)
+    assert (await looks.look()).channels_lost == 1
+    deaf.hears()
+    await stage.until(agent_id, AgentState.FAILED)
+
+
+async def test_agent_whose_workflow_did_not_take_the_word_of_its_silence_is_reported_by_the_next_look(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await stage.started()
+    await api_up(stage, up_seconds=1000)
+    await heard(stage, 130)
+    looks = reaper(stage)
+    with monkeypatch.context() as full:
+        refuse_signals(full, stage, "ann", "failed")
+        assert (await looks.look()).channels_lost == 0
+    assert (await looks.look()).channels_lost == 1
+    await until(lambda: restarted(stage, agent_id), "it to be restarted")

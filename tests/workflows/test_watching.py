@@ -13,7 +13,8 @@ from core.db.engine import Db
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport
 from core.domain.recovery import FailureKind
-from core.runtime.base import Observation
+from core.runtime.base import Observation, Phase
+from temporal import watcher
 from temporal.lives import Lives
 from temporal.watcher import Watcher
 from tests.fixtures.stage import Stage, until
@@ -29,6 +30,7 @@ class Told:
     def __init__(self) -> None:
         self.ready_ones: set[str] = set()
         self.failures: list[tuple[str, FailureKind]] = []
+        self.takes = True
 
     async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
         self.ready_ones.add(agent_id)
@@ -36,19 +38,31 @@ class Told:
 
     async def failed(self, workflow_id: str, report: FailureReport) -> bool:
         self.failures.append((report.agent_id, report.kind))
-        return True
+        return self.takes
 
 
 @asynccontextmanager
 async def watched(stage: Stage) -> AsyncIterator[Told]:
     """By a watcher of the test's own, from its first look."""
     told = Told()
-    watcher = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, cast(Lives, told)).run())
+    task = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, cast(Lives, told)).run())
     try:
         yield told
     finally:
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def looks_all_the_time(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that ends at once has everything looked at anew."""
+
+    async def nothing() -> AsyncIterator[Observation]:
+        none: list[Observation] = []
+        for seen in none:
+            yield seen
+
+    monkeypatch.setattr(stage.runtime, "watch", nothing)
+    monkeypatch.setattr(watcher, "_PAUSE", 0.01)
 
 
 async def test_agent_that_came_up_during_a_look_is_not_taken_for_gone(
@@ -116,6 +130,47 @@ async def test_agent_that_vanished_while_nobody_watched_is_told_by_the_next_look
     assert agent.reason == FailureKind.RUNTIME_GONE
 
 
+async def test_what_still_holds_at_every_look_is_told_to_a_life_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanished, exited = await stage.started("ann"), await stage.started("bob")
+    await stage.worker_down()
+    await stage.runtime.delete(vanished, 1)
+    looks, real_list = 0, stage.runtime.list
+
+    async def list_once_more() -> list[Observation]:
+        nonlocal looks
+        looks += 1
+        seen = await real_list()
+        return [each.model_copy(update={"phase": Phase.EXITED, "failure": FailureKind.CRASH}) for each in seen]
+
+    monkeypatch.setattr(stage.runtime, "list", list_once_more)
+    looks_all_the_time(stage, monkeypatch)
+    async with watched(stage) as told:
+
+        async def looked_again() -> bool:
+            return looks > 3
+
+        await until(looked_again, "the watcher to look again")
+    assert sorted(told.failures) == sorted([(vanished, FailureKind.RUNTIME_GONE), (exited, FailureKind.CRASH)])
+
+
+async def test_life_that_did_not_take_what_it_was_told_is_told_by_the_next_look(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await stage.started()
+    await stage.worker_down()
+    await stage.runtime.delete(agent_id, 1)
+    looks_all_the_time(stage, monkeypatch)
+    async with watched(stage) as told:
+        told.takes = False
+
+        async def told_again() -> bool:
+            return len(told.failures) > 1
+
+        await until(told_again, "the failure to be told again")
+
+
 async def test_watcher_outlives_the_database(stage: Stage, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Db.open(f"{database_url}-is-away", application="test", pool_size=1) as away:
         asked, transaction = 0, away.transaction
@@ -126,15 +181,15 @@ async def test_watcher_outlives_the_database(stage: Stage, database_url: str, mo
             return transaction()
 
         monkeypatch.setattr(away, "transaction", counted)
-        watcher = asyncio.create_task(Watcher("memory", stage.runtime, away, stage.lives).run())
+        task = asyncio.create_task(Watcher("memory", stage.runtime, away, stage.lives).run())
 
         async def asked_again() -> bool:
-            assert not watcher.done(), watcher
+            assert not task.done(), task
             return asked > 1
 
         await until(asked_again, "the watcher to try again")
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_watcher_outlives_a_workflow_that_takes_no_signal_and_tells_everybody_else(
@@ -155,7 +210,7 @@ async def test_watcher_outlives_a_workflow_that_takes_no_signal_and_tells_everyb
     monkeypatch.setattr(stage.lives, "failed", failed)
     for agent_id in (full, other):
         await stage.runtime.delete(agent_id, 1)
-    watcher = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, stage.lives).run())
+    task = asyncio.create_task(Watcher("memory", stage.runtime, stage.db, stage.lives).run())
 
     async def refused_it() -> bool:
         return refused > 0
@@ -163,6 +218,6 @@ async def test_watcher_outlives_a_workflow_that_takes_no_signal_and_tells_everyb
     await until(refused_it, "the watcher to tell of the one that takes nothing")
     await stage.worker_up()
     await stage.until(other, AgentState.RESTARTING)
-    assert not watcher.done(), watcher
-    watcher.cancel()
-    await asyncio.gather(watcher, return_exceptions=True)
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

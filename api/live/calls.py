@@ -16,7 +16,7 @@ from api.live.ports import DATABASE_AWAY, Reacher, now
 from api.live.posts import post
 from core.db.engine import Db
 from core.db.notify import Listener, Subscription, Wake, result_key
-from core.db.repositories import agents, commands
+from core.db.repositories import agents, commands, projects
 from core.db.repositories.agents import AgentView
 from core.db.repositories.commands import Asked, CommandState, CommandView
 from core.domain.lifecycle import AgentState
@@ -83,6 +83,8 @@ class Calls:
                 raise NotFound("you have no such agent")
             view, at = agents.view(row), now()
             if await commands.get(session, call.agent_id, call.command_id) is None:
+                # One who was put out of the project may be told of an earlier command, but drives no more.
+                await projects.require_member(session, view.project_id, call.user_id)
                 if view.state is not AgentState.RUNNING:
                     raise not_ready(view)
                 await agents.touch(session, call.agent_id, at)

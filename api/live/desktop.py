@@ -6,6 +6,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit, urlunsplit
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -16,7 +17,7 @@ from api.live.together import together
 from api.live.whole import whole
 from core.db.engine import Db
 from core.db.notify import Listener, Wake
-from core.db.repositories import agents, tickets
+from core.db.repositories import agents, projects, tickets
 from core.db.repositories.agents import AgentView
 from core.db.repositories.tickets import TicketGrant, TicketKind
 from core.domain.lifecycle import AgentState
@@ -47,11 +48,11 @@ class Desktops:
         """Use a ticket up, and check again all that it stood for. Raises `Closing`."""
         async with self._db.transaction() as session:
             grant = await tickets.consume(session, ticket, TicketKind.DESKTOP, now())
-            view = None if grant is None or grant.agent_id is None else await agents.get(session, grant.agent_id)
-        if grant is None or view is None:
+            view = None if grant is None else await _in_view(session, grant)
+        if grant is None:
             raise Closing(Close.REFUSED, "the ticket is unknown, used or expired")
-        if not _may_look(view, grant):
-            raise Closing(Close.REFUSED, "the ticket is of an agent that is over")
+        if view is None:
+            raise Closing(Close.REFUSED, "the ticket is of an agent that is over, or of a project of others")
         return grant, view
 
     async def carry(self, viewer: WebSocket, grant: TicketGrant, view: AgentView) -> None:
@@ -99,9 +100,9 @@ class Desktops:
         except DATABASE_AWAY as error:
             log.warning("desktop.not_touched", error=type(error).__name__)
 
-    async def _present(self, agent_id: str) -> AgentView | None:
+    async def _may_look(self, grant: TicketGrant) -> bool:
         async with self._db.transaction() as session:
-            return await agents.get(session, agent_id)
+            return await _in_view(session, grant) is not None
 
     async def _watch(self, grant: TicketGrant) -> None:
         """Raise when the viewer may look no longer."""
@@ -109,11 +110,11 @@ class Desktops:
         with self._listener.subscribe((Wake.CHANNEL, agent_id), (Wake.EVENTS, grant.user_id)) as news:
             while True:
                 try:
-                    view = await whole(self._present(agent_id))
+                    may_look = await whole(self._may_look(grant))
                 except DATABASE_AWAY as error:
                     log.warning("desktop.not_checked", error=type(error).__name__)
                 else:
-                    if view is None or not _may_look(view, grant):
+                    if not may_look:
                         raise Closing(Close.ENDED, "the agent has ended")
                 await news.wait(_LOOK_SECONDS)
 
@@ -130,8 +131,17 @@ async def _down(viewer: WebSocket, screen: ClientConnection) -> None:
     raise Closing(Close.ENDED, "the agent closed its screen")
 
 
-def _may_look(view: AgentView, grant: TicketGrant) -> bool:
-    return view.user_id == grant.user_id and view.attempt == grant.attempt and view.state in VIEWABLE
+async def _in_view(session: AsyncSession, grant: TicketGrant) -> AgentView | None:
+    """The agent that a ticket is of; None when its viewer may look at it no longer.
+
+    Who was put out of its project may while it drains, as its user.
+    """
+    view = await agents.get(session, grant.agent_id or "")
+    if view is None or (view.user_id, view.attempt) != (grant.user_id, grant.attempt) or view.state not in VIEWABLE:
+        return None
+    if view.state is AgentState.DRAINING or await projects.is_member(session, view.project_id, grant.user_id):
+        return view
+    return None
 
 
 def _screen_url(desktop_url: str, mode: str) -> str:

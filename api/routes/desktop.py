@@ -19,8 +19,10 @@ from api.live.origins import check_origin
 from api.live.ports import DATABASE_AWAY, now
 from api.problems import answer, responses
 from api.schemas.desktop import DesktopAnswer, DesktopBody
-from core.db.repositories import agents, tickets
+from api.services.access import own_agent
+from core.db.repositories import projects, tickets
 from core.db.repositories.tickets import TicketGrant, TicketKind
+from core.domain.lifecycle import AgentState
 from core.errors import BerthError, Busy, Conflict, NotFound
 from core.ids import check_id
 
@@ -61,9 +63,10 @@ async def ask(
     check_id(agent_id, "agentId")
     at = now()
     async with deps.acting(who) as (session, user):
-        view = await agents.get(session, agent_id)
-        if view is None or view.user_id != user.user_id:
-            raise NotFound("you have no such agent")
+        view = await own_agent(session, who, agent_id)
+        if view.state is not AgentState.DRAINING:
+            # While it drains, its user may still save by hand, also one who has left the project.
+            await projects.require_member(session, view.project_id, user.user_id)
         if view.state not in VIEWABLE:
             raise not_ready(view)
         grant = TicketGrant(

@@ -4,8 +4,8 @@ import math
 
 from api.auth import Identity
 from api.deps import Deps
-from api.services.access import own_agent
-from core.db.repositories import agents, idempotency, projects, queue
+from api.services.access import members_agent, own_agent
+from core.db.repositories import agents, idempotency, queue
 from core.db.repositories.agents import AgentView
 from core.db.repositories.idempotency import KeyedBy
 from core.domain.lifecycle import AgentState, EndReason
@@ -61,7 +61,7 @@ async def restart(deps: Deps, who: Identity, agent_id: str, key: str | None = No
 async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
     """Note that the user is there, which puts off the idle stop. Raises `Conflict` when its life is over."""
     async with deps.acting(who) as (session, _):
-        view = await own_agent(session, who, agent_id)
+        view = await members_agent(session, who, agent_id)
         if view.over:
             raise wrong_state(view, "its life is over")
         now = deps.clock()
@@ -101,11 +101,8 @@ async def _untaken(deps: Deps, who: Identity, agent_id: str, key: str | None) ->
 
 
 async def _members(deps: Deps, who: Identity, agent_id: str) -> AgentView:
-    """The caller's own agent, in a project that is the caller's still: one who was put out may only stop it."""
     async with deps.acting(who) as (session, _):
-        view = await own_agent(session, who, agent_id)
-        await projects.require_member(session, view.project_id, who.user_id)
-        return view
+        return await members_agent(session, who, agent_id)
 
 
 async def _own(deps: Deps, who: Identity, agent_id: str) -> AgentView:

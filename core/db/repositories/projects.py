@@ -13,8 +13,12 @@ from core.errors import InvalidRequest, NotFound
 
 async def require_member(session: AsyncSession, project_id: str, user_id: str) -> None:
     """Raises `NotFound` alike for a project that is not there and for one that is not the user's."""
-    if await session.get(Membership, (project_id, user_id)) is None:
+    if not await is_member(session, project_id, user_id):
         raise NotFound("you have no such project", action="ask_for_membership")
+
+
+async def is_member(session: AsyncSession, project_id: str, user_id: str) -> bool:
+    return await session.get(Membership, (project_id, user_id)) is not None
 
 
 async def has_trace(session: AsyncSession, project_id: str, user_id: str) -> bool:

@@ -1,7 +1,7 @@
 """What is done where the agents are: make one, and take one down after it saved its work."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -25,7 +25,9 @@ from core.settings import Settings
 from core.tokens import hash_token, new_token
 
 log = structlog.get_logger()
-_LOOK_EVERY = 0.1
+# Most agents that leave do it within a second or two; each look at a slower one may be a call of a cluster.
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 1.0
 # What an agent needs at most that is told by the runtime's signal alone.
 _SIGNAL_SECONDS = 10.0
 _LEAST_SIGNAL_SECONDS = 0.5
@@ -166,13 +168,21 @@ class RuntimeActivities:
         return max((deadline - datetime.now(UTC)).total_seconds(), _LEAST_SIGNAL_SECONDS)
 
     async def _gone_by(self, life: Life, deadline: datetime) -> bool:
-        runtime = self._runtime(life)
-        while datetime.now(UTC) < deadline:
+        runtime, pauses = self._runtime(life), between_looks()
+        while (left := (deadline - datetime.now(UTC)).total_seconds()) > 0:
             seen = await runtime.observe(life.agent_id, life.attempt)
             if seen.phase in (Phase.EXITED, Phase.GONE):
                 return True
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(min(next(pauses), left))
         return False
+
+
+def between_looks() -> Iterator[float]:
+    """Seconds between two looks at an agent that is to leave: short at first, never long."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause + _FIRST_PAUSE, _LONGEST_PAUSE)
 
 
 def _sized(template: Template, size: Size | None) -> Template:

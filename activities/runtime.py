@@ -48,15 +48,15 @@ class RuntimeActivities:
     async def create_agent(self, life: Life) -> Nothing:
         """Make the attempt. Its token exists here and in the agent only; the row keeps a hash.
 
-        The hash is stored before the agent can come online. When the attempt is there already, made by a try whose
-        answer was lost, the hash of the token in force takes its place.
+        The hash is stored before the agent can come online, but not over one that an earlier try stored: what that
+        made may be online. Once the runtime has said whose token is in force, the hash of that one is stored.
         """
         return await beating(self._create(life))
 
     async def _create(self, life: Life) -> Nothing:
         token = new_token("agt")
         mine = hash_token(token.get_secret_value())
-        accepted = await self._accept(life, mine)
+        accepted = await self._accept(life, mine, in_force=False)
         spec = AgentSpec(
             agent_id=life.agent_id,
             attempt=life.attempt,
@@ -74,8 +74,8 @@ class RuntimeActivities:
             created = await self._runtime(life).create(spec)
         except RuntimeFault as error:
             raise self._failure(error) from error
-        if created.token_hash != mine:
-            await self._accept(life, created.token_hash)
+        if created.token_hash != accepted.token_hash:
+            await self._accept(life, created.token_hash, in_force=True)
         return Nothing()
 
     @activity.defn(name="shut_down_agent")
@@ -137,10 +137,10 @@ class RuntimeActivities:
                 f"this worker has no runtime {life.runtime}", type="runtime_retryable", category=_EXPECTED
             ) from None
 
-    async def _accept(self, life: Life, token_hash: str) -> LetIn:
+    async def _accept(self, life: Life, token_hash: str, *, in_force: bool) -> LetIn:
         """Let the token of this attempt in, unless the life has moved on."""
         async with self._db.transaction() as session:
-            accepted = await channels.let_in(session, life.agent_id, life.attempt, token_hash)
+            accepted = await channels.let_in(session, life.agent_id, life.attempt, token_hash, in_force=in_force)
         if accepted is None:
             raise ApplicationError("the life has moved on", type=LIFE_MOVED_ON, non_retryable=True)
         return accepted

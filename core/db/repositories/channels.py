@@ -106,26 +106,37 @@ async def speaker(session: AsyncSession, token_hash: str) -> AgentView | None:
 
 
 class LetIn(BaseModel):
-    """What the row has to say of an attempt that is made: the size it is to have, and the machine it may not be on."""
+    """What the row has to say of an attempt that is made: the size it is to have, and the machine it may not be on.
+
+    `token_hash` is of the token that is let in.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    token_hash: str
     size: Size | None
     away_from: str | None
 
 
-async def let_in(session: AsyncSession, agent_id: str, attempt: int, token_hash: str) -> LetIn | None:
-    """Let the token of an attempt that starts in, in the place of one before it; None when the life has moved on."""
+async def let_in(
+    session: AsyncSession, agent_id: str, attempt: int, token_hash: str, *, in_force: bool
+) -> LetIn | None:
+    """Let the token of an attempt that starts in; None when the life has moved on.
+
+    One that is in force takes the place of any other. One that may come to be does not: what an earlier try made may
+    live by the one that is there.
+    """
+    let = token_hash if in_force else func.coalesce(Agent.token_hash, token_hash)
     accepted = await session.execute(
         update(Agent)
         .where(Agent.agent_id == agent_id, Agent.attempt == attempt, Agent.state == AgentState.STARTING.value)
-        .values(token_hash=token_hash)
-        .returning(Agent.cpu_limit, Agent.memory_limit_mib, Agent.away_from)
+        .values(token_hash=let)
+        .returning(Agent.token_hash, Agent.cpu_limit, Agent.memory_limit_mib, Agent.away_from)
     )
     row = accepted.one_or_none()
     if row is None:
         return None
     await session.execute(insert(Channel).values(agent_id=agent_id, attempt=attempt).on_conflict_do_nothing())
-    return LetIn(size=size_of(row.cpu_limit, row.memory_limit_mib), away_from=row.away_from)
+    return LetIn(token_hash=row.token_hash, size=size_of(row.cpu_limit, row.memory_limit_mib), away_from=row.away_from)
 
 
 async def was_open(session: AsyncSession, agent_id: str, attempt: int) -> bool:

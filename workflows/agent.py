@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
         AGENT_ID,
         AGENT_STATE,
         END_IS_AWAITED,
+        FAILURE_STANDS,
         LOCAL,
         REFUSAL_IS_OF_ITS_TEMPLATE,
         RESET_IS_NOTICED,
@@ -287,7 +288,10 @@ class AgentWorkflow:
         course, order = self._passage.course if self._passage else None, order or RestartOrder()
         if course is None or course.state not in (AgentState.STARTING, AgentState.RUNNING):
             return
-        if order.agent_id in (None, course.life.agent_id):
+        if order.agent_id not in (None, course.life.agent_id):
+            return
+        # A failure that was not acted upon yet leads to a restart of its own, unless it is for good.
+        if course.inbox.failure is None or not workflow.patched(FAILURE_STANDS):
             course.inbox.failure = failure_of(course.life, FailureKind.USER_RESTART, "asked for by the user")
 
     @workflow.signal

@@ -64,3 +64,15 @@ async def test_kept_while_its_warning_was_written(set_stage: SetStage, monkeypat
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "kept_while_its_warning_was_written")
+
+
+async def test_restarted_after_a_crash_that_was_not_acted_upon_yet(stage: Stage) -> None:
+    agent_id = await stage.started()
+    await stage.worker_down()
+    await stage.fail(agent_id)
+    await stage.lives.restart(await stage.agent(agent_id))
+    await stage.worker_up()
+    await stage.until_runs(agent_id, 2)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "restarted_after_a_crash_that_was_not_acted_upon_yet")

@@ -106,6 +106,24 @@ async def test_restart_that_its_user_asked_for_counts_as_none(stage: Stage) -> N
         assert (await stage.until_runs(agent_id, attempt)).restart_count == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "becomes"), [(FailureKind.CRASH, AgentState.RUNNING), (FailureKind.IMAGE_PULL, AgentState.FAILED)]
+)
+async def test_restart_that_is_asked_for_hides_no_failure_that_came_before_it(
+    stage: Stage, kind: FailureKind, becomes: AgentState
+) -> None:
+    agent_id = await stage.started()
+    await stage.worker_down()
+    await stage.fail(agent_id, kind)
+    await stage.lives.restart(await stage.agent(agent_id))
+    await stage.worker_up()
+    if becomes is AgentState.RUNNING:
+        assert (await stage.until_runs(agent_id, 2)).restart_count == 1
+        assert await restarts(stage, agent_id) == [(kind, 0.1)]
+    else:
+        assert (await stage.until(agent_id, AgentState.FAILED)).reason == kind
+
+
 async def test_machine_that_goes_down_again_and_again_fails_no_healthy_agent(stage: Stage) -> None:
     agent_id = await stage.started()
     for attempt in (2, 3, 4, 5, 6):

@@ -197,11 +197,18 @@ class LifeActivities:
 
     @activity.defn(name="mark_kept")
     async def mark_kept(self, life: Life) -> Moved:
+        """Write that a draining agent runs on, unless another has its place in the project."""
         now = _now()
-        kept = fact(EventKind.KEPT, AgentState.RUNNING)
-        return await self._move(
-            life, AgentState.RUNNING, now, kept, reason=None, deadline_at=None, keepable=False, last_activity_at=now
-        )
+        async with self._db.transaction() as session:
+            place = await agents.current(session, life.user_id, life.project_id)
+            if place is not None and place.agent_id != life.agent_id:
+                # Perhaps one whom its workflow has forgotten: it is taken up when this life ends.
+                return _moved(await moves.unmoved(session, life.agent_id))
+            kept = fact(EventKind.KEPT, AgentState.RUNNING)
+            changes = {"reason": None, "deadline_at": None, "keepable": False, "last_activity_at": now}
+            moved = await moves.move(session, life.agent_id, life.attempt, AgentState.RUNNING, now, kept, **changes)
+        self._turns.took(life, moved, now)
+        return _moved(moved)
 
     @activity.defn(name="mark_resized")
     async def mark_resized(self, ask: contracts.Resized) -> Moved:

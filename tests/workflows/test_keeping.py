@@ -1,0 +1,38 @@
+"""Taking a warning back while another stands in line for the place."""
+
+from activities.lives import LifeActivities, life_of
+from core.domain.lifecycle import AgentState
+from tests.fixtures.stage import SetStage
+from tests.workflows.test_draining import LONG, draining, kept
+from tests.workflows.test_succession import forgotten
+
+
+async def test_life_whose_place_a_forgotten_one_has_is_not_kept_and_hears_on(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first = await draining(stage)
+    second = await forgotten(stage, first)
+    assert not await kept(stage, first)
+    assert (await stage.agent(first)).state is AgentState.DRAINING
+    await stage.stop(first)
+    await stage.until(first, AgentState.TERMINATED)
+    await stage.until(second, AgentState.RUNNING)
+    assert "kept" not in await stage.kinds(first)
+    await stage.stop(second)
+    await stage.nothing_left()
+
+
+async def test_no_row_is_kept_beside_another_of_its_project(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first = await draining(stage)
+    await forgotten(stage, first)
+    life = life_of(await stage.agent(first))
+    moved = await LifeActivities(stage.db, stage.settings, stage.lives).mark_kept(life)
+    assert (moved.applied, moved.state) == (False, AgentState.DRAINING)
+
+
+async def test_row_that_is_kept_already_says_so_again(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first = await draining(stage)
+    life, lives = life_of(await stage.agent(first)), LifeActivities(stage.db, stage.settings, stage.lives)
+    told = [await lives.mark_kept(life) for _ in range(2)]
+    assert [(each.applied, each.state) for each in told] == [(True, AgentState.RUNNING), (False, AgentState.RUNNING)]

@@ -43,6 +43,7 @@ class RuntimeActivities:
         self._meter = meter or Unmetered()
         self._settings = settings
         self._runtimes = runtimes
+        self._stranded: set[str] = set()
 
     @activity.defn(name="create_agent")
     async def create_agent(self, life: Life) -> Nothing:
@@ -133,6 +134,10 @@ class RuntimeActivities:
         try:
             return self._runtimes[life.runtime]
         except KeyError:
+            # It is tried again for as long as it takes, maybe for ever: one line for each agent is enough.
+            if life.agent_id not in self._stranded:
+                self._stranded.add(life.agent_id)
+                log.warning("runtime.missing", agent_id=life.agent_id, pool=life.pool, runtime=life.runtime)
             raise ApplicationError(
                 f"this worker has no runtime {life.runtime}", type="runtime_retryable", category=_EXPECTED
             ) from None

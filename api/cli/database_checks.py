@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.cli.stranded import MEND, stranded, told
 from api.cli.verdicts import Check, For, Verdict
 from core.db.migrate import is_current
 from core.db.repositories import census, notices, upkeep
@@ -49,6 +50,7 @@ async def examine(db: "Db", settings: "Settings") -> list[Check]:
     try:
         async with asyncio.timeout(_SECONDS), db.single() as session:
             measured, backlogs = await census.measured(session), await notices.backlogs(session)
+            left = await stranded(session, settings)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         found = f"its tables cannot be read ({type(error).__name__})"
         return [Check(_RUNNING, "database", Verdict.PROBLEM, found, "look at the database's log")]
@@ -56,8 +58,16 @@ async def examine(db: "Db", settings: "Settings") -> list[Check]:
     clusters = dict.fromkeys(pool.cluster for pool in settings.all_pools().values())
     return [
         *(_look(cluster, measured.get(cluster), now) for cluster in clusters),
+        _runtimes(left),
         *_outboxes(backlogs, settings.notice_channels()),
     ]
+
+
+def _runtimes(left: Mapping[str, int]) -> Check:
+    what = "runtimes of living agents"
+    if left:
+        return Check(_RUNNING, what, Verdict.PROBLEM, told(left), MEND)
+    return Check(_RUNNING, what, Verdict.OK, "a worker has each")
 
 
 def _look(cluster: str, seen: census.Measured | None, now: datetime) -> Check:
@@ -65,13 +75,13 @@ def _look(cluster: str, seen: census.Measured | None, now: datetime) -> Check:
     if seen is None:
         return Check(_RUNNING, what, Verdict.PROBLEM, "nobody has measured it yet", mend)
     age = now - seen.measured_at
-    told = f"{max(age.total_seconds(), 0):.0f} s old"
+    old = f"{max(age.total_seconds(), 0):.0f} s old"
     if age > STALE_AFTER:
-        return Check(_RUNNING, what, Verdict.PROBLEM, told, mend)
+        return Check(_RUNNING, what, Verdict.PROBLEM, old, mend)
     if seen.look is not None and seen.choked:
         over = ", ".join(str(each.measure) for each in seen.look.over)
-        return Check(_RUNNING, what, Verdict.NOTE, f"{told}; over its threshold: {over}", "nobody is let in until then")
-    return Check(_RUNNING, what, Verdict.OK, told)
+        return Check(_RUNNING, what, Verdict.NOTE, f"{old}; over its threshold: {over}", "nobody is let in until then")
+    return Check(_RUNNING, what, Verdict.OK, old)
 
 
 def _outboxes(backlogs: Mapping[Channel, notices.Backlog], sent: Set[Channel]) -> list[Check]:

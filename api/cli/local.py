@@ -43,13 +43,27 @@ class LocalStack:
 
 
 def addressed(settings: "Settings") -> "Settings":
-    """The same with the addresses of the local stack of this data folder, where the settings have none."""
+    """The same with the addresses of the local stack of this data folder, and the runtime that it was started with,
+    where the settings have no addresses.
+    """
     from pydantic import SecretStr
 
     stack = LocalStack(settings.data_dir)
     database, temporal = settings.database, settings.temporal
     if database.url is None and (url := stack.described("database")) is not None:
         database = database.model_copy(update={"url": SecretStr(url)})
+        settings = _run_by(settings, stack.described("runtime"))
     if temporal.address is None:
         temporal = temporal.model_copy(update={"address": stack.described("temporal")})
     return settings.model_copy(update={"database": database, "temporal": temporal})
+
+
+def _run_by(settings: "Settings", runtime: str | None) -> "Settings":
+    """The same with the default pool's runtime as it was typed at `berth up`, which goes before all settings."""
+    from core.domain.templates import Pool
+    from core.settings import DEFAULT_POOL
+
+    if runtime is None or settings.default_runtime == runtime:
+        return settings
+    default = settings.pools.get(DEFAULT_POOL, Pool()).model_copy(update={"runtime": runtime})
+    return settings.model_copy(update={"pools": {**settings.pools, DEFAULT_POOL: default}})

@@ -87,7 +87,7 @@ def _run_stack(settings: "Settings", environment: Mapping[str, str]) -> int:
     if sys.stderr.isatty():
         # It takes a while, the first time half a minute on a busy machine, and nothing else would be said.
         _announce(f"starting; its data is in {options.data_dir}")
-    return asyncio.run(run_stack(options, _announce))
+    return asyncio.run(run_stack(options, _announce, once_ready=lambda url: _warn_of_stranded(url, settings)))
 
 
 def api() -> int:
@@ -171,6 +171,12 @@ def _check_runtimes(settings: "Settings") -> None:
 def _warn_of_unknown() -> None:
     for problem in config.unknown():
         show.note(f"berth: {problem}")
+
+
+async def _warn_of_stranded(url: str, settings: "Settings") -> None:
+    from api.cli.stranded import warn  # brings the database's half second, which nobody waits for any more
+
+    await warn(url, settings)
 
 
 def log_as(part: str, settings: "Settings") -> None:

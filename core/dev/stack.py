@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -226,11 +226,17 @@ class _Schema:
         return digest.hexdigest()
 
 
-async def run_stack(options: StackOptions, announce: Callable[[str], None], own_parts: OwnParts | None = None) -> int:
+async def run_stack(
+    options: StackOptions,
+    announce: Callable[[str], None],
+    own_parts: OwnParts | None = None,
+    once_ready: Callable[[str], Coroutine[None, None, None]] | None = None,
+) -> int:
     """Run the stack until SIGINT, SIGTERM or SIGHUP; a second signal ends everything at once. For the main thread only.
 
-    `announce` gets lines for a person; the one that begins with `ready` has the addresses. Returns 0 after an orderly
-    stop. Raises `CannotStart` or `launch.CannotConfine` with one sentence when it cannot start; nothing runs then.
+    `announce` gets lines for a person; the one that begins with `ready` has the addresses. `once_ready` is called after
+    it with the URL of the database. Returns 0 after an orderly stop. Raises `CannotStart` or `launch.CannotConfine`
+    with one sentence when it cannot start; nothing runs then.
     """
     began = time.monotonic()
     stack = Stack(options, announce, own_parts)
@@ -247,6 +253,7 @@ async def run_stack(options: StackOptions, announce: Callable[[str], None], own_
         loop.add_signal_handler(number, ask)
     waiting = asyncio.create_task(asked.wait())
     starting = asyncio.create_task(stack.start())
+    telling: list[asyncio.Task[None]] = []
     try:
         await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
         if not asked.is_set():
@@ -254,12 +261,15 @@ async def run_stack(options: StackOptions, announce: Callable[[str], None], own_
             at = stack.addresses
             ui = f"  temporal {at['temporalUi']}" if at["temporalUi"] else ""
             announce(f"ready  {at['dashboard']}  docs {at['api']}/docs{ui}  ({time.monotonic() - began:.1f} s)")
+            if once_ready is not None:
+                telling.append(asyncio.create_task(once_ready(str(at["database"]))))
             await asked.wait()
         announce("stopping")
     finally:
-        for task in (starting, waiting):
+        under_way = [starting, waiting, *telling]
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(starting, waiting, return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         await stack.stop()
     return 0
 

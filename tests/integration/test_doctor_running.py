@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from api.cli.stranded import warn
 from core.db.engine import Db
 from tests.fixtures.stack import LocalStack, eventually, local_stack
 from tests.fixtures.terminal import Cli
@@ -57,6 +58,7 @@ async def test_installation_that_is_well_is_told_line_by_line(well: LocalStack) 
         "schedule berth-reaper: ran",
         "schedule berth-pressure: ran",
         "look at cluster local: ",
+        "runtimes of living agents: a worker has each",
         "agents without a workflow: none of 1",
     ):
         assert told in said
@@ -110,6 +112,28 @@ async def test_row_that_no_workflow_owns_is_counted(well: LocalStack) -> None:
     told = await problems(well)
     assert told["agents without a workflow"].startswith("1 of 1")
     await well.temporal("schedule", "toggle", "--unpause", "-s", "berth-reaper", "--reason", "the test is over")
+
+
+async def test_agents_whose_runtime_the_stack_was_not_started_with_are_counted(
+    well: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ann = await well.user("ann", "shop")
+    await ann.until(await ann.start("shop"), "running")
+    url = str(well.about["database"])
+    async with Db.open(url, application="test") as db:
+        async with db.single() as session:
+            await session.execute(text("UPDATE agents SET runtime = 'process'"))
+        told = await problems(well)
+        await warn(url, well.settings)
+        async with db.single() as session:
+            await session.execute(text("UPDATE agents SET runtime = 'memory'"))
+    words = "1 agent of runtime process, which no worker here has"
+    mend = "start with that runtime again, or: berth agents terminate AGENT --abandon"
+    assert told == {"runtimes of living agents": f"{words} -> {mend}"}
+    assert capsys.readouterr().err == f"berth: {words}: {mend}\n"
+    await warn(url, well.settings)
+    await warn("postgresql://nobody@127.0.0.1:9/none", well.settings)
+    assert capsys.readouterr().err == ""
 
 
 async def test_nothing_that_answers_is_told_part_by_part(cli: Cli) -> None:

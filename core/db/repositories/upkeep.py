@@ -91,6 +91,12 @@ async def places_in_use(session: AsyncSession) -> dict[str, str]:
     return {pool: runtime for pool, runtime in (await session.execute(query)).all()}
 
 
+async def living_by_runtime(session: AsyncSession) -> dict[str, int]:
+    """How many living agents each runtime made; what is missing is zero. Who waits in line has not been made yet."""
+    query = select(Agent.runtime, func.count()).where(Agent.state.in_(_LIVING)).group_by(Agent.runtime)
+    return {runtime: int(count) for runtime, count in (await session.execute(query)).all()}
+
+
 async def living_attempts(session: AsyncSession, agent_ids: Collection[str]) -> dict[str, int]:
     """The attempts of those that are not over, by agent."""
     named = Agent.agent_id == any_(literal([*agent_ids], ARRAY(Text)))

@@ -16,7 +16,7 @@ from api.live.ports import DATABASE_AWAY, Reacher, now
 from api.live.posts import post
 from core.db.engine import Db
 from core.db.notify import Listener, Subscription, Wake, result_key
-from core.db.repositories import agents, commands, projects
+from core.db.repositories import agents, channels, commands, projects
 from core.db.repositories.agents import AgentView
 from core.db.repositories.commands import Asked, CommandState, CommandView
 from core.domain.lifecycle import AgentState
@@ -30,6 +30,7 @@ _RUN_SECONDS = {CommandName.RUN_TASK: 3600.0}
 _OTHER_RUN_SECONDS = 300.0
 _UNSENT_SECONDS = 2.0
 _LOOK_SECONDS = 5.0
+_SIMULATED = "memory"
 # Commands work on a living agent; while it drains it finishes what it has but takes nothing new.
 _ANSWERS = frozenset({AgentState.RUNNING, AgentState.DRAINING})
 
@@ -56,8 +57,8 @@ class Calls:
     async def execute(self, call: Call) -> CommandView:
         """Run the command, or find it when its id is known, and return it ended.
 
-        Raises `NotFound`, `Conflict` (`agent_not_ready`), `KeyReused`, `Busy`; after the seconds `TimedOut`, and the
-        command goes on.
+        Raises `NotFound`, `Conflict` (`agent_not_ready`; `order_refused` for a simulated agent), `KeyReused`, `Busy`;
+        after the seconds `TimedOut`, and the command goes on.
         """
         until = time.monotonic() + call.seconds
         keys = (
@@ -87,6 +88,9 @@ class Calls:
                 await projects.require_member(session, view.project_id, call.user_id)
                 if view.state is not AgentState.RUNNING:
                     raise not_ready(view)
+                if view.runtime == _SIMULATED and not await channels.was_open(session, view.agent_id, view.attempt):
+                    # Others may be on their way to Berth just now; these never come.
+                    raise Conflict("a simulated agent has no browser, so it takes no commands", code="order_refused")
                 await agents.touch(session, call.agent_id, at)
             runs = timedelta(seconds=max(call.seconds, _RUN_SECONDS.get(call.name, _OTHER_RUN_SECONDS)))
             asked = Asked(

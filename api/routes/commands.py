@@ -32,6 +32,7 @@ _NO_COMMAND = NotFound("this agent has no such command")
     responses=responses(
         NotFound,
         (Conflict, "agent_not_ready"),
+        (Conflict, "order_refused"),
         (Conflict, "busy"),
         (InvalidRequest, "unknown_command"),
         (InvalidRequest, "invalid_parameters"),

@@ -264,6 +264,24 @@ async def test_agent_that_is_not_running_takes_no_commands(live: LiveStage, stat
     assert await live.rows("SELECT 1 FROM commands WHERE agent_id = :a", a=agent.agent_id) == []
 
 
+async def test_simulated_agent_refuses_commands_at_once(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    await live.change(agent, runtime="memory")
+    answer = await live.execute(agent, {**STATE, "timeoutSeconds": 60})
+    assert (answer.status_code, answer.json()["code"]) == (409, "order_refused")
+    assert "simulated" in answer.json()["detail"]
+    assert await live.rows("SELECT 1 FROM commands WHERE agent_id = :a", a=agent.agent_id) == []
+
+
+async def test_agent_whose_channel_has_not_opened_yet_is_waited_for(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    early = asyncio.create_task(live.execute(agent, {**STATE, "timeoutSeconds": 60}))
+    while not await live.rows("SELECT 1 FROM commands WHERE agent_id = :a", a=agent.agent_id):
+        assert not early.done()
+    async with live.fake(agent).online():
+        assert (await early).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -89,7 +89,8 @@ class TaskRunner:
     async def run(self, command_id: str, parameters: RunTask) -> Result:
         """The task's outcome `{"success", "text", "steps", "urls"}`; raises `CommandFailed`."""
         if self._model is None:
-            raise CommandFailed(CommandFault.NO_MODEL, "this agent has no model: LLM_BASE_URL is not set")
+            told = "this agent has no model: BERTH_LLM__BASE_URL was not set when it was made"
+            raise CommandFailed(CommandFault.NO_MODEL, told)
         if self._current is not None:
             raise CommandFailed(CommandFault.BUSY, "a task is running already")
         self._open = OpenTask(command_id, parameters, datetime.now(UTC))

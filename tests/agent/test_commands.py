@@ -128,6 +128,10 @@ async def test_wrong_command_gets_a_code_and_a_sentence(
     assert (await agent.fault(command, **parameters))[0] == code
 
 
+async def test_task_without_a_model_names_the_setting_that_gives_one(agent: Agent) -> None:
+    assert "BERTH_LLM__BASE_URL" in (await agent.fault("run_task", task="anything"))[1]
+
+
 async def test_result_that_is_too_large_is_a_fault_not_a_broken_channel(agent: Agent, shop: Shop) -> None:
     await agent.execute("navigate", url=f"{shop.url}/large")
     result = await agent.backend.order("cmd-large", "extract")

@@ -71,8 +71,11 @@ class Lives(Protocol):
     async def wake_pool(self, pool: str) -> bool:
         """Have a pool look at its queue."""
 
-    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
-        """See that who lives there then is warned in time, whatever becomes of this process."""
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> int | None:
+        """See that who lives there then is warned in time, whatever becomes of this process.
+
+        Returns how many were, where that is known within seconds.
+        """
 
     async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool: ...
 

@@ -184,8 +184,8 @@ class Lives:
                 return over
             raise
 
-    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
-        await maintenance.begin(self._client, maintenance_id, order)
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> int | None:
+        return await maintenance.begin(self._client, maintenance_id, order)
 
     # ---- reported by channels and runtimes --------------------------------------------------------------------------
 

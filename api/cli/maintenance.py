@@ -36,5 +36,13 @@ def maintenance(
         found = berth.ask("POST", "/api/admin/maintenance", body=body).body
     if json:
         show.as_json(found)
-    else:
-        show.line(f"{found['maintenanceId']}: agents are warned at {found['warnsAt']} ({show.when(found['warnsAt'])})")
+        return
+    place = f"pool {pool}" if node is None else f"machine {node}"
+    match found["warned"]:
+        case None:
+            told = f"agents are warned at {found['warnsAt']} ({show.when(found['warnsAt'])})"
+        case 0:
+            told = f"no agent lives {'in' if node is None else 'on'} {place}, so nobody is warned"
+        case count:
+            told = f"{count} agent{'s' if count > 1 else ''} of {place} warned"
+    show.line(f"{found['maintenanceId']}: {told}")

@@ -35,4 +35,7 @@ class MaintenanceBody(Answered):
     node: str | None
     starts_at: datetime | None = Field(description=_GONE_BY)
     warns_at: datetime = Field(examples=[EXAMPLE_TIME], description="when whoever lives there then is told to go")
+    warned: int | None = Field(
+        None, description="how many agents were told to go; null while that is to come, or takes more than seconds"
+    )
     reason: str | None

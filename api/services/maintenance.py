@@ -31,13 +31,14 @@ async def order(deps: Deps, who: Identity, body: MaintenancePost) -> Maintenance
         pool=body.pool, node=body.node, starts_at=body.starts_at, warn_at=warn_at, detail=body.reason or ""
     )
     maintenance_id = new_maintenance_id()
-    await deps.lives.maintain(maintenance_id, asked)
+    warned = await deps.lives.maintain(maintenance_id, asked)
     return MaintenanceBody(
         maintenance_id=maintenance_id,
         pool=body.pool,
         node=body.node,
         starts_at=body.starts_at,
         warns_at=warn_at,
+        warned=warned,
         reason=body.reason,
     )
 

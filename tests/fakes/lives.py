@@ -64,6 +64,7 @@ class SimulatedLives:
         self.abandoned: list[AbandonOrder] = []
         self.pools: list[str] = []
         self.maintenances: list[MaintenanceOrder] = []
+        self.warned = 2
         self.sizes: list[Size] = []
         self.verdict = OrderAnswer(verdict=Verdict.DONE, state=AgentState.RUNNING)
         self.away: Unavailable | None = None
@@ -161,9 +162,10 @@ class SimulatedLives:
         self.pools.append(pool)
         return True
 
-    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> None:
+    async def maintain(self, maintenance_id: str, order: MaintenanceOrder) -> int | None:
         self._count("maintain")
         self.maintenances.append(order)
+        return self.warned if order.warn_at <= datetime.now(UTC) else None
 
     async def ready(self, agent_id: str, attempt: int, workflow_id: str) -> bool:
         self._count("ready")

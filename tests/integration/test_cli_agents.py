@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,16 @@ async def test_admin_orders_a_maintenance_and_nobody_else_does(desk: Desk) -> No
     admin = desk.as_user("admin", role=Role.ADMIN)
     ordered = await admin("maintenance", "--node", "worker-3", "--reason", "a new kernel", "--json")
     assert (ordered.code, json.loads(ordered.out)["node"]) == (0, "worker-3")
-    assert "agents are warned at" in (await admin("maintenance", "--pool", "default")).out
-    assert [(each.pool, each.node) for each in desk.api.lives.maintenances] == [(None, "worker-3"), ("default", None)]
+    assert (await admin("maintenance", "--pool", "default")).out.endswith(": 2 agents of pool default warned\n")
+    later = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
+    assert "agents are warned at" in (await admin("maintenance", "--node", "worker-3", "--at", later)).out
+    desk.api.lives.warned = 0
+    nobody = await admin("maintenance", "--node", "worker-33")
+    assert (nobody.code, "no agent lives on machine worker-33, so nobody is warned" in nobody.out) == (0, True)
+    assert [(each.pool, each.node) for each in desk.api.lives.maintenances][:2] == [
+        (None, "worker-3"),
+        ("default", None),
+    ]
     both = await admin("maintenance", "--pool", "default", "--node", "worker-3")
     assert (both.code, "say --pool or --node" in both.line) == (2, True)
 

@@ -20,10 +20,10 @@ from tests.fixtures.stage import SetStage, Stage
 LONG = {"grace_seconds": 600, "grant_tick_seconds": 600, "idle_seconds": 36000}
 
 
-async def order(stage: Stage, name: str = "mt-1", **fields: Any) -> None:
-    """As an administrator orders it."""
+async def order(stage: Stage, name: str = "mt-1", **fields: Any) -> int | None:
+    """As an administrator orders it; how many were warned where that is known at once."""
     asked = MaintenanceOrder(**{"warn_at": datetime.now(UTC), "detail": "a new kernel", **fields})
-    await stage.lives.maintain(name, asked)
+    return await stage.lives.maintain(name, asked)
 
 
 def maintenance_run(stage: Stage, name: str = "mt-1") -> WorkflowHandle[Any, Any]:
@@ -48,7 +48,7 @@ async def test_agents_of_the_pool_are_warned_with_the_reason_and_who_waits_or_li
     here = await stage.started("ann")
     there = await stage.started("bob", template="other", pool="side")
     waiting = await stage.queued("cat")
-    await order(stage, pool="default")
+    assert await order(stage, pool="default") == 1
     assert await over(stage) == 1
     warned = await stage.until(here, AgentState.DRAINING)
     assert (warned.reason, warned.keepable) == ("maintenance", False)

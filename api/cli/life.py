@@ -18,7 +18,6 @@ _ORDER_LOOKS, _ORDER_LOOK_SECONDS = 20, 0.1
 _DETAIL_WIDTH = 120
 _STEADY = {"running", "starting"}
 _OVER = {"terminated", "cancelled", "failed"}
-_SINCE = {"queued": "createdAt", "requested": "createdAt", "starting": "startedAt", "running": "readyAt"}
 _DETAILS = (
     ("project", "projectId"),
     ("template", "template"),
@@ -28,6 +27,7 @@ _DETAILS = (
     ("reason", "reason"),
     ("restarts", "restartCount"),
     ("place", "position"),
+    ("since", "stateSince"),
     ("created", "createdAt"),
     ("started", "startedAt"),
     ("ready", "readyAt"),
@@ -200,8 +200,7 @@ def save(berth: Berth, path: str, output: Path) -> None:
 
 
 def _since(agent: dict[str, Any]) -> str:
-    moment = agent["endedAt"] or agent.get(_SINCE.get(agent["state"], "")) or agent["createdAt"]
-    return show.ago(moment)
+    return show.ago(agent.get("stateSince") or agent["createdAt"])
 
 
 def _why(agent: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ async def list_all_agents(
         found, onward = await agents.page(
             session, user_id, state=state, project_id=project_id, limit=limit, cursor=place
         )
-        shown = await queue.all_with_wait(session, found, deps.settings.rules())
+        shown = await queue.all_with_wait(session, await agents.with_since(session, found), deps.settings.rules())
     return Page(items=[agent_body(view) for view in shown], next_cursor=seal("agents", onward) if onward else None)
 
 

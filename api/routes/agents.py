@@ -59,7 +59,7 @@ async def list_agents(
         found, onward = await agents.page(
             session, who.user_id, state=state, project_id=project_id, limit=limit, cursor=place
         )
-        shown = await queue.all_with_wait(session, found, deps.settings.rules())
+        shown = await queue.all_with_wait(session, await agents.with_since(session, found), deps.settings.rules())
         saved = await artefacts.saved_works(session, [view.agent_id for view in found])
     items = [one_agent_body(view, saved.get(view.agent_id, [])) for view in shown]
     return Page(items=items, next_cursor=seal("agents", onward) if onward else None)
@@ -70,7 +70,8 @@ async def get_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> OneAgen
     async with deps.acting(who) as (session, _):
         view = await readable_agent(session, who, agent_id)
         saved = await artefacts.saved_work(session, view.agent_id)
-        shown = await queue.with_wait(session, view, deps.settings.rules())
+        (dated,) = await agents.with_since(session, [view])
+        shown = await queue.with_wait(session, dated, deps.settings.rules())
     return one_agent_body(shown, saved)
 
 

@@ -40,6 +40,7 @@ class AgentBody(Answered):
     last_activity_at: datetime
     deadline_at: datetime | None = None
     ended_at: datetime | None = None
+    state_since: datetime | None = Field(None, description="since when it is in its state; in lists and of one agent")
     keepable: bool = Field(False, description="whether `keep` would take the warning back now")
     connections: Connections | None = Field(None, description="null once the life is over")
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from api.pagination import seal
+from core.db.repositories import agents, events
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.tiers import Tier
@@ -26,6 +27,24 @@ async def test_agent_shows_its_life(api: Api) -> None:
     kinds = [event["kind"].removeprefix("agent.") for event in events]
     assert kinds == ["requested", "queued", "admitted", "starting", "ready"]
     assert [event["seq"] for event in events] == [1, 2, 3, 4, 5]
+
+
+async def test_agent_tells_since_when_it_is_in_its_state(api: Api) -> None:
+    agent_id = await api.running()
+    path = f"/api/agents/{agent_id}"
+    for state in (AgentState.RESTARTING, AgentState.DRAINING):
+        await api.lives.move(agent_id, state, EventKind(f"agent.{state}"))
+        changed = (await api.ask("GET", f"{path}/events")).json()["items"][-1]["at"]
+        async with api.lives.db.transaction() as session:
+            row = await agents.lock(session, agent_id)
+            assert row is not None
+            await events.append(session, row, datetime.now(UTC), agents.fact(EventKind.WARNING, state))
+        assert (await api.ask("GET", path)).json()["stateSince"] == changed, state
+        (listed,) = (await api.ask("GET", "/api/agents")).json()["items"]
+        assert listed["stateSince"] == changed, state
+    await api.lives.move(agent_id, AgentState.TERMINATED, EventKind.TERMINATED)
+    over = (await api.ask("GET", path)).json()
+    assert over["stateSince"] == over["endedAt"]
 
 
 async def test_pages_hold_every_agent_once_newest_first(api: Api) -> None:

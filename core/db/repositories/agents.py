@@ -1,14 +1,16 @@
 """Agents: reading them as the API shows them, and what their events are made of."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import and_, case, or_, select, update
+from sqlalchemy import ARRAY, Text, and_, any_, case, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
-from core.db.models import Agent
+from core.db.models import Agent, EventRow
 from core.db.repositories import places
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
@@ -16,7 +18,9 @@ from core.domain.lifecycle import FINAL, LIVING, WAITING, AgentState
 
 
 class AgentView(BaseModel):
-    """An agent as readers see it. `position` and the wait are filled in for waiting ones by `queue.with_wait`."""
+    """An agent as readers see it. `position` and the wait are filled in for waiting ones by `queue.with_wait`, and
+    `state_since` by `with_since`.
+    """
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
     agent_id: str
@@ -37,6 +41,7 @@ class AgentView(BaseModel):
     last_activity_at: datetime
     deadline_at: datetime | None
     ended_at: datetime | None
+    state_since: datetime | None = Field(None, exclude=True)
     attempt: int = Field(exclude=True)
     keepable: bool = Field(exclude=True)
     workflow_id: str = Field(exclude=True)
@@ -129,6 +134,36 @@ async def page(
         query = query.where(Agent.project_id == project_id)
     rows, onward = await places.page(session, query, Agent.created_at, Agent.agent_id, limit, cursor)
     return [view(row) for row in rows], onward
+
+
+async def with_since(session: AsyncSession, found: Sequence[AgentView]) -> list[AgentView]:
+    """The same with `state_since` filled in: from the row where it has that moment, else from the log, in one query."""
+    moments = {each.agent_id: _moment(each) for each in found}
+    unsaid = [agent_id for agent_id, moment in moments.items() if moment is None]
+    if unsaid:
+        other = aliased(EventRow)
+        before = select(func.max(other.seq)).where(other.agent_id == Agent.agent_id, other.state != Agent.state)
+        query = (
+            select(Agent.agent_id, func.min(EventRow.at))
+            .join(EventRow, (EventRow.agent_id == Agent.agent_id) & (EventRow.state == Agent.state))
+            .where(
+                Agent.agent_id == any_(literal(unsaid, ARRAY(Text))),
+                EventRow.seq > func.coalesce(before.scalar_subquery(), 0),
+            )
+            .group_by(Agent.agent_id)
+        )
+        moments |= {agent_id: moment for agent_id, moment in (await session.execute(query)).all()}
+    return [each.model_copy(update={"state_since": moments[each.agent_id]}) for each in found]
+
+
+def _moment(agent: AgentView) -> datetime | None:
+    match agent.state:
+        case AgentState.STARTING:
+            return agent.started_at
+        case AgentState.RUNNING:
+            return agent.ready_at
+        case _:
+            return agent.ended_at
 
 
 async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:

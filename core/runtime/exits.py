@@ -39,10 +39,15 @@ def exit_code_of(wait_status: int) -> int:
 
 
 def told_of(exit_code: int, *, said: str = "", log: str | None = None, failure: FailureKind | None = None) -> str:
-    """An end as a sentence: what the agent itself `said` of it, else the code and the last lines of its log."""
+    """An end as a sentence: what the agent itself `said` of it, else what its code means.
+
+    Of a code that means nothing to us, the last lines of its log tell more.
+    """
     if told := one_line(said):
         return told
     if failure is FailureKind.OUT_OF_MEMORY:
         return "it used more memory than its limit and was killed"
-    told, tail = _TOLD.get(exit_code, f"it ended with exit code {exit_code}"), last_lines(log)
+    if known := _TOLD.get(exit_code):
+        return known
+    told, tail = f"it ended with exit code {exit_code}", last_lines(log)
     return f"{told}: {tail}" if tail else told

@@ -19,13 +19,13 @@ LOG = '{"level": "info", "event": "ready"}\n'
             'the browser ended with -9: "x" no display',
         ),
         (76, "the browser ran out of memory", LOG, FailureKind.OUT_OF_MEMORY, "the browser ran out of memory"),
-        (137, "", LOG, FailureKind.CRASH, 'it was killed (exit code 137): {"level": "info", "event": "ready"}'),
+        (137, "", LOG, FailureKind.CRASH, "it was killed (exit code 137)"),
         (137, "", "", FailureKind.OUT_OF_MEMORY, "it used more memory than its limit and was killed"),
-        (143, "", None, FailureKind.EXITED, "its machine told it to go (exit code 143)"),
+        (143, "", LOG, FailureKind.EXITED, "its machine told it to go (exit code 143)"),
         (1, "", "oops\n\nat the end", FailureKind.CRASH, "it ended with exit code 1: oops | at the end"),
     ],
 )
-def test_an_end_is_told_in_the_agents_own_word_else_by_its_code_and_last_lines(
+def test_an_end_is_told_in_the_agents_own_word_else_by_its_code_and_of_an_unknown_one_by_last_lines(
     code: int, said: str, log: str | None, failure: FailureKind, told: str
 ) -> None:
     assert told_of(code, said=said, log=log, failure=failure) == told

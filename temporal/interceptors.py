@@ -1,11 +1,12 @@
 """Drops what is said to a workflow in a form that its handler does not take: a person may have typed it.
 
-The SDK drops words that do not parse, and keeps signals that nobody handles, without a word. What it passes on none
-the less (one word too many, bytes) would raise in the handler, and the workflow task that a signal fails is tried
-again for ever: one typing error would stop a life.
+The SDK drops words that do not parse, with a traceback of fifty lines, which is made one line here, and keeps signals
+that nobody handles, without a word. What it passes on none the less (one word too many, bytes) would raise in the
+handler, and the workflow task that a signal fails is tried again for ever: one typing error would stop a life.
 """
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,9 +22,18 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
+from core.domain.excerpts import one_line
+
+_SDK = "temporalio.worker._workflow_instance"
+_NOT_PARSED = "Failed deserializing signal input for "
+
 
 class Sieve(Interceptor):
     """For every worker that runs workflows. Handlers are methods of the name that they are called by."""
+
+    def __init__(self) -> None:
+        # Once a process, however many workers it has: a filter that is there already is not added again.
+        logging.getLogger(_SDK).addFilter(_in_one_line)
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
         return _Inbound
@@ -51,7 +61,21 @@ def _none_of_ours(name: str, words: Sequence[RawValue]) -> None:
 
 
 def _drop(name: str, words: Sequence[Any]) -> None:
-    workflow.logger.warning("signal.dropped", extra={"signal": name, "words": len(words)})
+    # The name is in the words of the line, too: fields of the standard library's lines are not printed.
+    told = f"signal.dropped: {name} takes no {len(words)} words of that kind, or is no signal of ours"
+    workflow.logger.warning(told, extra={"signal": name, "words": len(words)})
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """What the SDK says of a signal that does not parse: its name and why, without the way through the SDK."""
+    told, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+    if told.startswith(_NOT_PARSED) and error is not None:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        which = one_line(told.removeprefix(_NOT_PARSED))
+        record.msg, record.args = f"signal.dropped: {which}: {one_line(str(error))}", ()
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _handler(name: str) -> Callable[..., Any]:

@@ -57,7 +57,22 @@ async def test_signal_that_is_none_of_ours_is_dropped_with_a_line_in_the_log(
     agent_id = await stage.started()
     await _signal(stage, stage.workflow().id, "stopp")
     await _unharmed(stage, agent_id)
-    assert [vars(line)["signal"] for line in caplog.records if "signal.dropped" in line.getMessage()] == ["stopp"]
+    dropped = [line for line in caplog.records if "signal.dropped" in line.getMessage()]
+    assert [vars(line)["signal"] for line in dropped] == ["stopp"]
+    assert dropped[0].getMessage().startswith("signal.dropped: stopp ")
+
+
+async def test_signal_with_an_unknown_field_is_dropped_in_one_line_that_says_why(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent_id = await stage.started()
+    await _signal(stage, stage.workflow().id, "stop", "--input", '{"grace": 0}')
+    await _unharmed(stage, agent_id)
+    (line,) = [line for line in caplog.records if "signal.dropped" in line.getMessage()]
+    assert line.exc_info is None
+    assert "\n" not in line.getMessage()
+    assert line.getMessage().startswith("signal.dropped: stop on workflow AgentWorkflow")
+    assert "grace Extra inputs are not permitted" in line.getMessage()
 
 
 async def test_mistyped_updates_are_refused_and_harm_no_life(stage: Stage) -> None:

@@ -80,7 +80,13 @@ def _look(cluster: str, seen: census.Measured | None, now: datetime) -> Check:
         return Check(_RUNNING, what, Verdict.PROBLEM, old, mend)
     if seen.look is not None and seen.choked:
         over = ", ".join(str(each.measure) for each in seen.look.over)
-        return Check(_RUNNING, what, Verdict.NOTE, f"{old}; over its threshold: {over}", "nobody is let in until then")
+        return Check(
+            _RUNNING,
+            what,
+            Verdict.NOTE,
+            f"{old}; over its threshold: {over}",
+            "nobody is let in until that is lower again",
+        )
     return Check(_RUNNING, what, Verdict.OK, old)
 
 

@@ -18,7 +18,8 @@ _WOULD = {
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """`found` is the answer of explain-start."""
     yield "  ".join(part for part in (_WOULD[found["status"]], found["reason"] or "", _stands(found)) if part)
-    for each in found["checks"]:
+    # The agent that lives is counted in these numbers, so they are no answer to whether it may.
+    for each in found["checks"] if found["status"] != "existing" else ():
         numbers = "  ".join(f"{name}={_shown(name, value)}" for name, value in each["numbers"].items())
         yield f"  {'ok' if each['passed'] else 'NO':<4}{each['check']:<22}{numbers}"
     if found["place"] is not None:

@@ -71,7 +71,10 @@ def move(
         return {name: await releases.move(name) for name in names}
 
     settings = config.load()
-    for name, count in _ask(settings, moved).items():
+    told = _ask(settings, moved)
+    if not told:
+        show.note("nothing to move: there is no release but the current one")
+    for name, count in told.items():
         show.note(f"{count} runs of {name} were told to go on with the current release")
 
 

@@ -16,6 +16,8 @@ _ASK_EVERY = 0.02
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _STEADY = 10.0  # a child that lived this long was well: the next pause is short again
 
+_PREFIX = "berth: "
+
 Ready = Callable[[int], Awaitable[bool]]
 
 
@@ -80,6 +82,7 @@ class Supervised:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.5)
         said = self._log.last_line()
+        said = said.removeprefix(_PREFIX)  # which the line that tells of it has as well
         raise CannotStart(f"{self.part.name} did not start{': ' + said if said else ''} (log: {self._log.path})")
 
     async def stop(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from api.auth import Role
+from api.cli.explanation import lines
 from api.cli.life import event_line
 from core.db.repositories import agents, artefacts
 from core.domain.events import EventKind
@@ -238,6 +239,13 @@ def test_event_with_a_long_detail_stays_one_short_line_that_ends_as_the_detail_d
     assert "\n" not in line
     assert len(line) < 250
     assert "line 99  usage=seconds:8.95712,peak:7" in line
+
+
+def test_explanation_of_an_agent_that_lives_has_no_refusals() -> None:
+    living = {"agentId": "ag-1", "state": "running"}
+    full = {"check": "below_your_limit", "passed": False, "numbers": {"limit": 1, "used": 1}}
+    found = {"status": "existing", "reason": None, "startAt": None, "agent": living, "checks": [full], "place": None}
+    assert list(lines({**found, "helps": []})) == ["lives already  ag-1 is running"]
 
 
 def test_event_with_a_list_tells_each_of_it() -> None:

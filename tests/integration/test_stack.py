@@ -156,7 +156,7 @@ async def test_given_servers_are_used_instead_of_own_ones(tmp_path: Path) -> Non
 
 
 async def test_part_that_cannot_start_is_named_with_its_last_words_and_nothing_stays(tmp_path: Path) -> None:
-    broken = program("api", "sh", "-c", "echo reading settings; echo no such setting: HOST >&2; exit 2")
+    broken = program("api", "sh", "-c", "echo reading settings; echo berth: no such setting: HOST >&2; exit 2")
     broken = Part(broken.name, broken.argv, broken.env, None)
     stack, _ = here(tmp_path / "data", [broken, program("worker", "sleep", "600")])
     try:

@@ -23,8 +23,8 @@ fmt: setup ## format and mend what can be mended
 bench: setup ## the benchmarks: a table, and JSON (ARGS="--only kubernetes --quick")
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-chaos: setup ## every boundary of every flow x every victim (build/chaos.md), crowds under kills, long outages; hours
-	@.venv/bin/python -m tests tests/chaos tests/cluster/test_lives_in_trouble.py tests/cluster/test_kubernetes_refusals.py \
+chaos: setup ## every boundary of every flow x every victim (build/chaos.md), crowds under kills; hours (SHARE=1/3)
+	@CHAOS_SHARE=$(SHARE) .venv/bin/python -m tests tests/chaos tests/cluster/test_lives_in_trouble.py tests/cluster/test_kubernetes_refusals.py \
 	  --deselect tests/chaos/test_soak.py -m "not bench" $(ARGS)
 
 soak: setup ## users come and go while parts are killed, cut off and frozen at random (MINUTES=30 SEED=7)

@@ -1,10 +1,11 @@
-"""The reports of the kill suite, at the end of the run."""
+"""The reports of the kill suite, at the end of the run, and which share of it is run."""
 
 import pytest
 
 from tests.chaos import failures as told
 from tests.chaos.failures import Failures
 from tests.chaos.report import FILE, Report
+from tests.chaos.shares import SHARE, of_share
 
 _REPORT = pytest.StashKey[Report]()
 _FAILURES = pytest.StashKey[Failures]()
@@ -18,6 +19,27 @@ def chaos_report(pytestconfig: pytest.Config) -> Report:
 @pytest.fixture(scope="session")
 def failures(pytestconfig: pytest.Config) -> Failures:
     return pytestconfig.stash.setdefault(_FAILURES, Failures())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chaos = [item for item in items if item.get_closest_marker("chaos")]
+    try:
+        mine = of_share([(item, _group(item)) for item in chaos], SHARE)
+    except ValueError as error:
+        raise pytest.UsageError(f"CHAOS_SHARE: {error}") from None
+    others = [item for item in chaos if item not in mine]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
+def _group(item: pytest.Item) -> str:
+    """What it has in common with others: the cluster, the stack of one victim, or that of its file."""
+    if "cluster" in getattr(item, "fixturenames", ()):
+        return "cluster"
+    callspec = getattr(item, "callspec", None)
+    return f"{item.path.name} {callspec.params.get('harmed', '') if callspec else ''}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,9 +1,10 @@
 """What users were told of each kind of failure, and how long it took: a table at the end, and a file."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-FILE = Path("build") / "failures.md"
+from tests.chaos.shares import report_file
+
+FILE = report_file("failures")
 
 
 @dataclass(frozen=True)

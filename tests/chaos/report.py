@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 from tests.chaos.gate import Boundary
+from tests.chaos.shares import report_file
 
-FILE = Path("build") / "chaos.md"
+FILE = report_file("chaos")
 
 
 @dataclass(frozen=True)

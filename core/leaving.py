@@ -1,6 +1,6 @@
 """How a process of Berth ends."""
 
-import logging
+import atexit
 import os
 import sys
 from typing import NoReturn
@@ -11,9 +11,10 @@ def leave(code: int) -> NoReturn:
 
     Native threads of Temporal's client may still hold objects of Python when that happens. Now and then the process
     dies of it (exit codes 134 and 139, sdk-python #300), and a command that did what it was asked for seems to have
-    failed. What has to be let go in order must have been let go before.
+    failed. What has to be let go in order must have been let go before; what libraries do at exit is done, as the files
+    with keys that a cluster's client wrote must go.
     """
-    logging.shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -39,11 +39,17 @@ async def test_what_fails_while_python_is_torn_down_changes_neither_answer_nor_e
     cli: Cli, words: list[str], code: int
 ) -> None:
     # As threads of Temporal's client do now and then.
-    breaks = "import atexit, os, sys; atexit.register(os.abort)"
-    program = f"{breaks}; from api.cli.main import run; sys.argv[1:] = {words}; run()"
+    breaks = "import os, sys\nclass Torn:\n    def __del__(self): os.abort()\nkept = Torn()\n"
+    program = f"{breaks}from api.cli.main import run; sys.argv[1:] = {words}; run()"
     said = await _python(cli, program)
     assert said.code == code
     assert said.out + said.err
+
+
+async def test_what_libraries_do_at_exit_is_done(cli: Cli) -> None:
+    program = "import atexit; atexit.register(print, 'cleared'); from core.leaving import leave; leave(3)"
+    said = await _python(cli, program)
+    assert (said.code, said.out) == (3, "cleared\n")
 
 
 @pytest.mark.parametrize(

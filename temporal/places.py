@@ -1,7 +1,7 @@
 """Which runtimes a process has to do with, and those opened. Not with the worker, whose parts others can spare."""
 
 import contextlib
-from collections.abc import AsyncIterator, Set
+from collections.abc import AsyncIterator, Mapping, Set
 
 import structlog
 
@@ -21,10 +21,15 @@ async def places_to_serve(db: Db, settings: Settings) -> dict[str, str]:
     """
     async with db.single() as session:
         used = await upkeep.places_in_use(session)
-    known = set(runtime_names())
     for pool, runtime in used.items():
-        if runtime not in known:
+        if runtime not in runtime_names():
             log.warning("runtime.unknown", pool=pool, runtime=runtime)
+    return served(used, settings)
+
+
+def served(used: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Of the places that living agents were made by, those that this version can serve, and what is configured."""
+    known = set(runtime_names())
     configured = {name: pool.runtime for name, pool in settings.all_pools().items()}
     return {pool: runtime for pool, runtime in used.items() if runtime in known} | configured
 

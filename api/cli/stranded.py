@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.cli import show
 from core.db.engine import Db
 from core.db.repositories import upkeep
-from core.runtime.registry import runtime_names
+from temporal.places import served
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,11 +22,9 @@ _SECONDS = 10.0
 
 async def stranded(session: "AsyncSession", settings: "Settings") -> dict[str, int]:
     """How many agents by runtime, as a worker that starts now would find it. Raises what the database does."""
-    configured = {name: pool.runtime for name, pool in settings.all_pools().items()}
-    used = await upkeep.places_in_use(session)
-    served = set(configured.values()) | {used[pool] for pool in used.keys() - configured.keys()} & {*runtime_names()}
+    had = set(served(await upkeep.places_in_use(session), settings).values())
     living = await upkeep.living_by_runtime(session)
-    return {runtime: living[runtime] for runtime in sorted(living.keys() - served)}
+    return {runtime: living[runtime] for runtime in sorted(living.keys() - had)}
 
 
 def told(found: Mapping[str, int]) -> str:

@@ -81,8 +81,8 @@ class Supervised:
             if attempt < self.part.attempts and not self._stopping:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.5)
-        said = self._log.last_line()
-        said = said.removeprefix(_PREFIX)  # which the line that tells of it has as well
+        # The line that tells of it begins with the same word.
+        said = self._log.last_line().removeprefix(_PREFIX)
         raise CannotStart(f"{self.part.name} did not start{': ' + said if said else ''} (log: {self._log.path})")
 
     async def stop(self) -> None:

@@ -50,7 +50,9 @@ class Rehearsal(LocalStack):
         self.gate = gate
         self._stack, self._lines = stack, lines
         self._parts = stack.pids.keys()
-        self._parties = self._log_read = 0
+        self._parties = 0
+        # Which file it was, and how far it was read.
+        self._log_read: tuple[int | None, int] = (None, 0)
         self._mending: set[asyncio.Task[None]] = set()
 
     def pid(self, part: str) -> int:
@@ -92,13 +94,17 @@ class Rehearsal(LocalStack):
 
     def healed(self) -> list[str]:
         """What the reaper had to clear away since this was last asked: a leak that it mends is one all the same."""
-        log = self.folder / "logs" / "worker.log"
-        with log.open("rb") as lines:
-            size = log.stat().st_size
-            lines.seek(self._log_read if self._log_read <= size else 0)
-            said = lines.read().decode(errors="replace").splitlines()
-            self._log_read = lines.tell()
-        return [line.partition("reaper.")[2] for line in said if _HEALED.search(line)]
+        log, said = self.folder / "logs" / "worker.log", b""
+        with log.open("rb") as file:
+            which, (known, read) = os.fstat(file.fileno()).st_ino, self._log_read
+            if known not in (None, which):
+                # A full one was put aside, with what came after our last look.
+                said, read = log.with_name(f"{log.name}.1").read_bytes()[read:], 0
+            file.seek(read)
+            said += file.read()
+            self._log_read = which, file.tell()
+        lines = said.decode(errors="replace").splitlines()
+        return [line.partition("reaper.")[2] for line in lines if _HEALED.search(line)]
 
     async def cut(self, server: str) -> None:
         """Reset every connection to a server, and let nobody connect to it for a while."""

@@ -25,9 +25,10 @@ _RUN = """
 import asyncio, sys
 from api.app import run_api
 from core.errors import BerthError
+from core.leaving import leave
 from core.settings import Settings
 try:
-    sys.exit(asyncio.run(run_api(Settings())))
+    leave(asyncio.run(run_api(Settings())))
 except BerthError as error:
     sys.exit(error.error_code)
 """

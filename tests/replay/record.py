@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.leaving import leave
+
 ANEW = "BERTH_RECORD_ANEW"
 
 if __name__ == "__main__":
@@ -14,4 +16,4 @@ if __name__ == "__main__":
         arguments.remove("--anew")
         os.environ[ANEW] = "yes"
     flows = sorted(str(path) for path in Path(__file__).parent.glob("*flows.py"))
-    sys.exit(pytest.main([*flows, "-o", "python_files=*flows.py", *arguments]))
+    leave(int(pytest.main([*flows, "-o", "python_files=*flows.py", *arguments])))

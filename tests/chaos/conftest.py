@@ -23,15 +23,14 @@ def failures(pytestconfig: pytest.Config) -> Failures:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    chaos = [item for item in items if item.get_closest_marker("chaos")]
     try:
-        mine = of_share([(item, _group(item)) for item in chaos], SHARE)
+        mine = of_share([(item, _group(item)) for item in items], SHARE)
     except ValueError as error:
         raise pytest.UsageError(f"CHAOS_SHARE: {error}") from None
-    others = [item for item in chaos if item not in mine]
+    others = [item for item in items if item not in mine]
     if others:
         config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+        items[:] = [item for item in items if item in mine]
 
 
 def _group(item: pytest.Item) -> str:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
@@ -37,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
         AGENT_STATE,
         END_IS_AWAITED,
         FAILURE_STANDS,
+        KEEP_IS_ON_RECORD,
         LOCAL,
         REFUSAL_IS_OF_ITS_TEMPLATE,
         RESET_IS_NOTICED,
@@ -45,6 +47,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.passage import Passage
     from workflows.record import failure_of, withdraw
     from workflows.removal import UNSEEN, Removal
+
+
+# Any timer ends the step that it is begun in, and what that step was told is then on record.
+_A_MOMENT = timedelta(milliseconds=1)
 
 
 @workflow.defn(name="AgentWorkflow")
@@ -227,10 +233,17 @@ class AgentWorkflow:
             await workflow.wait_condition(lambda: not passage.is_told())
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
         async with self._registering:
-            if self._successor is None and passage.ending.may_be_kept():
+            if self._may_keep(passage) and workflow.patched(KEEP_IS_ON_RECORD):
+                # Else the server might forget it together with a step that has written it already, and dies: the row
+                # would say `running` of an agent that this workflow ends when the grace is over.
+                await workflow.sleep(_A_MOMENT, summary="kept, once this is on record")
+            if self._may_keep(passage):
                 passage.ending.keep_asked = True
                 await workflow.wait_condition(lambda: not passage.ending.keep_asked)
         return KeepAnswer(kept=passage.course.state is AgentState.RUNNING, state=passage.course.state)
+
+    def _may_keep(self, passage: Passage) -> bool:
+        return self._successor is None and passage.ending.may_be_kept()
 
     @workflow.update
     async def resize(self, order: ResizeOrder) -> OrderAnswer:

@@ -40,6 +40,7 @@ END_IS_AWAITED = "a start waits for an end that is being written"
 WARNING_IS_AWAITED = "a keep waits for a warning that is being written"
 PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
+KEEP_IS_ON_RECORD = "a keep is on record before it is written"
 FAILURE_STANDS = "a restart that is asked for takes no failure's place"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.

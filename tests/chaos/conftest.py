@@ -41,6 +41,13 @@ def _group(item: pytest.Item) -> str:
     return f"{item.path.name} {callspec.params.get('harmed', '') if callspec else ''}"
 
 
+def pytest_exception_interact(node: pytest.Item, call: pytest.CallInfo[object], report: pytest.TestReport) -> None:
+    # A run takes hours: what failed is in the file at once.
+    if call.excinfo is not None:
+        said = node.config.stash.setdefault(_REPORT, Report())
+        said.fail(node.name, str(call.excinfo.value) or call.excinfo.typename)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     report = config.stash.get(_REPORT, None)
     if report is not None and report.rows:

@@ -113,7 +113,14 @@ async def at_its_time(ann: Person, name: str) -> Told:
     """Booked for later, and made once when the time comes."""
     body = {"startAt": (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat(), "template": ann.template}
     headers = {"Idempotency-Key": f"{name} booked"}
-    booked = (await ann.ask("POST", f"/api/projects/{name}-1/start-agent", json=body, headers=headers)).json()
+    booked: dict[str, Any] = {}
+
+    async def heard() -> bool:
+        answer = await ann.ask("POST", f"/api/projects/{name}-1/start-agent", json=body, headers=headers)
+        booked.update(answer.json())
+        return bool(booked["status"] != "pending")
+
+    await eventually(heard, "its booking to be taken", ann.patience)
     # Who is not heard before the time comes is heard after it: past is now.
     assert booked["status"] in ("scheduled", "created", "queued"), booked
     agents: list[str] = []
@@ -141,16 +148,18 @@ async def failing(ann: Person, name: str) -> Told:
     first = await ann.start(f"{name}-1", template=DOOMED)
     await ann.until(first, "failed")
     headers = {"Idempotency-Key": f"{name} again"}
-    second = ""
+    second, said = "", {}
 
     async def begun() -> bool:
-        nonlocal second
-        answer = await ann.ask("POST", f"/api/agents/{first}/restart", headers=headers)
-        said = answer.json()
+        nonlocal second, said
+        said = (await ann.ask("POST", f"/api/agents/{first}/restart", headers=headers)).json()
         second = str(said.get("agentId") or said.get("agent", {}).get("agentId") or "")
         return bool(second)
 
-    await eventually(begun, "the next life", ann.patience)
+    try:
+        await eventually(begun, "the next life", ann.patience)
+    except AssertionError as late:
+        raise AssertionError(f"{late} of {first}, last: {said}") from None
     assert second != first, "the life that failed was said to be there"
     await ann.until(second, "failed")
     # Whether it was usable for a moment is seen only by those who look in that moment.

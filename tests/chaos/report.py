@@ -25,10 +25,19 @@ class Row:
 @dataclass
 class Report:
     rows: list[Row] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     def add(self, *rows: Row) -> None:
         """Takes more, and writes the whole again: who ends a long run early keeps what it showed."""
         self.rows += rows
+        self._write()
+
+    def fail(self, test: str, words: str) -> None:
+        """Takes in what a test failed of, also where no row has it."""
+        self.failed.append(f"{test}: {words}")
+        self._write()
+
+    def _write(self) -> None:
         FILE.parent.mkdir(exist_ok=True)
         FILE.write_text(self.table())
 
@@ -44,7 +53,7 @@ class Report:
         ]
 
     def table(self) -> str:
-        """Boundaries down, victims across: the seconds, `WRONG`, or `-` where nobody came; below it, what was wrong."""
+        """Boundaries down, victims across: the seconds, `WRONG`, or `-` where nobody came; what was wrong below it."""
         victims = list(dict.fromkeys(row.victim for row in self.rows))
         cells = {(row.flow, row.boundary, row.victim): row for row in self.rows}
         lines = [f"| flow | boundary | {' | '.join(victims)} |", f"|---|---|{'---|' * len(victims)}"]
@@ -52,7 +61,7 @@ class Report:
             found = [cells.get((flow, boundary, victim)) for victim in victims]
             lines.append(f"| {flow} | {boundary} | {' | '.join(map(_cell, found))} |")
         wrong = dict.fromkeys(f"{row.flow}, {row.victim}: {row.trouble}" for row in self.rows if row.trouble)
-        return "\n".join([*lines, "", *wrong, ""])
+        return "\n".join([*lines, "", *wrong, *self.failed, ""])
 
 
 def _seconds(rows: Sequence[Row]) -> list[float]:

@@ -6,7 +6,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import AbandonOrder
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
-from tests.workflows.test_draining import LONG, told_at_once
+from tests.workflows.test_draining import LONG, draining, kept, told_at_once
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import waited_then_ran
 from tests.workflows.test_starts import HUGE, refused_beside_another
@@ -76,3 +76,12 @@ async def test_restarted_after_a_crash_that_was_not_acted_upon_yet(stage: Stage)
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "restarted_after_a_crash_that_was_not_acted_upon_yet")
+
+
+async def test_kept_once_that_was_on_record(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await draining(stage)
+    assert await kept(stage, agent_id)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "kept_once_that_was_on_record")

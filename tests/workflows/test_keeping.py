@@ -1,6 +1,11 @@
 """Taking a warning back while another stands in line for the place."""
 
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from activities.lives import LifeActivities, life_of
+from core.db.repositories import agents
+from core.db.repositories.agents import AgentView
 from core.domain.lifecycle import AgentState
 from tests.fixtures.stage import SetStage
 from tests.workflows.test_draining import LONG, draining, kept
@@ -36,3 +41,23 @@ async def test_row_that_is_kept_already_says_so_again(set_stage: SetStage) -> No
     life, lives = life_of(await stage.agent(first)), LifeActivities(stage.db, stage.settings, stage.lives)
     told = [await lives.mark_kept(life) for _ in range(2)]
     assert [(each.applied, each.state) for each in told] == [(True, AgentState.RUNNING), (False, AgentState.RUNNING)]
+
+
+async def test_keep_is_known_to_the_server_before_it_is_written(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a server that dies in between forgets it, and the agent whose row says `running` is ended all the same."""
+    stage = await set_stage(LONG)
+    first = await draining(stage)
+    known: list[bool] = []
+    current = agents.current
+
+    async def looked_up(session: AsyncSession, user_id: str, project_id: str) -> AgentView | None:
+        events = (await stage.workflow().fetch_history()).events
+        accepted = [event.workflow_execution_update_accepted_event_attributes for event in events]
+        known.append("keep" in [each.accepted_request.input.name for each in accepted])
+        return await current(session, user_id, project_id)
+
+    monkeypatch.setattr(agents, "current", looked_up)
+    assert await kept(stage, first)
+    assert known == [True]

@@ -1,5 +1,6 @@
 """What must stand in a Temporal namespace before work begins: search attributes, and what happens every so often."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -26,7 +27,7 @@ PRESSURE_SCHEDULE = "berth-pressure"
 
 
 async def ensure(client: Client, *, reap_seconds: float, pressure_seconds: float) -> None:
-    """Idempotent; a changed interval is taken over."""
+    """Idempotent; a changed interval is taken over, and what is paused stays paused."""
     await _ensure_search_attributes(client)
     reap = ScheduleActionStartWorkflow(
         Reaper.run,
@@ -74,7 +75,8 @@ async def _ensure_schedule(client: Client, name: str, action: ScheduleActionStar
         await client.create_schedule(name, schedule)
     except ScheduleAlreadyRunningError:
 
-        async def renew(_: ScheduleUpdateInput) -> ScheduleUpdate:
-            return ScheduleUpdate(schedule=schedule)
+        async def renew(there: ScheduleUpdateInput) -> ScheduleUpdate:
+            # One that an operator has paused stays so, whoever begins meanwhile.
+            return ScheduleUpdate(schedule=replace(schedule, state=there.description.schedule.state))
 
         await client.get_schedule_handle(name).update(renew)

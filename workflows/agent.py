@@ -31,10 +31,12 @@ with workflow.unsafe.imports_passed_through():
         Verdict,
     )
     from core.domain.recovery import FailureKind
+    from core.ids import keyword
     from workflows.life import AgentInput, Course, KeepAnswer, added
     from workflows.onward import ONTO_CURRENT, Onward
     from workflows.options import (
         AGENT_ID,
+        AGENT_POOL,
         AGENT_STATE,
         END_IS_AWAITED,
         FAILURE_STANDS,
@@ -96,7 +98,7 @@ class AgentWorkflow:
         if self._passage is None:
             await self._register_first()
         else:
-            self._passage.show()
+            self._passage.show(self._passage.course.why())
         passage = self._passage
         while passage is not None and not passage.over and not await self._may_hand_on(passage):
             await passage.step()
@@ -349,6 +351,7 @@ def _attributes_of(onward: AgentInput) -> TypedSearchAttributes:
     return known.updated(
         SearchAttributePair(AGENT_ID, onward.course.life.agent_id),
         SearchAttributePair(AGENT_STATE, onward.course.state.value),
+        SearchAttributePair(AGENT_POOL, keyword(onward.course.life.pool)),
     )
 
 

@@ -8,7 +8,7 @@ from temporalio import workflow
 
 from activities.contracts import Life, Usage
 from core.domain import stops
-from core.domain.lifecycle import AgentState
+from core.domain.lifecycle import WAITING, AgentState
 from core.domain.orders import FailureReport, StartRequest, StopOrder
 from core.domain.timings import Timings
 from workflows.options import HISTORY_LIMIT, STOPS_ADD_UP
@@ -80,6 +80,12 @@ class Course(BaseModel):
     # The latest of them whose CPU time is in it: one may be removed again, and the same is told of it then.
     counted: int = 0
     inbox: Inbox = Inbox()
+
+    def why(self) -> str | None:
+        """The reason for the state it is in, where it has one that it carries."""
+        if self.state in WAITING:
+            return self.waits_for
+        return self.drain.reason if self.drain is not None and self.state is AgentState.DRAINING else None
 
     def tell_to_stop(self, order: StopOrder) -> None:
         """Have the next step that can stop this life; what it was told before and has not taken yet still counts."""

@@ -157,6 +157,7 @@ class Agent(Base):
         Index("ix_agents_user_page", "user_id", "created_at", "agent_id"),
         Index("ix_agents_page", "created_at", "agent_id"),
         Index("ix_agents_token_hash", "token_hash", unique=True),
+        Index("ix_agents_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
 
 
@@ -172,7 +173,10 @@ class EventRow(Base):
     state: Mapped[str | None]
     reason: Mapped[str | None]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    __table_args__ = (UniqueConstraint("agent_id", "seq"),)
+    __table_args__ = (
+        UniqueConstraint("agent_id", "seq"),
+        Index("ix_events_refusals", "at", postgresql_where=text("agent_id IS NULL")),
+    )
 
 
 class Idempotency(Base):

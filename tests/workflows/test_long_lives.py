@@ -8,7 +8,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport, StartOutcome
 from core.domain.recovery import FailureKind
 from tests.fixtures.stage import SetStage, Stage, until
-from workflows.options import AGENT_ID, AGENT_STATE
+from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE
 
 SHORT = 40
 
@@ -62,6 +62,12 @@ async def test_running_life_is_handed_on_with_its_attempt_state_and_name(set_sta
     await stage.nothing_left()
 
 
+async def shown_again(stage: Stage) -> bool:
+    """Whether this run has shown where it stands; before that, what the last one showed is there."""
+    events = (await stage.workflow().fetch_history()).events
+    return any(event.HasField("upsert_workflow_search_attributes_event_attributes") for event in events)
+
+
 async def test_waiting_life_is_handed_on_and_still_admitted(set_stage: SetStage) -> None:
     stage = await set_stage({"grant_tick_seconds": 600}, capacity=1, history_limit=SHORT)
     holder = await stage.started("bob")
@@ -69,6 +75,10 @@ async def test_waiting_life_is_handed_on_and_still_admitted(set_stage: SetStage)
     run_id = await first_run(stage)
     await babble(stage, SHORT)
     await handed_on(stage, run_id)
+    why = (await stage.agent(agent_id)).reason
+    await until(lambda: shown_again(stage), "the next run to show where it stands")
+    assert why
+    assert (await stage.workflow().describe()).typed_search_attributes.get(AGENT_REASON) == why
     await stage.stop(holder)
     await stage.until(agent_id, AgentState.RUNNING)
 

@@ -256,6 +256,18 @@ async def test_reaper_of_the_schedule_looks_every_interval(stage: Stage) -> None
     await until(looked, "the schedule to have run twice")
 
 
+async def test_reaper_that_an_operator_paused_stays_paused_when_a_worker_begins(stage: Stage) -> None:
+    from temporal import schedules
+
+    await schedules.ensure(stage.client, reap_seconds=60, pressure_seconds=60)
+    handle = stage.client.get_schedule_handle(schedules.REAPER_SCHEDULE)
+    await handle.pause(note="the database is restored")
+    await schedules.ensure(stage.client, reap_seconds=90, pressure_seconds=60)
+    there = (await handle.describe()).schedule
+    assert (there.state.paused, there.state.note) == (True, "the database is restored")
+    assert [each.every.total_seconds() for each in there.spec.intervals] == [90]
+
+
 async def test_what_ended_long_ago_is_forgotten_with_all_that_is_its_own(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,10 @@ from activities.contracts import Registered, Registration
 from activities.lives import LifeActivities
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StopOrder
+from core.domain.templates import Pool
 from core.errors import Unavailable
 from tests.fixtures.stage import SetStage, Stage, until
-from workflows.options import AGENT_ID
+from workflows.options import AGENT_ID, AGENT_POOL
 
 LONG = {"grace_seconds": 600}
 
@@ -249,6 +250,18 @@ async def test_keep_and_start_at_once_end_with_one_agent(set_stage: SetStage) ->
         current = await stage.until(started.agent_id or "", AgentState.RUNNING)
         await stage.stop(current.agent_id)
         await stage.nothing_left()
+
+
+async def test_successor_in_another_pool_is_found_by_that_pool(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG, pools={"other": Pool(runtime="memory", capacity=1)})
+    first = await stage.started()
+    await stage.stop(first, "maintenance")
+    await stage.until(first, AgentState.DRAINING)
+    second = (await stage.start(pool="other")).agent_id or ""
+    await stage.stop(first)
+    await stage.until(second, AgentState.RUNNING)
+    await owned_by(stage, second)
+    assert (await stage.workflow().describe()).typed_search_attributes.get(AGENT_POOL) == "other"
 
 
 async def test_order_that_names_no_agent_ends_the_successor_too(set_stage: SetStage) -> None:

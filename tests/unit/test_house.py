@@ -67,6 +67,14 @@ def test_a_new_module_of_core_must_take_a_side_before_imports_pass(house: Path) 
     assert any("in core" in name for name in broken_contracts(house))
 
 
+def test_berth_in_the_image_is_the_function_that_an_installation_calls() -> None:
+    """Ended another way, a command that did what it was asked for may seem to have failed (see core/leaving.py)."""
+    written = re.search(r"printf '(.+)' > /app/bin/berth", (ROOT / "k8s" / "Dockerfile").read_text())
+    assert written is not None
+    module, function = PYPROJECT["project"]["scripts"]["berth"].split(":")
+    assert written[1].split(r"\n")[1:] == [f"from {module} import {function}", "", f"{function}()", ""]
+
+
 def test_warnings_are_errors_and_no_test_runs_for_ever() -> None:
     pytest_settings = PYPROJECT["tool"]["pytest"]["ini_options"]
     assert pytest_settings["filterwarnings"][0] == "error"

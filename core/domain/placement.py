@@ -73,7 +73,10 @@ class ProfileClaim(Part):
 
 
 class LoadBalancer(Part):
-    """An address outside the cluster for each agent, where only its token keeps others out. A cloud bills each."""
+    """An address outside the cluster for each agent, where only its token keeps others from steering and watching it.
+
+    Its health and the files of its noVNC page are open there. A cloud bills each.
+    """
 
     annotations: dict[str, str] = Field({}, description="what the cloud's controller reads: an internal one, say")
     source_ranges: tuple[IPv4Network | IPv6Network, ...] = Field((), description="who may come; none: everybody")

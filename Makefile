@@ -11,7 +11,7 @@ setup: ## install what is missing; nothing when nothing changed
 demo: setup ## the local stack and one whole life with a real browser (DEMO_EXIT=1 leaves afterwards)
 	@.venv/bin/berth demo
 
-test: setup ## every test this machine can run (ARGS="-k word" for some)
+test: setup ## every test but the long ones of chaos and bench (ARGS="-k word" for some)
 	@.ci/test $(ARGS)
 
 check: setup ## format, lint, types, import contracts, house rules, recorded histories
@@ -33,7 +33,7 @@ soak: setup ## users come and go while parts are killed, cut off and frozen at r
 cluster: setup ## a Kubernetes of this machine's own, or KUBECONFIG's; prints the path of a kubeconfig (NODES=2)
 	@.venv/bin/python -m k8s.cluster up --nodes $(or $(NODES),1)
 
-cluster-down: setup ## remove it, and what any killed one left
+cluster-down: setup ## remove it, and what any killed one left (not with KUBECONFIG)
 	@.venv/bin/python -m k8s.cluster down
 
 images: setup ## the images of agent and control plane, built here and loaded into the cluster that runs (ARGS=--help)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from core.settings import Settings
 
 GROUP = "Run Berth"
-_RUNTIME_HELP = "What runs agents; memory simulates them. Default: process."
+_RUNTIME_HELP = "What runs agents; memory simulates them. Default: that of the default pool."
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where its data is kept; BERTH_DATA_DIR, .berth.")]
 
 

@@ -81,7 +81,6 @@ class Pool(BaseModel):
     max_starting_per_node: int | None = Field(
         None, ge=1, description="of all pools of the cluster, a machine; the same"
     )
-    options: dict[str, str] = {}
 
     @property
     def limits_starts(self) -> bool:

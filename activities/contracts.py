@@ -174,6 +174,7 @@ class Activity(Value):
 
     last_activity_at: datetime
     ready: bool
+    # Nobody here reads it. Workers of an older release want it in what they are told, and recorded lives hold it.
     admitted: bool
     state: AgentState
     attempt: int

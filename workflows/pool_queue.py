@@ -56,6 +56,7 @@ class PoolQueue:
         except TimeoutError:
             self._dirty = True
 
+    # No part of Berth sends the next two. They stay as runs were told them, and must come out the same when replayed.
     @workflow.signal
     def released(self) -> None:
         self._dirty = True

@@ -283,7 +283,7 @@ class Ticket(Base):
 
     __tablename__ = "tickets"
     ticket_hash: Mapped[str] = mapped_column(primary_key=True)
-    kind: Mapped[str]  # desktop | events | login
+    kind: Mapped[str]  # desktop | events
     user_id: Mapped[str]
     agent_id: Mapped[str | None]
     attempt: Mapped[int | None]

@@ -9,9 +9,6 @@ from uuid import UUID
 
 AgentId = NewType("AgentId", str)
 CommandId = NewType("CommandId", str)
-PoolName = NewType("PoolName", str)
-ProjectId = NewType("ProjectId", str)
-UserId = NewType("UserId", str)
 
 MAX_ID_BYTES = 256
 # Temporal refuses ids over 1,000 bytes (limit.maxIDLength); two parts and a prefix must stay under it.

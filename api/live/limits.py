@@ -34,7 +34,6 @@ class Close(IntEnum):
     GARBAGE = 4400
     REFUSED = 4401
     NOT_YOURS = 4403
-    NOT_FOUND = 4404
     RECONNECT = 4408
     REPLACED = 4409
     ENDED = 4410

@@ -121,11 +121,6 @@ class Cluster(BaseModel):
     def containerd_sockets(self) -> list[Path]:
         return [each.containerd_socket for each in self.nodes]
 
-    def load_image(self, archive: Path) -> None:
-        """Import a docker or OCI archive into every node."""
-        for each in self.nodes:
-            images.load(archive, each.containerd_socket)
-
     def stop_kubelet(self, name: str) -> None:
         """Kill the node's kubelet (SIGKILL); its containers run on. The node is NotReady 20 to 26 s later."""
         self._on(name).kill("kubelet")

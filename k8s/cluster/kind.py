@@ -41,11 +41,6 @@ def down(folder: Path, announce: Callable[[str], None]) -> None:
         announce(f"kind deleted {_name(folder)}")
 
 
-def load_image(folder: Path, archive: Path) -> None:
-    """Load a docker archive into every node."""
-    _run("kind", "load", "image-archive", str(archive), "--name", _name(folder))
-
-
 def _name(folder: Path) -> str:
     """One name a folder, so that two checkouts have two clusters."""
     return f"berth-{zlib.crc32(str(folder.resolve()).encode()):08x}"

@@ -24,10 +24,6 @@ class TcpProxy:
         self.connections = 0
         self.port = 0
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._pairs)
-
     def aim(self, host: str, port: int) -> None:
         """Serve another target from now on."""
         self._target = (host, port)

@@ -42,10 +42,6 @@ class Contender:
         await asyncio.gather(self.task, return_exceptions=True)
 
 
-async def all_leave(*contenders: Contender) -> None:
-    await asyncio.gather(*(contender.leave() for contender in contenders))
-
-
 def asked_since(kube: SmallKube, before: int) -> bool:
     return len(kube.server.asked) > before
 

@@ -35,20 +35,25 @@ def list_agents(
 ) -> None:
     """List your agents, newest first."""
     from api.cli.client import Berth
-    from api.cli.life import row
+    from api.cli.life import living, row
 
+    path = "/api/admin/agents" if everyone else "/api/agents"
+    asked = {name: value for name, value in (("state", state), ("projectId", project)) if value is not None}
+    none = "no agents"
     with Berth.open() as berth:
-        asked = {name: value for name, value in (("state", state), ("projectId", project)) if value is not None}
-        found = berth.items("/api/admin/agents" if everyone else "/api/agents", asked, limit)
-    ended = 0
-    if not everything and state is None:
-        living = [agent for agent in found if agent["endedAt"] is None]
-        ended, found = len(found) - len(living), living
+        if everything or state is not None:
+            found = berth.items(path, asked, limit + 1)
+        else:
+            found = living(berth, path, asked, limit + 1)
+            if not found and not json and (ended := len(berth.items(path, asked, limit))):
+                none = f"none lives, {ended}{' or more' if ended == limit else ''} ended: --all shows them"
+    if len(found) > limit:
+        found = found[:limit]
+        show.note(f"berth: there are more; these are the newest {limit}, --limit asks for others too")
     if json:
         show.as_json(found)
     else:
         columns = ("AGENT", *(("USER",) if everyone else ()), "PROJECT", "STATE", "SINCE", "WHY")
-        none = f"none lives, {ended} ended: --all shows them" if ended else "no agents"
         show.table(
             columns, [row(agent, named=everyone) for agent in found], f"{none} (berth agents start PROJECT starts one)"
         )

@@ -3,12 +3,14 @@
 import re
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from api.cli import show
 from api.cli.client import Answer, Berth, segment
 from api.cli.faults import Fault, TurnedDown, Unreachable
+from core.domain.lifecycle import LIVING, AgentState
 
 _ID = re.compile(r"ag-[0-9a-f]{32}")
 _PENDING_SECONDS = 60.0
@@ -48,6 +50,20 @@ def find(berth: Berth, which: str) -> dict[str, Any]:
             f"you have no agent {which}, and none in a project of that name", "see: berth agents list --all"
         )
     return next((agent for agent in found if agent["endedAt"] is None), found[0])
+
+
+def living(berth: Berth, path: str, asked: dict[str, str], most: int) -> list[dict[str, Any]]:
+    """The newest living agents of the list at `path`, at most `most`.
+
+    Asked for state by state, since any number of ended ones may be newer; in the order of a life, so that one that
+    moves on meanwhile is found twice rather than not at all.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for state in AgentState:
+        if state in LIVING:
+            found |= {agent["agentId"]: agent for agent in berth.items(path, {**asked, "state": state.value}, most)}
+    newest = sorted(found.values(), key=lambda agent: datetime.fromisoformat(agent["createdAt"]), reverse=True)
+    return newest[:most]
 
 
 def id_of(berth: Berth, which: str) -> str:

@@ -27,25 +27,6 @@ from tests.fixtures.terminal import Cli, Desk
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 50
 
 
-async def test_list_shows_ones_own_agents_and_nobody_elses(desk: Desk) -> None:
-    agent_id = await desk.api.running()
-    shown = await desk.as_user("owner")("agents", "list")
-    assert (shown.code, shown.err) == (0, "")
-    assert shown.out.splitlines()[1].split()[:3] == [agent_id, "shop", "running"]
-    strangers = await desk.as_user("stranger")("agents", "list")
-    assert (strangers.code, strangers.out) == (0, "")
-    assert strangers.line.startswith("no agents")
-
-
-async def test_administrator_lists_everyones_agents_with_whose_they_are_and_nobody_else_does(desk: Desk) -> None:
-    agent_id = await desk.api.running()
-    shown = await desk.as_user("admin", role=Role.ADMIN)("agents", "list", "--everyone")
-    assert (shown.code, shown.err) == (0, "")
-    assert shown.out.splitlines()[1].split()[:4] == [agent_id, "owner", "shop", "running"]
-    refused = await desk.as_user("owner")("agents", "list", "--everyone")
-    assert (refused.code, refused.out) == (3, "")
-
-
 async def test_moments_of_an_agent_are_shown_with_how_long_ago_they_were(desk: Desk) -> None:
     agent_id = await desk.api.running()
     shown = await desk.as_user("owner")("agents", "show", agent_id)
@@ -216,13 +197,6 @@ async def test_admin_orders_a_maintenance_and_nobody_else_does(desk: Desk) -> No
     ]
     both = await admin("maintenance", "--pool", "default", "--node", "worker-3")
     assert (both.code, "say --pool or --node" in both.line) == (2, True)
-
-
-async def test_list_without_a_living_agent_says_how_many_ended(desk: Desk) -> None:
-    await desk.api.lives.end(await desk.api.running())
-    shown = await desk.as_user("owner")("agents", "list")
-    assert (shown.code, shown.out) == (0, "")
-    assert "1 ended: --all shows them" in shown.line
 
 
 async def test_unknown_project_is_refused_with_the_command_that_makes_one(desk: Desk) -> None:

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from api.live.limits import SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, Reacher, now
@@ -38,6 +38,13 @@ _MAX_QUEUE = 16
 _INPUT = frozenset({4, 5, 6, 255})
 
 
+class _StraightTo(connect):
+    """Goes where it was told and nowhere else: what answers is in an agent's hands, and we reach inner networks."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 class Desktops:
     """Admits viewers by ticket and carries their sockets."""
 
@@ -59,7 +66,7 @@ class Desktops:
         """Join the accepted socket to the agent's screen until one side leaves or access ends. Raises `Closing`."""
         try:
             reach = await self._reach(view.runtime, view.agent_id, view.attempt)
-            async with connect(
+            async with _StraightTo(
                 _screen_url(reach.desktop_url, grant.mode or "view"),
                 additional_headers={"X-Agent-Token": reach.token.get_secret_value()},
                 open_timeout=_OPEN_SECONDS,
@@ -71,7 +78,7 @@ class Desktops:
             ) as screen:
                 log.info("desktop.open", agent_id=view.agent_id, user_id=grant.user_id, mode=grant.mode)
                 await together(self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant))
-        except (RuntimeFault, InvalidHandshake, OSError) as error:
+        except (RuntimeFault, WebSocketException, OSError) as error:
             log.warning("desktop.not_reached", agent_id=view.agent_id, error=type(error).__name__)
             raise Closing(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None
 

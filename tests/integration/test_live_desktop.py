@@ -13,7 +13,9 @@ import pytest
 from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from core.db.repositories import tickets
@@ -203,6 +205,30 @@ async def test_screen_that_cannot_be_reached_says_try_again(live: LiveStage) -> 
         api_url="http://127.0.0.1:9", desktop_url="http://127.0.0.1:9", token=SecretStr("x")
     )
     assert await closing(live, await ticket_of(live, agent)) == 1013
+
+
+@pytest.mark.parametrize("where", ["{ws}/inner", "{http}/inner", "/elsewhere", "http://[", "gopher://x"])
+async def test_screen_that_sends_elsewhere_is_not_followed(live: LiveStage, where: str) -> None:
+    agent = await live.agent(await live.user("ann"))
+    paths: list[str] = []
+
+    def inner(_: ServerConnection, request: Request) -> None:
+        paths.append(request.path)
+
+    async with serve(Screen("x"), "127.0.0.1", 0, process_request=inner) as other:
+        http = _address(other)
+        location = where.format(http=http, ws=http.replace("http", "ws"))
+
+        def redirect(_: ServerConnection, request: Request) -> Response:
+            paths.append(urlsplit(request.path).path)
+            return Response(302, "Found", Headers({"Location": location}), b"")
+
+        async with serve(Screen("x"), "127.0.0.1", 0, process_request=redirect) as server:
+            live.runtime.reaches[agent.agent_id, 1] = Reach(
+                api_url="http://127.0.0.1:9", desktop_url=_address(server), token=SecretStr("x")
+            )
+            assert await closing(live, await ticket_of(live, agent)) == 1013
+    assert paths == ["/websockify"]
 
 
 async def test_typing_is_activity_and_looking_is_not(live: LiveStage) -> None:

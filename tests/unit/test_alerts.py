@@ -93,6 +93,15 @@ CASES = {
         },
         {"runtime": "kubernetes"},
     ),
+    # Two processes, of which one watches; then none has its Lease.
+    "BerthWatchAway": Case(
+        {
+            f'berth_watch_leads{{runtime="kubernetes",pod="{pod}"}}': f"{leads}x90"
+            for pod, leads in (("a", 1), ("b", 0))
+        },
+        {f'berth_watch_leads{{runtime="kubernetes",pod="{pod}"}}': "0x90" for pod in "ab"},
+        {"runtime": "kubernetes"},
+    ),
     "BerthWaitEstimateWrong": Case(
         {
             'berth_queue_wait_foretold_total{pool="default",came="within"}': "0+8x90",
@@ -120,15 +129,20 @@ CASES = {
         {"channel": "email"},
     ),
 }
+# The other half of an alert that fires for two reasons: the watches are gone, numbers and all.
+OTHERWISE = {"BerthWatchAway": CASES["BerthWatchAway"]._replace(ill={}, labels={})}
 
 
 def test_every_alert_has_a_case_here() -> None:
     assert ALERTS.keys() == CASES.keys()
 
 
-@pytest.mark.parametrize("alert", ALERTS)
-def test_alert_is_silent_while_all_is_well_and_fires_when_it_is_not(alert: str, tmp_path: Path) -> None:
-    case, severity = CASES[alert], ALERTS[alert]["labels"]["severity"]
+@pytest.mark.parametrize(
+    ("alert", "case"),
+    [pytest.param(alert, case, id=alert) for cases in (CASES, OTHERWISE) for alert, case in cases.items()],
+)
+def test_alert_is_silent_while_all_is_well_and_fires_when_it_is_not(alert: str, case: Case, tmp_path: Path) -> None:
+    severity = ALERTS[alert]["labels"]["severity"]
     labels = {"alertname": alert, "alertstate": "firing", "severity": severity, **case.labels}
     promtool(
         tmp_path,

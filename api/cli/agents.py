@@ -147,13 +147,14 @@ def logs(
     agent: Which, follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ends.")] = False
 ) -> None:
     """Print an agent's own log."""
-    from api.cli.client import Berth, segment
+    from api.cli.client import Berth
     from api.cli.life import id_of
+    from api.cli.logs import followed, log_path
 
     with Berth.open() as berth:
-        path = f"/api/agents/{segment(id_of(berth, agent))}/logs"
+        agent_id = id_of(berth, agent)
         try:
-            show.stream(berth.stream(path, {"follow": str(follow).lower()}, silent=follow))
+            show.stream(followed(berth, agent_id) if follow else berth.stream(log_path(agent_id)))
         except KeyboardInterrupt:
             return
 

@@ -111,13 +111,21 @@ class Berth:
         return found
 
     def stream(self, path: str, params: Mapping[str, Any] | None = None, *, silent: bool = False) -> Iterator[bytes]:
-        """The bytes of an answer as they come; `silent` for one that may say nothing for as long as it likes."""
+        """The bytes of an answer as they come; `silent` for one that may say nothing for as long as it likes.
+
+        Raises `Unreachable` too when it breaks off before its end.
+        """
         timeout = httpx2.Timeout(None if silent else _SECONDS, connect=_CONNECT_SECONDS)
         with self._translated(), self._http.stream("GET", path, params=params, timeout=timeout) as answer:
             if answer.status_code >= 300:
                 answer.read()
                 raise self._fault(answer)
-            yield from answer.iter_bytes()
+            try:
+                yield from answer.iter_bytes()
+            except httpx2.TimeoutException:
+                raise
+            except httpx2.TransportError as error:
+                raise Unreachable("the answer broke off, and is not all there is", "ask again") from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

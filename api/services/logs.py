@@ -20,12 +20,18 @@ _MOST_A_USER = 10
 
 
 class LogStream:
-    """An open log. Iterate `chunks` at most once; `close` in any case."""
+    """An open log. Iterate `chunks` at most once; `close` in any case.
 
-    def __init__(self, agent_id: str, source: AsyncIterator[bytes], seconds: float, closed: Callable[[], None]) -> None:
+    `torn` tells, after the last chunk, that the log has more, or may have. The time of a followed one is over by
+    agreement: whoever follows asks again.
+    """
+
+    def __init__(self, agent_id: str, source: AsyncIterator[bytes], follow: bool, closed: Callable[[], None]) -> None:
+        self.torn = False
         self._agent_id = agent_id
         self._source = source
-        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._follow = follow
+        self._deadline = asyncio.get_running_loop().time() + (_FOLLOW_SECONDS if follow else _WHOLE_SECONDS)
         self._closed = closed
         self._next = self._ask()
 
@@ -36,17 +42,19 @@ class LogStream:
             raise fault
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Until the log ends, its time is over, or the runtime fails, which only the log of ours tells."""
+        """Until the log ends, its time is over, or the runtime fails."""
         while True:
             left = self._deadline - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait({self._next}, timeout=max(left, 0))
             if not done:
                 log.info("logs.ended_by_time", agent_id=self._agent_id)
+                self.torn = not self._follow
                 return
             try:
                 chunk = self._next.result()
             except RuntimeFault as error:
                 log.warning("logs.broken", agent_id=self._agent_id, code=error.error_code)
+                self.torn = True
                 return
             if chunk is None:
                 return
@@ -83,9 +91,7 @@ class LogReader:
             raise Busy("too many logs are open", retry_after=10)
         self._open[who.user_id] += 1
         source = runtime.logs(agent_id, follow=follow and not view.over)
-        stream = LogStream(
-            agent_id, source, _FOLLOW_SECONDS if follow else _WHOLE_SECONDS, lambda: self._left(who.user_id)
-        )
+        stream = LogStream(agent_id, source, follow, lambda: self._left(who.user_id))
         try:
             await stream.begin()
         except RuntimeFault as fault:

@@ -17,13 +17,17 @@ class ShelfRuntime:
         self.asked = False
         self.in_use = False
         self.fails: Exception | None = None
+        self.breaks: Exception | None = None
+        self.stalls = False
 
     async def logs(self, agent_id: str, *, follow: bool = False) -> AsyncIterator[bytes]:
         if self.fails:
             raise self.fails
         for line in self.lines.get(agent_id, []):
             yield line
-        if follow:
+        if self.breaks:
+            raise self.breaks
+        if follow or self.stalls:
             self.waiting.set()
             await self.more.wait()
             yield b"and more\n"

@@ -255,19 +255,6 @@ async def test_nothing_in_an_agents_words_reaches_the_terminal_as_a_command(desk
         assert not any(line.startswith("FAKE") for line in shown.out.splitlines())
 
 
-async def test_logs_are_printed_as_they_come(desk: Desk) -> None:
-    agent_id = await desk.api.running()
-    desk.api.runtime.lines[agent_id] = [b"one\n", "zwei \u00e4\n".encode()]
-    assert (await desk.as_user("owner")("agents", "logs", "shop")).out == "one\nzwei \u00e4\n"
-    async with desk.as_user("owner").running("agents", "logs", "shop", "--follow") as process:
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"one\n"
-        await asyncio.wait_for(desk.api.runtime.waiting.wait(), 20)
-        desk.api.runtime.more.set()
-        out, _ = await asyncio.wait_for(process.communicate(), 20)
-    assert out.decode().splitlines()[-1] == "and more"
-
-
 async def test_command_gets_its_parameters_and_a_picture_becomes_a_file(live: LiveStage, cli: Cli) -> None:
     agent = await live.agent(await live.user("ann"))
     asked: list[Execute] = []

@@ -88,7 +88,9 @@ def install(app: FastAPI) -> None:
         HTTPException: _on_http,
         DBAPIError: _on_database,
         PoolTimeout: _on_database,
-        OSError: _on_database,
+        # As `core.db.engine` has it; any other OSError is of our own files, and a fault of ours.
+        ConnectionError: _on_database,
+        TimeoutError: _on_database,
         Exception: _on_anything,
     }
     for kind, handler in handlers.items():

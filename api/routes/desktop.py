@@ -100,7 +100,12 @@ def _file(folder: Path, name: str) -> Response:
     if "\x00" in name:
         return _missing()
     path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+    try:
+        found = path.is_relative_to(folder.resolve()) and path.is_file()
+    except OSError:
+        # A name that is too long for a file system.
+        found = False
+    if not found:
         return _missing()
     return FileResponse(path, media_type=_KINDS.get(path.suffix, "text/plain"), headers=_HEADERS)
 

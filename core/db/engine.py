@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
+import asyncpg
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -35,6 +36,7 @@ class Db:
             # A server that was killed leaves dead connections in the pool.
             pool_pre_ping=ask_first,
             connect_args={
+                "async_creator_fn": _connected,
                 "timeout": 5,
                 "command_timeout": 20,
                 "server_settings": {
@@ -60,6 +62,19 @@ class Db:
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         async with self._sessions() as session, session.begin():
             yield session
+
+
+async def _connected(*args: Any, **options: Any) -> Any:
+    """asyncpg's connection. That none can be made is a `ConnectionError` or `TimeoutError`, whatever stood in the way:
+
+    no such name, no way there, no such socket and several of these at once are an `OSError` like that of any file.
+    """
+    try:
+        return await asyncpg.connect(*args, **options)
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        raise ConnectionError(*error.args) from error
 
 
 def async_url(url: str) -> str:

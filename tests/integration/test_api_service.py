@@ -1,6 +1,7 @@
 """The process itself: health, readiness, metrics, and every kind of bad request as a problem with a code."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 
 import asyncpg
@@ -249,6 +250,29 @@ async def test_database_that_is_away_is_unavailable_and_comes_back(database_url:
             finally:
                 await server.close()
             assert (await api.start()).status_code == 201
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:9", "localhost:9", "nobody.invalid", "/berth?host=/nowhere"])
+async def test_database_that_cannot_be_reached_is_unavailable_whatever_is_in_the_way(
+    settings: Settings, where: str
+) -> None:
+    async with (
+        Db.open(f"postgresql://{where}", application="test", pool_size=1) as db,
+        replica(db, settings, SimulatedLives(db, settings)) as api,
+    ):
+        answer = await api.start()
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+
+
+async def test_trouble_with_a_file_is_not_told_as_a_database_that_is_away(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(api.lives, "start", full)
+    answer = await api.start()
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
 
 
 async def _admin(database_url: str) -> asyncpg.Connection:

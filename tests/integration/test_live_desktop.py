@@ -267,6 +267,7 @@ async def test_viewer_page_and_its_library_are_served_and_nothing_beside_them(li
         "static/novnc/package.json",
         "static/novnc/core/..%2f..%2f..%2f..%2fpyproject.toml",
         "static/novnc/core/%00",
+        f"static/novnc/core/{'a' * 300}",
         "static/novnc/core",
     ):
         answer = await live.http.get(f"{base}/{path}")

@@ -85,14 +85,17 @@ def start(
     if at is not None and wait:
         raise WrongUse("--at and --wait do not go together", "see: berth agents scheduled")
     from api.cli.client import Berth
+    from api.cli.life import print_start, wait_until
     from api.cli.life import start as begin
-    from api.cli.life import wait_until
 
     with Berth.open() as berth:
-        answer = begin(berth, project, template, at, key, json)
+        answer = begin(berth, project, template, at, key)
+        # A program is given one document: here the agent once it is usable.
+        if not (wait and json):
+            print_start(answer, json)
         if not wait:
             return None
-        agent_id = answer.get("agentId") or answer["agent"]["agentId"]
+        agent_id = answer.body.get("agentId") or answer.body["agent"]["agentId"]
         return wait_until(berth, agent_id, {"running"}, json)
 
 

@@ -88,13 +88,14 @@ def order(berth: Berth, which: str, what: str, body: dict[str, Any] | None) -> d
     return answer
 
 
-def start(
-    berth: Berth, project: str, template: str | None, at: str | None, key: str | None, json: bool
-) -> dict[str, Any]:
-    """Start, say what came of it, and return the answer. While nobody decided, ask again with the same key."""
+def start(berth: Berth, project: str, template: str | None, at: str | None, key: str | None) -> Answer:
+    """Start, and return what came of it. While nobody decided, ask again with the same key."""
     key = key or str(uuid.uuid4())
     path = f"/api/projects/{segment(project)}/start-agent"
-    answer = _decided(berth, path, wish(template, at), key, f"ask again with --key {key}")
+    return _decided(berth, path, wish(template, at), key, f"ask again with --key {key}")
+
+
+def print_start(answer: Answer, json: bool) -> None:
     found: dict[str, Any] = answer.body
     if json:
         show.as_json(found)
@@ -108,7 +109,6 @@ def start(
         agent = found["agent"]
         new = "created" if answer.status == 201 else "there already"
         show.line(f"{agent['agentId']}  {agent['state']}  {new}")
-    return found
 
 
 def _decided(berth: Berth, path: str, body: dict[str, Any] | None, key: str | None, otherwise: str) -> Answer:

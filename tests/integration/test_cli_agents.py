@@ -242,6 +242,14 @@ async def test_wait_for_a_start_that_fails_says_why(desk: Desk) -> None:
     assert "is failed (image_pull)" in err.decode().splitlines()[-1]
 
 
+async def test_wait_for_a_start_prints_one_document_for_programs(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    said = await desk.as_user("owner")("agents", "start", "shop", "--wait", "--json")
+    assert (said.code, said.err) == (0, "")
+    found = json.loads(said.out)
+    assert (found["agentId"], found["state"]) == (agent_id, "running")
+
+
 async def test_nothing_in_an_agents_words_reaches_the_terminal_as_a_command(desk: Desk) -> None:
     agent_id = await desk.api.running()
     evil = "gone\x1b]0;owned\x07\nFAKE LINE\x9b2J"

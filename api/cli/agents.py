@@ -149,7 +149,7 @@ def events(agent: Which, json: AsJson = False) -> None:
 def logs(
     agent: Which, follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ends.")] = False
 ) -> None:
-    """Print an agent's own log."""
+    """Print an agent's own log, as the agent wrote it: the one command about agents without --json."""
     from api.cli.client import Berth
     from api.cli.life import id_of
     from api.cli.logs import followed, log_path

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from api.auth import Role
 from api.cli.explanation import lines
 from api.cli.life import event_line
+from api.cli.main import app
 from core.db.repositories import agents, artefacts
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
@@ -63,6 +65,14 @@ async def test_json_is_the_answer_of_the_api(desk: Desk) -> None:
     events = (await desk.api.ask("GET", f"/api/agents/{agent_id}/events")).json()["items"]
     assert json.loads((await berth("agents", "events", agent_id, "--json")).out) == events
     assert json.loads((await berth("queue", "--json")).out) == []
+
+
+def test_every_command_about_agents_has_json_but_that_of_their_logs() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    about = {**commands["agents"].commands, **{name: commands[name] for name in ("queue", "explain")}}
+    without = {name for name, command in about.items() if "--json" not in {o for p in command.params for o in p.opts}}
+    assert without == {"logs"}
+    assert "without --json" in about["logs"].help
 
 
 async def test_start_over_the_quota_is_refused_with_what_would_help(desk: Desk) -> None:

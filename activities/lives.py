@@ -15,6 +15,7 @@ from core.db.engine import Db
 from core.db.repositories import admission, agents, alterations, clusters, commands, events, flows, locks, moves, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.upkeep import LivingRow
+from core.domain.admission import RejectReason
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, WAITING, AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome
@@ -58,11 +59,11 @@ class LifeActivities:
         request = ask.request
         pool = self._pools.get(request.pool)
         if pool is None:
-            return _refused("unknown_pool")
+            return _refused(RejectReason.UNKNOWN_POOL.value)
         try:
             timings = self._settings.timings_of(request.template)
         except KeyError:
-            return _refused("unknown_template")
+            return _refused(RejectReason.UNKNOWN_TEMPLATE.value)
         deadline = timedelta(seconds=timings.ready_deadline_seconds)
         try:
             async with self._db.transaction() as session:

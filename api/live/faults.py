@@ -1,5 +1,6 @@
 """A command's fault as the error its caller gets."""
 
+from api.problems import type_or_code
 from core.db.repositories.commands import CommandState, CommandView
 from core.domain.wire import CommandFault
 from core.errors import BerthError, Conflict, InvalidRequest, RuntimeFault, TimedOut
@@ -23,6 +24,8 @@ _KINDS: dict[CommandFault, type[BerthError]] = {
     CommandFault.NOT_STORED: RuntimeFault,
     CommandFault.TIMED_OUT: TimedOut,
 }
+# All that a command may end with instead of a result, for OpenAPI.
+REFUSALS: tuple[type_or_code, ...] = tuple((kind, fault.value) for fault, kind in _KINDS.items())
 
 
 def error_of(command: CommandView) -> BerthError:

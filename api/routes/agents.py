@@ -26,10 +26,10 @@ from api.schemas.agents import (
 from api.schemas.base import AgentIdPath, ProjectIdText
 from api.services import orders
 from api.services.access import readable_agent
-from api.services.start import Starter
+from api.services.start import REFUSALS, Starter
 from core.db.repositories import agents, artefacts, events, queue
 from core.domain.lifecycle import AgentState
-from core.errors import Busy, Conflict, InvalidRequest, NotFound, Rejected, Unavailable
+from core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 
 router = APIRouter(prefix="/api/agents", tags=["agents"])
 
@@ -122,10 +122,8 @@ async def keep_agent(deps: DepsOf, who: Caller, agent_id: AgentIdPath) -> AgentB
         **problems.responses(
             *_ORDERED,
             (Unavailable, "workflow_gone"),
-            (Rejected, "max_agents_exceeded"),
-            (Rejected, "subscription_inactive"),
+            *REFUSALS,
             (InvalidRequest, "unknown_template"),
-            (Busy, "queue_full"),
         ),
         202: {
             "model": AgentBody | QueuedBody | PendingBody,

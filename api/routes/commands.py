@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from api.deps import Caller, DepsOf
 from api.live.calls import Call
-from api.live.faults import error_of
+from api.live.faults import REFUSALS, error_of
 from api.live.hub import Live, live_of
 from api.live.ports import now
 from api.problems import field_problems, responses
@@ -15,7 +15,7 @@ from api.schemas.commands import CommandBody, ExecuteAnswer, ExecuteBody
 from core.db.repositories import agents, commands
 from core.db.repositories.commands import CommandState, CommandView
 from core.domain.wire import COMMAND_PARAMETERS, CommandName
-from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, RuntimeFault, TimedOut
+from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound
 from core.ids import check_id, new_command_id
 
 router = APIRouter(prefix="/api/agents/{agentId}", tags=["commands"])
@@ -33,14 +33,9 @@ _NO_COMMAND = NotFound("this agent has no such command")
         NotFound,
         (Conflict, "agent_not_ready"),
         (Conflict, "order_refused"),
-        (Conflict, "busy"),
-        (InvalidRequest, "unknown_command"),
-        (InvalidRequest, "invalid_parameters"),
-        (InvalidRequest, "element_not_found"),
+        *REFUSALS,
         KeyReused,
         Busy,
-        (RuntimeFault, "browser_failed"),
-        TimedOut,
     ),
 )
 async def execute(

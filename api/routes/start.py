@@ -13,8 +13,8 @@ from api.schemas.base import ProjectIdPath
 from api.schemas.explain import ExplainBody
 from api.schemas.scheduled import ScheduledBody
 from api.services import explain
-from api.services.start import Starter, StartReply
-from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, Rejected, Unavailable
+from api.services.start import REFUSALS, Starter, StartReply
+from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound, Unavailable
 
 router = APIRouter(tags=["agents"])
 
@@ -52,15 +52,13 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     },
     **problems.responses(
-        (Rejected, "max_agents_exceeded"),
-        (Rejected, "subscription_inactive"),
+        *REFUSALS,
         NotFound,
         KeyReused,
         (InvalidRequest, "unknown_template"),
         (InvalidRequest, "invalid_start_at"),
         (InvalidRequest, "start_at_too_far"),
         (Conflict, "too_many_scheduled_starts"),
-        (Busy, "queue_full"),
         Busy,
         (Unavailable, "temporal_unavailable"),
     ),

@@ -26,6 +26,10 @@ from core.settings import Settings
 
 log = structlog.get_logger()
 
+# What the decision about a start may refuse it for, for OpenAPI. A full queue is no matter of rights: come back later.
+REFUSALS: tuple[problems.type_or_code, ...] = tuple(
+    (Busy if reason is RejectReason.QUEUE_FULL else Rejected, reason.value) for reason in RejectReason
+)
 _PENDING_RETRY_SECONDS = 2
 _QUEUE_FULL_MOST_SECONDS = 3600
 # One order is bounded by the client's own limits (5 s for an answer); this is for a client that breaks its word.
@@ -260,5 +264,6 @@ _SENTENCES = {
     RejectReason.SUBSCRIPTION.value: "your subscription is not active",
     RejectReason.UNKNOWN_TEMPLATE.value: "there is no such template",
     RejectReason.MAX_PROJECT_AGENTS.value: "the project has as many agents as it may have",
+    RejectReason.UNKNOWN_POOL.value: "the pool of this template is not known where agents are made",
     RejectReason.TOO_LARGE.value: "no machine is large enough for this template, not even an empty one",
 }

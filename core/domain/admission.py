@@ -23,6 +23,8 @@ class RejectReason(StrEnum):
     SUBSCRIPTION = "subscription_inactive"
     QUEUE_FULL = "queue_full"
     UNKNOWN_TEMPLATE = "unknown_template"
+    # Of a worker whose settings are not those of the API that asked.
+    UNKNOWN_POOL = "unknown_pool"
 
 
 class QueueReason(StrEnum):

@@ -21,6 +21,8 @@ from api.app import create_app
 from api.auth import Role, open_verifier
 from api.deps import Deps
 from core.db.engine import Db
+from core.domain.admission import RejectReason
+from core.domain.wire import CommandFault
 from core.settings import Settings
 from tests.fixtures.api import Api
 from tests.fixtures.live import serve
@@ -69,6 +71,27 @@ def test_every_operation_with_a_token_lists_its_refusals_with_examples(document:
             for code, example in examples.items():
                 assert example["value"]["code"] == code
                 assert example["value"]["status"] == int(status)
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "codes"),
+    [("startAgent", set(RejectReason)), ("restartAgent", set(RejectReason)), ("execute", set(CommandFault))],
+    ids=["startAgent", "restartAgent", "execute"],
+)
+def test_every_reason_to_refuse_a_start_or_to_give_no_result_is_listed(
+    document: dict[str, Any], operation_id: str, codes: set[str]
+) -> None:
+    (operation,) = (each for _, each in _operations(document) if each["operationId"] == operation_id)
+    answers = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
+    listed = {
+        (code, status)
+        for status, answer in answers.items()
+        for code in answer["content"]["application/problem+json"]["examples"]
+    }
+    assert codes <= {code for code, _ in listed}
+    if operation_id != "execute":
+        refusals = {(str(code), "503" if code is RejectReason.QUEUE_FULL else "403") for code in codes}
+        assert refusals <= listed
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from core.db.repositories import agents, idempotency
+from core.domain.admission import RejectReason
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StartAnswer, StartOutcome, StopOrder
 from core.domain.templates import Template
@@ -294,6 +295,19 @@ async def test_body_that_makes_no_sense_is_refused(api: Api, body: object, code:
     answer = await api.start(json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert await api.sql("SELECT count(*) AS n FROM agents") == [{"n": 0}]
+
+
+@pytest.mark.parametrize("reason", sorted(set(RejectReason) - {RejectReason.QUEUE_FULL}))
+async def test_every_refusal_has_its_code_and_a_sentence_of_its_own(
+    api: Api, monkeypatch: pytest.MonkeyPatch, reason: RejectReason
+) -> None:
+    async def refuse(_: object) -> StartAnswer:
+        return StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value)
+
+    monkeypatch.setattr(api.lives, "start", refuse)
+    answer = await api.start()
+    assert (answer.status_code, answer.json()["code"]) == (403, reason.value)
+    assert " " in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "é"])

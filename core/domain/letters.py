@@ -65,7 +65,9 @@ def compose(happened: Happened, public_url: str) -> Letter:
                 f" It stops{_until(happened)}.",
                 _more(happened),
                 f"It saves what it can before it goes. {_KEPT}",
-                f"Start it again afterwards, ahead of others who wait:\n\n    {link}",
+                f"Start it again within half an hour of {_time(happened.at)}, and it counts as asked for then:"
+                " before those who came later, but behind those of a higher tier. That holds for one start; after"
+                f" the half hour you wait as everybody does.\n\n    {link}",
             ]
         case _:
             subject = f"Your agent in {project} is about to stop"

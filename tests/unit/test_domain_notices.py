@@ -1,6 +1,6 @@
 """Which events are told outside, how often what failed is tried, and words that nobody can bend."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.policy import SMTP as WIRE
 from itertools import pairwise
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core.db.repositories import credits
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
 from core.domain.letters import compose
@@ -110,6 +111,13 @@ def test_letter_of_a_grace_says_until_when_and_whether_it_may_be_kept() -> None:
     firm = {**detail, "keepable": False}
     gone = compose(happened(EventKind.WARNING, reason="maintenance", detail=firm), "https://berth.example").text
     assert "Keep it" not in gone
+
+
+def test_letter_of_an_eviction_promises_the_place_that_is_owed_for_as_long_as_it_is_and_no_better_one() -> None:
+    letter = compose(happened(EventKind.EVICTED, reason="resource_pressure"), "https://berth.example")
+    assert "within half an hour of 09:30 UTC on 1 March 2026" in letter.text
+    assert timedelta(minutes=30) == credits.LASTS
+    assert "behind those of a higher tier. That holds for one start" in letter.text
 
 
 @pytest.mark.parametrize("evil", ["shop\r\nBcc: all@example.org", "shop\u2028Bcc: x", "shop\x0b\x0cx", "s\x85t"])

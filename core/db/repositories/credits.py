@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import EvictionCredit
 
+# The letter about the eviction (`core.domain.letters`) says half an hour.
 LASTS = timedelta(minutes=30)
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from agent_image.agent.doors import Doorkeeper
 from agent_image.agent.executor import Executor
-from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandName, ExecuteRequest, Health
+from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandName, ExecuteRequest, Health, to_json
 from core.ids import new_command_id
 
 
@@ -60,7 +60,8 @@ class InternalApi:
         command_id = asked.command_id or new_command_id()
         outcome = await self._executor.execute(command_id, asked.command, asked.parameters, asked.timeout_seconds)
         if outcome.fault is None:
-            return web.json_response({"status": "executed", "commandId": command_id, "result": outcome.result})
+            done = {"status": "executed", "commandId": command_id, "result": outcome.result}
+            return web.json_response(done, dumps=to_json)
         return _problem(_status(outcome.fault), outcome.fault, outcome.detail, commandId=command_id)
 
 
@@ -68,7 +69,7 @@ def _problem(status: int, code: str, detail: str, **more: str) -> web.Response:
     body = {
         "type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail,
     }  # fmt: skip
-    return web.json_response(body | more, status=status, content_type="application/problem+json")
+    return web.json_response(body | more, status=status, content_type="application/problem+json", dumps=to_json)
 
 
 def _status(fault: CommandFault) -> int:

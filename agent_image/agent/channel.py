@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -24,6 +23,7 @@ from core.domain.wire import (
     Execute,
     GracefulShutdown,
     Health,
+    to_json,
 )
 
 CLOSE_REFUSED = 4401
@@ -79,7 +79,7 @@ class Channel:
     def tell(self, kind: str, **fields: Any) -> None:
         """Queue one message; it is sent, and sent again, until Berth has it."""
         body = {"type": kind, "agentId": self._config.agent_id, **fields}
-        self._outbox.add(body, len(json.dumps(body, default=str)) + 100)
+        self._outbox.add(body, len(to_json(body).encode()) + 100)
 
     def status(self, status: str, detail: str = "", **data: Any) -> None:
         self.tell("agent_status", status=status, detail=detail[:2000], data=data)
@@ -240,7 +240,7 @@ class Channel:
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse, body: dict[str, Any]) -> None:
         async with asyncio.timeout(_PING_SECONDS):
-            await socket.send_str(json.dumps(body, default=str))
+            await socket.send_str(to_json(body))
 
     def _parse(self, data: Any) -> Execute | Cancel | GracefulShutdown | Ack | None:
         try:

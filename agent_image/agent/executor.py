@@ -1,7 +1,6 @@
 """Commands, however they come in: each commandId runs once, one page command at a time, nothing without a limit."""
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from agent_image.agent.artefacts import ArtefactStore
 from agent_image.agent.commands import CommandFailed, Document, PageCommands
 from agent_image.agent.journal import log
 from agent_image.agent.tasks import TaskRunner
-from core.domain.wire import COMMAND_PARAMETERS, CommandFault, CommandName, Parameters, RunTask
+from core.domain.wire import COMMAND_PARAMETERS, CommandFault, CommandName, Parameters, RunTask, to_json
 
 MAX_RESULT_BYTES = 900 << 10  # a channel message may have 1 MiB, with everything around the result
 _WAITING = 16
@@ -154,7 +153,7 @@ class Executor:
         if obstacle := self._obstacle():
             raise CommandFailed(CommandFault.BUSY, obstacle)
         result = await self._dispatch(command_id, name, values)
-        size = len(json.dumps(result))
+        size = len(to_json(result).encode())
         if size > MAX_RESULT_BYTES:
             raise CommandFailed(
                 CommandFault.RESULT_TOO_LARGE, f"the result has {size} bytes, at most {MAX_RESULT_BYTES} are sent"
@@ -189,7 +188,7 @@ class Executor:
             self._tell("task_finished", str(why), commandId=command_id)
 
     def _remember(self, command_id: str, outcome: Outcome) -> None:
-        size = len(json.dumps(outcome.result)) if outcome.result else 200
+        size = len(to_json(outcome.result).encode()) if outcome.result else 200
         self._finished[command_id] = (outcome, size)
         self._finished_bytes += size
         while len(self._finished) > _REMEMBERED or self._finished_bytes > _REMEMBERED_BYTES:

@@ -27,7 +27,9 @@
     return style.visibility !== "hidden" && style.display !== "none";
   }
 
-  const clip = (text, length) => (text || "").replace(/\s+/g, " ").trim().slice(0, length);
+  // Never between the two halves of a character.
+  const cut = (text, length) => text.slice(0, length).replace(/[\ud800-\udbff]$/, "");
+  const clip = (text, length) => cut((text || "").replace(/\s+/g, " ").trim(), length);
 
   function name(el) {
     const label = el.labels && el.labels.length ? el.labels[0].innerText : "";
@@ -40,13 +42,13 @@
     const out = { index, tag: el.tagName.toLowerCase(), name: name(el) };
     for (const key of ["id", "role", "type", "href"]) {
       const value = key === "href" ? el.href : el.getAttribute(key);
-      if (typeof value === "string" && value) out[key] = value.slice(0, 500);
+      if (typeof value === "string" && value) out[key] = cut(value, 500);
     }
     if (el.tagName === "SELECT") {
       out.value = el.value;
       out.options = [...el.options].slice(0, 100).map((o) => clip(o.text, 100));
     } else if ("checked" in el && /^(checkbox|radio)$/.test(el.type)) out.checked = el.checked;
-    else if (typeof el.value === "string" && el.type !== "password") out.value = el.value.slice(0, 200);
+    else if (typeof el.value === "string" && el.type !== "password") out.value = cut(el.value, 200);
     if (el.disabled) out.disabled = true;
     return out;
   }

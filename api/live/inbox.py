@@ -1,18 +1,24 @@
 """What comes in on an agent's socket, weighed: size, rate, sense, and whose it is."""
 
+import json
+
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.live.limits import Close, Closing, TokenBucket
+from api.live.ports import now
 from core.domain.wire import (
     MAX_MESSAGE_BYTES,
     UP,
     AgentOnline,
     AgentStatus,
+    CommandFault,
     CommandResult,
     Heartbeat,
     Ready,
+    Wire,
+    mended,
 )
 
 log = structlog.get_logger()
@@ -21,13 +27,20 @@ _GARBAGE_BUDGET = 10
 _RATE, _BURST = 100.0, 200.0
 # Beyond it an integer is no longer the same number on both sides of JSON.
 _MAX_SEQ = 1 << 53
-_KNOWN = frozenset({"agent_online", "ready", "agent_status", "command_result", "heartbeat"})
+# What an agent sends again until it is acknowledged.
+_NUMBERED = frozenset({"ready", "agent_status", "command_result"})
+_KNOWN = _NUMBERED | {"agent_online", "heartbeat"}
+
+_Message = AgentOnline | Ready | AgentStatus | CommandResult | Heartbeat
 
 
-class _Envelope(BaseModel):
-    """The little that every message has, to tell an unknown type from garbage."""
+class _Envelope(Wire):
+    """The little that is needed to tell an unknown type from garbage, and to answer a message without its sense."""
 
     type: str
+    agent_id: str = ""
+    seq: int = 0
+    command_id: str = ""
 
 
 class Inbox:
@@ -38,7 +51,7 @@ class Inbox:
         self._bucket = TokenBucket(_RATE, _BURST)
         self._garbage_left = _GARBAGE_BUDGET
 
-    async def next(self) -> AgentOnline | Ready | AgentStatus | CommandResult | Heartbeat:
+    async def next(self) -> _Message:
         """The next message that makes sense and is this agent's own. Raises `Closing`, `WebSocketDisconnect`."""
         while True:
             raw = await self._receive()
@@ -46,10 +59,8 @@ class Inbox:
                 raise Closing(Close.FLOOD, "too many messages")
             if len(raw) > MAX_MESSAGE_BYTES:
                 raise Closing(Close.TOO_BIG, "message too big")
-            try:
-                message = UP.validate_json(raw)
-            except ValidationError:
-                self._unknown(raw)
+            message = self._understood(raw)
+            if message is None:
                 continue
             if message.seq > _MAX_SEQ:
                 self.spoil("seq is too large")
@@ -65,14 +76,43 @@ class Inbox:
         if self._garbage_left < 0:
             raise Closing(Close.GARBAGE, what)
 
-    def _unknown(self, raw: bytes) -> None:
+    def _understood(self, raw: bytes) -> _Message | None:
         try:
-            envelope = _Envelope.model_validate_json(raw)
+            return UP.validate_json(raw)
         except ValidationError:
-            return self.spoil("not a message")
-        if envelope.type in _KNOWN:
-            return self.spoil("malformed")
-        log.info("channel.unknown_type", agent_id=self._agent_id, type=envelope.type[:64])
+            pass
+        try:
+            return UP.validate_json(mended(raw))
+        except ValueError:
+            return self._unknown(raw)
+
+    def _unknown(self, raw: bytes) -> AgentStatus | CommandResult | None:
+        """What stands for a message without sense, None when nothing has to.
+
+        A numbered one must have an effect all the same: the agent would send it again after every break, and a few of
+        them would end each of its sockets.
+        """
+        try:
+            envelope = _Envelope.model_validate(json.loads(raw))
+        except (ValueError, RecursionError):
+            self.spoil("not a message")
+            return None
+        if envelope.type not in _KNOWN:
+            log.info("channel.unknown_type", agent_id=self._agent_id, type=envelope.type[:64])
+            return None
+        self.spoil("malformed")
+        if envelope.type not in _NUMBERED or envelope.seq < 1 or envelope.agent_id != self._agent_id:
+            return None
+        if envelope.type == "command_result" and envelope.command_id:
+            return CommandResult(
+                agent_id=self._agent_id,
+                seq=envelope.seq,
+                at=now(),
+                command_id=envelope.command_id,
+                fault=CommandFault.BROWSER_FAILED,
+                detail="what the agent answered cannot be read",
+            )
+        return AgentStatus(agent_id=self._agent_id, seq=envelope.seq, at=now(), status="malformed")
 
     async def _receive(self) -> bytes:
         event = await self._socket.receive()

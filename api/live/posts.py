@@ -12,7 +12,7 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 
 from api.live.ports import now
-from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandResult, Execute
+from core.domain.wire import MAX_MESSAGE_BYTES, CommandFault, CommandResult, Execute, mended
 from core.runtime.base import Reach
 
 _MARGIN_SECONDS = 5.0
@@ -40,7 +40,10 @@ async def post(reach: Reach, agent_id: str, order: Execute) -> CommandResult:
         content = await _bounded(answer)
     if content is None:
         return _message(agent_id, order, fault=CommandFault.RESULT_TOO_LARGE)
-    found = _BODY.validate_json(content)
+    try:
+        found = _BODY.validate_json(content)
+    except ValidationError:
+        found = _BODY.validate_json(mended(content))
     fault = found.get("fault") or (found.get("code") if answer.is_error else None)
     detail = str(found.get("detail") or "")[:2000]
     try:

@@ -5,6 +5,7 @@ The agent counts its messages in `seq` from 1 for each attempt; Berth acknowledg
 and after a break the agent sends again everything above the last acknowledged one.
 """
 
+import json
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
@@ -22,6 +23,24 @@ ZIP = "application/zip"
 def saved_work_id(attempt: int) -> str:
     """Under which "command" an attempt stores the work it saved; with a space, which no user's Idempotency-Key has."""
     return f"saved {attempt}"
+
+
+def to_json(value: Any) -> str:
+    """`value` as text that every reader of JSON takes; what JSON does not know is written as its `str`.
+
+    A page's script can hold half a character (a lone surrogate). Python writes it down, and a strict reader, as
+    Berth's is, refuses all of the message for it: U+FFFD takes its place.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def mended(raw: bytes) -> bytes:
+    """JSON of any writer as `to_json` writes it. Raises ValueError for what is none."""
+    try:
+        return to_json(json.loads(raw)).encode()
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class AgentExit(IntEnum):

@@ -1,5 +1,6 @@
 """Every command over HTTP, on the demo shop, judged by what the page and the store then hold."""
 
+import json
 import struct
 import zlib
 from typing import Any
@@ -137,6 +138,21 @@ async def test_result_that_is_too_large_is_a_fault_not_a_broken_channel(agent: A
     result = await agent.backend.order("cmd-large", "extract")
     assert result["fault"] == "result_too_large"
     assert (await agent.backend.order("cmd-after-large", "scroll"))["result"]["scroll"]
+
+
+async def test_half_an_emoji_in_a_page_reaches_nobody(agent: Agent) -> None:
+    """Neither one that the page's script made, nor one that comes from cutting a long text."""
+    script = "<script>document.title='t\\ud83d';document.querySelector('p').textContent='p\\ude00'</script>"
+    long = "x" * 199
+    page = f"data:text/html;charset=utf-8,<p>x</p><button aria-label='{long}😀'>b</button>{script}"
+    await agent.execute("navigate", url=page)
+    for command, key, wanted in (("state", "title", "t\ufffd"), ("extract", "text", "p\ufffd\n\nb")):
+        over_http = await agent.execute(command)
+        over_channel = (await agent.backend.order(f"cmd-half-{command}", command))["result"]
+        assert over_http[key] == over_channel[key] == wanted
+        json.dumps(over_channel, ensure_ascii=False).encode()
+    (button,) = (await agent.execute("state"))["elements"]
+    assert button["name"] == long
 
 
 async def test_command_that_takes_too_long_ends_with_its_timeout(agent: Agent, shop: Shop) -> None:

@@ -1,6 +1,7 @@
 """The agents' socket: what is durable, who wins, and what reaches the workflow."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from core.db.repositories import agents
 from core.db.repositories.channels import Superseded
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
-from core.domain.wire import AgentStatus, Ready
+from core.domain.wire import AgentStatus, Execute, Ready
 from core.tokens import hash_token
 from tests.fakes.agent import FakeAgent
 from tests.fixtures.live import Berthed, LiveStage, eventually, raise_stage
@@ -201,6 +202,47 @@ async def test_result_that_json_allows_and_postgres_does_not_is_stored_mended(li
     async with live.fake(agent, execute=strange).online() as fake:
         answer = await live.execute(agent, {"command": "state"})
         assert answer.json()["result"] == {"text": "a\ufffdb", "big": None, "k\ufffd": [1.5, None, True]}
+        await fake.heard_all()
+
+
+def _told(fake: FakeAgent, kind: str, **fields: Any) -> str:
+    """A numbered message that no model of ours would write."""
+    head = {"type": kind, "agentId": fake.agent_id, "seq": fake.next_seq, "at": datetime.now(UTC).isoformat()}
+    fake.next_seq += 1
+    return json.dumps(head | fields)
+
+
+async def test_half_a_character_from_a_page_costs_neither_the_command_nor_the_channel(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+
+    async def half(order: Execute) -> None:
+        result = {"text": "a\ud83d", "\udc00": ["\ud83d\ude00"]}
+        await fake.raw(_told(fake, "command_result", commandId=order.command_id, result=result))
+
+    fake = live.fake(agent, execute=half)
+    async with fake.online():
+        for _ in range(12):
+            answer = await live.execute(agent, {"command": "state"})
+            assert answer.json()["result"] == {"text": "a\ufffd", "\ufffd": ["\U0001f600"]}
+        await fake.until(lambda fake: fake.acknowledged == 12)
+
+
+async def test_result_that_cannot_be_read_ends_its_command_and_is_not_sent_again_for_ever(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+
+    async def senseless(order: Execute) -> None:
+        await fake.raw(_told(fake, "command_result", commandId=order.command_id, result="no object"))
+
+    fake = live.fake(agent, execute=senseless)
+    async with fake.online():
+        answer = await live.execute(agent, {"command": "state"})
+        assert (answer.status_code, answer.json()["code"]) == (502, "browser_failed")
+        await fake.until(lambda fake: fake.acknowledged == 1)
+        await fake.raw(_told(fake, "agent_status", status="x" * 65))
+        await fake.until(lambda fake: fake.acknowledged == 2)
+        await fake.raw(_told(fake, "ready", agentId="another", seconds="?"))
+        fake.next_seq -= 1
+        await fake.status("fine")
         await fake.heard_all()
 
 

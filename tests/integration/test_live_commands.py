@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
@@ -195,6 +196,19 @@ async def test_agent_without_a_socket_is_reached_over_http(live: LiveStage) -> N
         assert body == {"command": "navigate", "parameters": {"url": "http://shop/"}, "commandId": "h"}
     events = await live.rows("SELECT kind FROM events WHERE agent_id = :a", a=agent.agent_id)
     assert [event["kind"] for event in events] == ["command.executed"]
+
+
+async def test_half_a_character_in_an_answer_over_http_does_not_cost_the_command(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    app = FastAPI()
+
+    @app.post("/execute")
+    async def execute() -> Response:
+        return Response(json.dumps({"result": {"title": "a\ud83d"}}), media_type="application/json")
+
+    async with serve(app) as url:
+        live.runtime.reaches[agent.agent_id, 1] = Reach(api_url=url, desktop_url=url, token=SecretStr("inside"))
+        assert (await live.execute(agent, STATE)).json()["result"] == {"title": "a\ufffd"}
 
 
 async def test_fault_over_http_is_the_same_as_over_the_socket(live: LiveStage) -> None:

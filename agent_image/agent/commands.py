@@ -12,6 +12,7 @@ from agent_image.agent.addresses import Refused, check_scheme
 from agent_image.agent.memory import OomWatch
 from agent_image.agent.pipe import CdpError, Message
 from agent_image.agent.tabs import PageCrashed, Tab, Tabs
+from core.domain.excerpts import place
 from core.domain.wire import (
     Click,
     CommandFault,
@@ -142,7 +143,7 @@ class PageCommands:
         answer = await tab.call("Page.navigate", {"url": url}, timeout=600)
         failure = answer.get("errorText")
         if tab.refusal is None and failure and not answer.get("isDownload") and failure != "net::ERR_ABORTED":
-            raise CommandFailed(CommandFault.BROWSER_FAILED, f"{url[:200]} cannot be opened: {failure}")
+            raise CommandFailed(CommandFault.BROWSER_FAILED, f"{place(url)[:200]} cannot be opened: {failure}")
         loader = answer.get("loaderId")
         complete = True
         if loader and not failure:

@@ -29,6 +29,7 @@ from agent_image.agent.saving import Saver
 from agent_image.agent.tabs import Tab, Tabs
 from agent_image.agent.tasks import TaskRunner
 from agent_image.agent.viewer import Viewer
+from core.domain.excerpts import place
 from core.domain.wire import BROWSER_REOPENED, CommandFault, Health
 
 _MEMORY_SECONDS = 5
@@ -198,10 +199,10 @@ class Services:
         oom = self._parts.oom.rose()
         self._parts.oom.reset()
         status = "page_oom" if oom else "page_crashed"
-        log.warning("page.crashed", status=status, how=how, url=tab.url[:200])
+        log.warning("page.crashed", status=status, how=how, url=place(tab.url)[:200])
         fault = CommandFault.PAGE_OUT_OF_MEMORY if oom else CommandFault.BROWSER_FAILED
         self._tasks.stop(fault, "the page ran out of memory" if oom else "the page crashed")
-        self._tell(status, f"{tab.url[:500]} {how}".strip())
+        self._tell(status, f"{place(tab.url)[:500]} {how}".strip())
         try:
             await self._tabs.replace(tab)
         except (CdpError, TimeoutError) as error:

@@ -28,6 +28,7 @@ from agent_image.agent.part import Part, PartFailed
 from agent_image.agent.pipe import CdpError, CdpPipe
 from agent_image.agent.repairs import MAX_REPAIRS, Death, GiveUp, Repairs, Replace
 from core import launch
+from core.domain.excerpts import with_places
 from core.domain.wire import BrowserEnd
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ class Supervisor:
             self._lose(Ending(code, f"the browser did not come back: {error}"))
             return
         seconds = loop.time() - began
-        log.info("browser.reopened", end=death.end, seconds=round(seconds, 3), last_words=last_words[-1000:])
+        log.info(
+            "browser.reopened", end=death.end, seconds=round(seconds, 3), last_words=with_places(last_words)[-1000:]
+        )
         services.tell_reopened(death, last_words, seconds)
         if self._browser.part is not None:
             self._watch(self._browser.part)

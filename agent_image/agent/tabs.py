@@ -13,6 +13,7 @@ from agent_image.agent.addresses import Refused, check_scheme
 from agent_image.agent.gateway import Gateway, refusal_page
 from agent_image.agent.journal import log
 from agent_image.agent.pipe import CdpError, CdpPipe, Message, PipeClosed
+from core.domain.excerpts import place
 from core.domain.wire import CommandFault
 
 _NEW_TAB_PAGES = ("chrome://newtab", "chrome://new-tab-page", "about:newtab", "chrome-search://")
@@ -285,7 +286,7 @@ class Tabs:
         except Refused as refused:
             if params.get("frameId") == tab.target_id:
                 tab.refusal = str(refused)
-            log.info("page.refused", url=url[:200])
+            log.info("page.refused", url=place(url)[:200])
             body = base64.b64encode(refusal_page("Address refused", str(refused)).encode()).decode()
             headers = [
                 {"name": "Content-Type", "value": "text/html; charset=utf-8"},
@@ -312,7 +313,7 @@ class Tabs:
                 return  # held and answered as a request, where its page can be read
             if not url.startswith(_NEW_TAB_PAGES):
                 tab.refusal = str(refused)
-                log.info("page.refused", url=url[:200])
+                log.info("page.refused", url=place(url)[:200])
             self._tell(tab, "Page.stopLoading", {})
             self._tell(tab, "Page.navigate", {"url": "about:blank"})
 

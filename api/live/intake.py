@@ -17,6 +17,7 @@ from core.db.repositories.commands import CommandView
 from core.db.repositories.events import Fact
 from core.domain import storable
 from core.domain.events import EventKind
+from core.domain.excerpts import with_places
 from core.domain.lifecycle import AgentState
 from core.domain.wire import BROWSER_REOPENED, AgentStatus, BrowserEnd, CommandFault, CommandResult, Health, Ready
 
@@ -69,7 +70,7 @@ class Intake:
                 log.info("agent.ready", agent_id=who.agent_id, attempt=who.attempt, seconds=seconds)
                 self._reporter.ready(who)
             case AgentStatus(status=status, detail=detail):
-                log.info("agent.status", agent_id=who.agent_id, status=status, detail=detail[:300])
+                log.info("agent.status", agent_id=who.agent_id, status=status, detail=with_places(detail)[:300])
                 if status == BROWSER_REOPENED and (end := _end_of(message)) is not None:
                     self.reopened[end] += 1
             case CommandResult(command_id=command_id, fault=fault):

@@ -168,6 +168,13 @@ async def test_browser_listens_on_no_port(agent: Agent) -> None:
         assert answer.status_code in {400, 404}
 
 
+async def test_refused_address_is_logged_without_what_may_let_one_in(agent: Agent) -> None:
+    await agent.fault("navigate", url="http://10.1.2.3/in?code=secret-of-a-login")
+    log = agent.log.read_text()
+    assert '"url": "http://10.1.2.3/in"' in log
+    assert "secret-of-a-login" not in log
+
+
 async def test_secrets_of_the_agent_cannot_be_read_by_its_browser_user(agent: Agent) -> None:
     """file:// is closed, and were it open: the process that holds the token does not show its environment."""
     environ = await asyncio.create_subprocess_exec(

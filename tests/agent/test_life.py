@@ -98,7 +98,7 @@ async def test_crashed_part_ends_the_agent_with_75_and_a_word(backend: Backend, 
 
 async def test_crashed_page_is_told_and_replaced_while_the_browser_stays(backend: Backend, shop: Shop) -> None:
     async with running.started(backend) as agent:
-        await agent.execute("navigate", url=shop.url)
+        await agent.execute("navigate", url=f"{shop.url}/order?code=secret#also")
         browser = agent.part("chromium").pid
         renderers = [
             process
@@ -107,7 +107,9 @@ async def test_crashed_page_is_told_and_replaced_while_the_browser_stays(backend
         ]
         for renderer in renderers:
             os.kill(renderer.pid, signal.SIGKILL)
-        await backend.status("page_crashed")
+        told = (await backend.status("page_crashed"))["detail"]
+        assert told.startswith(f"{shop.url}/order")
+        assert "secret" not in told + agent.log.read_text(), "the address of a page may let one in"
         assert (await agent.execute("navigate", url=shop.url))["title"] == "Tea shop"
         assert len((await agent.execute("state"))["tabs"]) == 1
         assert agent.part("chromium").pid == browser

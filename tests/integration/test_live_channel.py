@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.live import intake
 from core.db.repositories import agents
@@ -288,6 +289,16 @@ async def test_agent_without_a_socket_registers_and_reports_by_http(live: LiveSt
             assert refused.status_code == status
     late = await live.http.post(f"{base}/agent-register", json={**body, "attempt": 2}, headers=headers)
     assert late.status_code == 401
+
+
+async def test_what_an_agent_tells_is_logged_without_what_lets_one_into_a_page(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    with capture_logs() as lines:
+        async with live.fake(agent).online() as fake:
+            await fake.status("page_crashed", "https://shop.test/in?code=secret crashed 11")
+            await fake.heard_all()
+    (said,) = [line for line in lines if line["event"] == "agent.status"]
+    assert said["detail"] == "https://shop.test/in crashed 11"
 
 
 async def test_browser_that_an_agent_replaced_is_told_to_its_user_and_no_more_often_than_anybody_reads(

@@ -1,14 +1,29 @@
 """`python -m agent_image.agent`: one agent, told by its environment, until it is told to go."""
 
-import asyncio
 import os
+import signal
 import sys
+from types import FrameType
 
-from agent_image.agent import config, supervisor
-from agent_image.agent.journal import log
+
+def main() -> None:
+    # In a container this is process 1, for which the kernel drops every signal that has no handler: without this one,
+    # an agent told to go while it is still being loaded would not hear it. The supervisor puts its own in the place.
+    signal.signal(signal.SIGTERM, _leave)
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    code = loop.run_until_complete(_run())
+    sys.stdout.flush()
+    # Not sys.exit: a name lookup or an import that still hangs in a thread must not keep an agent that has ended.
+    os._exit(code)
 
 
 async def _run() -> int:
+    from agent_image.agent import config, supervisor
+    from agent_image.agent.journal import log
+
     try:
         settings = config.read(os.environ)
         log.bind(agent_id=settings.agent_id, attempt=settings.attempt)
@@ -20,13 +35,8 @@ async def _run() -> int:
     return await agent.run()
 
 
-def main() -> None:
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    code = loop.run_until_complete(_run())
-    sys.stdout.flush()
-    # Not sys.exit: a name lookup or an import that still hangs in a thread must not keep an agent that has ended.
-    os._exit(code)
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -128,13 +128,19 @@ def environment(backend_url: str, home: Path, api_port: int, desktop_port: int, 
     }
 
 
-def command(home: Path) -> list[str]:
+def command(home: Path, *, first: bool = False) -> list[str]:
+    """`first`: as process 1 of its own, as in a container; for root only. What is started is then one before it."""
     argv = [str(PYTHON), "-m", "agent_image.agent"]
     if os.geteuid() != 0:
         return launch.command(argv)
     # The whole checkout: Python finds modules by listing their folder, which a shadowed one does not let it.
     reach = [*launch.interpreter_paths(PYTHON), ROOT, home]
-    return launch.command(argv, account=ACCOUNT, reach=reach)
+    if not first:
+        return launch.command(argv, account=ACCOUNT, reach=reach)
+    # Said last, for with its account a process loses the signal that its parent's death is to send it.
+    argv = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+    confined = launch.command(argv, account=ACCOUNT, reach=[*reach, PYTHON], die_with_parent=False)
+    return ["unshare", "--pid", "--fork", "--mount-proc", "--", *confined]
 
 
 @contextlib.asynccontextmanager
@@ -145,6 +151,7 @@ async def started(
     ready: bool = True,
     browser: dict[str, Any] | None = None,
     group: Group | None = None,
+    first: bool = False,
     **env: str,
 ) -> AsyncIterator[Agent]:
     """An agent connected to `backend`, ready unless asked otherwise, in a memory `group` if there is one.
@@ -158,7 +165,7 @@ async def started(
     log = folder / "agent.log"
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
-            *(command(folder) if group is None else group.enter(command(folder))),
+            *(command(folder, first=first) if group is None else group.enter(command(folder, first=first))),
             cwd="/",
             env=variables,
             stdout=out,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tests.fixtures.images import load
 pytestmark = [pytest.mark.needs("cluster", "images"), pytest.mark.timeout(600)]
 
 TOKEN = "token-of-this-agent"
+MODEL_KEY = "key-of-the-model"
 PNG = b"\x89PNG\r\n"
 POD_PIDS = 512  # podPidsLimit, which the kubelet of every node is to have
 
@@ -86,6 +88,9 @@ def manifest(name: str, backend: str, allowed: str) -> dict[str, Any]:
         "PROJECT_ID": "tea",
         "MAIN_BACKEND_URL": backend,
         "AGENT_TOKEN": TOKEN,
+        "LLM_BASE_URL": backend,
+        "LLM_MODEL": "none",
+        "LLM_API_KEY": MODEL_KEY,
         "AGENT_BROWSER": json.dumps({"allowed_hosts": [allowed]}),
     }
     probe = {"httpGet": {"path": "/health", "port": 8080}, "timeoutSeconds": 5}
@@ -161,6 +166,22 @@ async def test_browsers_sandbox_is_on_in_a_pod_and_its_processes_fit(cluster: Cl
         assert {_field(pid, "NoNewPrivs") for pid in running} == {"1"}
         assert int(_field(main, "CapEff"), 16) == 0
         assert sum(int(_field(pid, "Threads")) for pid in running) < POD_PIDS
+
+
+async def test_no_process_in_a_pod_shows_its_secrets_to_the_browsers_user(cluster: Cluster, namespace: Kubectl) -> None:
+    async with agent(cluster, namespace) as pod:
+        running = pod.processes()
+        assert any("agent_image.agent" in line for line in running.values())
+        shown = {pid: _environment(pid) for pid in running}
+        assert [running[pid] for pid, words in shown.items() if TOKEN in words or MODEL_KEY in words] == []
+        assert any("XDG_RUNTIME_DIR" in words for words in shown.values()), "nothing at all could be read"
+        assert await asyncio.to_thread(namespace, "exec", pod.name, "--", "echo", "looked") == "looked\n"
+
+
+def _environment(pid: int) -> str:
+    """What the pod's user may read of it, without a capability."""
+    who = ("setpriv", "--reuid", "10001", "--regid", "10001", "--clear-groups", "--")
+    return subprocess.run([*who, "cat", f"/proc/{pid}/environ"], capture_output=True, text=True, timeout=10).stdout
 
 
 async def test_agent_told_to_go_by_berth_and_by_its_node_ends_with_different_codes(

@@ -1,4 +1,4 @@
-"""How many sockets, or waiting calls, each user holds in this process."""
+"""How many sockets or waiting calls each user holds in this process, and how many uploads each agent."""
 
 import contextlib
 from collections import Counter
@@ -12,18 +12,18 @@ class Seats:
         self._most, self._what = most, what
         self._taken: Counter[str] = Counter()
 
-    def taken(self, user_id: str) -> int:
-        return self._taken[user_id]
+    def taken(self, holder: str) -> int:
+        return self._taken[holder]
 
     @contextlib.contextmanager
-    def take(self, user_id: str) -> Iterator[None]:
+    def take(self, holder: str) -> Iterator[None]:
         """One seat for the time of the block. Raises `Busy`."""
-        if self._taken[user_id] >= self._most:
+        if self._taken[holder] >= self._most:
             raise Busy(f"at most {self._most} {self._what} at a time; let one end first")
-        self._taken[user_id] += 1
+        self._taken[holder] += 1
         try:
             yield
         finally:
-            self._taken[user_id] -= 1
-            if not self._taken[user_id]:
-                del self._taken[user_id]
+            self._taken[holder] -= 1
+            if not self._taken[holder]:
+                del self._taken[holder]

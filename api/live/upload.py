@@ -3,14 +3,20 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import IO
 
-from core.errors import Busy, InvalidRequest, TooLarge
+from api.live.seats import Seats
+from core.errors import InvalidRequest, TooLarge
 
 _TOTAL_SECONDS = 300.0
 _PIECE_SECONDS = 30.0
 _IN_MEMORY = 1 << 20
+_AT_ONCE = 8
+# An agent sends one at a time; of one that was cut off, the end may be noticed late.
+_OF_ONE_AGENT = 2
+# When many agents stop together they all save, and somebody else's screenshot must not wait for that.
+_SAVED = 5
 
 
 class Upload:
@@ -26,22 +32,25 @@ class Upload:
 
 
 class Intray:
-    """At most `at_once` uploads at a time; more are told to come again."""
+    """At most 8 uploads at a time, 2 of one agent, 5 of saved work; more are told to come again."""
 
-    def __init__(self, at_once: int = 8) -> None:
-        self._free = at_once
+    def __init__(self) -> None:
+        self._agents = Seats(_OF_ONE_AGENT, "uploads of an agent")
+        self._saved = Seats(_SAVED, "uploads of saved work")
+        self._all = Seats(_AT_ONCE, "uploads")
 
     @asynccontextmanager
-    async def receive(self, stream: AsyncIterator[bytes], limit: int) -> AsyncIterator[Upload]:
+    async def receive(
+        self, stream: AsyncIterator[bytes], limit: int, agent_id: str, *, saved: bool
+    ) -> AsyncIterator[Upload]:
         """The whole body. Raises `TooLarge` past `limit` bytes, `InvalidRequest` for a sender that stalls, `Busy`."""
-        if self._free <= 0:
-            raise Busy("too many uploads at once")
-        self._free -= 1
-        try:
+        with ExitStack() as taken:
+            taken.enter_context(self._agents.take(agent_id))
+            if saved:
+                taken.enter_context(self._saved.take(""))
+            taken.enter_context(self._all.take(""))
             with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
                 yield Upload(file, await _fill(file, stream, limit))
-        finally:
-            self._free += 1
 
 
 async def _fill(file: IO[bytes], stream: AsyncIterator[bytes], limit: int) -> int:

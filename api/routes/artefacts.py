@@ -61,17 +61,19 @@ async def store(
         raise TooLarge(f"an artefact may have {MAX_ARTEFACT_BYTES} bytes", code="artefact_too_large")
     async with live.deps.db.transaction() as session:
         known = await artefacts.of_command(session, who.agent_id, command_id)
-        if known is None:
-            await _expected(session, who, command_id, ContentType(kind))
+        if known is not None:
+            return known.told()
+        await _expected(session, who, command_id, ContentType(kind))
+    stream, saved = aiter(request.stream()), command_id == saved_work_id(who.attempt)
     try:
-        async with live.intray.receive(aiter(request.stream()), MAX_ARTEFACT_BYTES) as upload:
-            if known is None:
-                async with live.deps.db.transaction() as session:
-                    pieces = upload.chunks(CHUNK_BYTES)
-                    known = await artefacts.add(session, who, command_id, kind, upload.size, pieces)
+        async with (
+            live.intray.receive(stream, MAX_ARTEFACT_BYTES, who.agent_id, saved=saved) as upload,
+            live.deps.db.transaction() as session,
+        ):
+            pieces = upload.chunks(CHUNK_BYTES)
+            return (await artefacts.add(session, who, command_id, kind, upload.size, pieces)).told()
     except ClientDisconnect:
         raise InvalidRequest("the body ended early", code="upload_stalled") from None
-    return known.told()
 
 
 async def _expected(session: AsyncSession, who: AgentView, command_id: str, kind: ContentType) -> None:

@@ -1,13 +1,16 @@
 """Artefacts: an agent stores what a command made, its user alone fetches it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
 
-from core.domain.wire import MAX_ARTEFACT_BYTES, Execute
+from core.domain.wire import MAX_ARTEFACT_BYTES, ZIP, Execute, saved_work_id
 from tests.fakes.agent import Answer
 from tests.fixtures.live import Berthed, LiveStage
 
@@ -22,14 +25,33 @@ async def put(live: LiveStage, agent: Berthed, command_id: str, content: Any, **
 
 async def announce(live: LiveStage, agent: Berthed, command_id: str, size: int, kind: str = "image/png") -> bytes:
     """The answer to a body that is announced and never sent."""
+    async with stalled(live, agent, command_id, size, kind) as reader:
+        return await asyncio.wait_for(reader.read(65536), 5)
+
+
+@asynccontextmanager
+async def stalled(
+    live: LiveStage, agent: Berthed, command_id: str, size: int = 100, kind: str = "image/png"
+) -> AsyncIterator[asyncio.StreamReader]:
+    """An upload that begins and does not go on."""
     url = httpx2.URL(live.replicas[1])
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    head = f"PUT /agent-artefacts/{command_id} HTTP/1.1\r\nHost: x\r\nX-Agent-Token: {agent.token}\r\n"
+    path = quote(f"/agent-artefacts/{command_id}")
+    head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nX-Agent-Token: {agent.token}\r\n"
     writer.write(f"{head}Content-Type: {kind}\r\nContent-Length: {size}\r\n\r\n".encode())
     try:
-        return await asyncio.wait_for(reader.read(65536), 5)
+        yield reader
     finally:
         writer.close()
+
+
+async def refused_one(uploads: Iterable[asyncio.StreamReader]) -> None:
+    """Wait until there is no room for one of them, and so as many under way as there may be."""
+    answers = [asyncio.create_task(upload.read(100)) for upload in uploads]
+    done, waiting = await asyncio.wait(answers, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
+    assert done.pop().result().startswith(b"HTTP/1.1 503 ")
 
 
 class Open:
@@ -83,6 +105,33 @@ async def test_artefact_comes_back_byte_for_byte_to_its_user_alone(live: LiveSta
     assert (await live.http.get(url, headers=live.bearer(await live.user("eve")))).status_code == 404
     assert (await live.http.get(url)).status_code == 401
     assert (await live.http.get(url, headers={"X-Agent-Token": agent.token})).status_code == 401
+
+
+async def test_agent_whose_artefact_is_there_is_told_so_before_it_sends_it_again(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with Open(live, agent):
+        stored = await put(live, agent, "shot", PNG)
+        assert (await announce(live, agent, "shot", MAX_ARTEFACT_BYTES)).endswith(stored.content)
+
+
+async def test_agent_that_sends_and_sends_keeps_no_other_from_storing(live: LiveStage) -> None:
+    user = await live.user("ann")
+    one, other = await live.agent(user), await live.agent(user)
+    async with Open(live, one), Open(live, other), contextlib.AsyncExitStack() as stack:
+        uploads = [await stack.enter_async_context(stalled(live, one, "shot")) for _ in range(9)]
+        await refused_one(uploads)
+        assert (await put(live, one, "shot", PNG)).status_code == 503
+        assert (await put(live, other, "shot", PNG)).status_code == 200
+
+
+async def test_agents_that_all_save_leave_room_for_a_screenshot(live: LiveStage) -> None:
+    user = await live.user("ann")
+    leaving = [await live.agent(user) for _ in range(9)]
+    agent = await live.agent(user)
+    async with Open(live, agent), contextlib.AsyncExitStack() as stack:
+        saves = [stalled(live, each, saved_work_id(1), kind=ZIP) for each in leaving]
+        await refused_one([await stack.enter_async_context(each) for each in saves])
+        assert (await put(live, agent, "shot", PNG)).status_code == 200
 
 
 async def test_artefact_over_fifty_mebibytes_is_refused_whether_announced_or_not(live: LiveStage) -> None:

@@ -16,7 +16,7 @@ def process_age() -> float:
     try:
         with open("/proc/self/stat", encoding="ascii") as stat:
             started = int(stat.read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 0.0)
     except (OSError, ValueError, IndexError):
         return time.process_time()
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from api.auth import Identity
 from api.deps import Deps
 from api.schemas.admin import CapacityFrom, MeasureBody, PoolBody, PoolPut, ReportBody, TerminateBody, UserPut
@@ -86,14 +88,18 @@ async def anyones(deps: Deps, who: Identity, agent_id: str) -> AgentView:
 
 
 async def report(deps: Deps, who: Identity, agent_id: str) -> ReportBody:
-    """Raises `NotFound`, with code `no_report` when the agent has not told anything yet."""
+    """Raises `NotFound`, with code `no_report` when the agent has told nothing yet that makes sense."""
     async with deps.acting(who) as (session, _):
         if await agents.get(session, agent_id) is None:
             raise NotFound("there is no such agent")
         found = await channels.last_report(session, agent_id)
     if not found or channels.REPORTED_AT not in found:
         raise NotFound("the agent has not reported yet", code="no_report")
-    health = Health.model_validate(found)
+    try:
+        health = Health.model_validate(found)
+    except ValidationError:
+        # An older version kept whatever numbers it was told.
+        raise NotFound("what the agent reported last cannot be read", code="no_report") from None
     return ReportBody(
         at=found[channels.REPORTED_AT],
         status=health.status,

@@ -268,15 +268,15 @@ class Health(Wire):
     """
 
     status: Literal["starting", "healthy", "unhealthy", "stopping"]
-    uptime: float
-    memory: int
+    uptime: float = Field(ge=0, lt=1 << 63, allow_inf_nan=False)
+    memory: int = Field(ge=0, lt=1 << 63)
     network: int | None = Field(None, ge=0, lt=1 << 63)
-    cpu_seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    cpu_seconds: float | None = Field(None, ge=0, lt=1 << 63, allow_inf_nan=False)
     peak_memory_bytes: int | None = Field(None, ge=0, lt=1 << 63)
     browser_active: bool
     channel: Literal["connecting", "open", "refused"]
     task_running: bool = False
-    viewers: int = 0
+    viewers: int = Field(0, ge=0, lt=1 << 31)
     detail: str = ""
 
 

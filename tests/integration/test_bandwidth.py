@@ -1,5 +1,6 @@
 """How much agents send and receive, where each has a network of its own: told by them, kept, added up and shown."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,10 +18,11 @@ from tests.fixtures.live import Berthed, LiveStage
 # 1 Mbit/s over as long as this. A machine that stands still for a moment makes no difference to it.
 LONG, MEGABIT_A_SECOND = timedelta(seconds=1000), 125_000_000
 
+HEALTHY = {"status": "healthy", "uptime": 1, "memory": 7, "browserActive": True, "channel": "connecting"}
+
 
 async def beat(live: LiveStage, agent: Berthed, network: int | None) -> None:
-    health = {"status": "healthy", "uptime": 1, "memory": 7, "browserActive": True, "channel": "connecting"}
-    body = {"agentId": agent.agent_id, "health": {**health, "network": network}}
+    body = {"agentId": agent.agent_id, "health": {**HEALTHY, "network": network}}
     headers = {"X-Agent-Token": agent.token}
     answer = await live.http.post(f"{live.replicas[0]}/agent-heartbeat", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
@@ -77,13 +79,30 @@ async def test_report_is_for_administrators_alone_and_says_when_there_is_none(li
     assert (answer.status_code, answer.json()["code"]) == (404, "no_report")
 
 
-async def test_number_that_no_counter_could_have_is_refused(live: LiveStage) -> None:
+@pytest.mark.parametrize("nonsense", [-1, 1 << 63, float("inf"), float("nan"), "many"])
+@pytest.mark.parametrize("field", ["network", "memory", "uptime", "cpuSeconds", "peakMemoryBytes", "viewers"])
+async def test_number_that_no_counter_could_have_is_refused(live: LiveStage, field: str, nonsense: Any) -> None:
     agent = await reporting(live, 5)
-    for nonsense in (-1, 1 << 63, "many"):
-        body = {"agentId": agent.agent_id, "health": {"network": nonsense}}
-        headers = {"X-Agent-Token": agent.token}
-        answer = await live.http.post(f"{live.replicas[0]}/agent-heartbeat", json=body, headers=headers)
-        assert answer.status_code == 422
+    async with live.fake(agent).online() as fake:
+        health = {**HEALTHY, field: nonsense}
+        body = {"agentId": agent.agent_id, "health": health}
+        headers = {"X-Agent-Token": agent.token, "Content-Type": "application/json"}
+        url = f"{live.replicas[0]}/agent-heartbeat"
+        assert (await live.http.post(url, content=json.dumps(body), headers=headers)).status_code == 422
+        head = {"type": "heartbeat", "seq": 1, "at": datetime.now(UTC).isoformat()}
+        await fake.raw(json.dumps(head | body))
+        await fake.status("said after it")
+        await fake.heard_all()
+        told = await report(live, agent.agent_id)
+        assert (told.status_code, told.json()["memoryBytes"]) == (200, 7)
+
+
+async def test_report_that_an_older_version_kept_and_cannot_be_read_is_none(live: LiveStage) -> None:
+    agent = await reporting(live, 5)
+    kept = """UPDATE channels SET health = health || '{"uptime": null}' WHERE agent_id = :a RETURNING agent_id"""
+    await live.rows(kept, a=agent.agent_id)
+    answer = await report(live, agent.agent_id)
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_report")
 
 
 class _Blind:

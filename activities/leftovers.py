@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from activities.contracts import Final
+from activities.contracts import Final, Usage
 from activities.lives import LifeActivities, life_of
 from activities.ports import Owner, Signals
 from activities.sweeps import Swept, sweep
@@ -63,12 +63,13 @@ class Leftovers:
             log.warning("reaper.blocked", agent_id=row.agent_id, code="unknown_runtime")
             return False
         try:
-            await runtime.delete(row.agent_id, row.attempt)
+            used = await runtime.delete(row.agent_id, row.attempt)
         except RuntimeFault as error:
             # The next look tries again; the slot stays taken until the runtime says gone.
             log.warning("reaper.blocked", agent_id=row.agent_id, code=error.error_code)
             return False
-        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE)
+        usage = Usage(cpu_seconds=used.cpu_seconds, peak_memory_bytes=used.peak_memory_bytes)
+        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, usage=usage)
         return (await self._lives.finish(ending)).applied
 
     # ---- objects without a row --------------------------------------------------------------------------------------

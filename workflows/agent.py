@@ -165,10 +165,12 @@ class AgentWorkflow:
             # A run of this id was terminated by hand and the reaper has not come by yet: clear up behind it first.
             for life in registered.leftovers:
                 self._cleared, self._clearing = life.agent_id, Removal()
-                await self._clearing.carry_out(life, EndReason.WORKFLOW_GONE)
+                used = await self._clearing.carry_out(life, EndReason.WORKFLOW_GONE)
                 self._cleared = None
                 detail = UNSEEN if self._clearing.unseen else ""
-                ending = Final(life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, detail=detail)
+                ending = Final(
+                    life=life, state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, detail=detail, usage=used
+                )
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 
     def _course_of(self, registered: Registered) -> Course | None:

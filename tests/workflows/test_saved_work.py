@@ -1,16 +1,21 @@
 """What the end of a life tells: the work that was saved, and all that was used."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from activities import reaping
 from core.db.repositories import artefacts, commands
 from core.db.repositories.commands import Asked
 from core.domain.lifecycle import AgentState
+from core.domain.orders import AbandonOrder
 from core.domain.recovery import FailureKind
 from core.domain.wire import ZIP, CommandFault, saved_work_id
 from core.runtime.base import Usage
 from tests.fixtures.stage import Stage
+
+TELL = "UPDATE channels SET health = CAST(:told AS jsonb) WHERE agent_id = :a AND attempt = :n"
 
 
 class Given:
@@ -141,11 +146,71 @@ async def test_where_the_runtime_cannot_measure_an_attempts_own_word_counts(
 
     monkeypatch.setattr(stage.runtime, "delete", deleted)
     agent_id = await stage.started()
-    tell = "UPDATE channels SET health = CAST(:told AS jsonb) WHERE agent_id = :a AND attempt = :n"
-    await stage.sql(tell, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
+    await stage.sql(TELL, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
     await stage.fail(agent_id)
     await stage.until(agent_id, AgentState.RESTARTING)
     await stage.until(agent_id, AgentState.RUNNING)
-    await stage.sql(tell, a=agent_id, n=2, told='{"cpuSeconds": 1000, "peakMemoryBytes": 500}')
+    await stage.sql(TELL, a=agent_id, n=2, told='{"cpuSeconds": 1, "peakMemoryBytes": 500}')
     usage = (await ended(stage, agent_id))["usage"]
     assert (usage["cpuSeconds"], usage["peakMemoryBytes"]) == (42, 900)  # type: ignore[index]
+
+
+async def by_the_reaper(stage: Stage, agent_id: str) -> None:
+    await stage.workflow().terminate("stuck")
+    assert (await stage.reap()).rows == 1
+
+
+async def by_the_next_start(stage: Stage, agent_id: str) -> None:
+    await stage.workflow().terminate("stuck")
+    await stage.insist(stage.request())
+
+
+async def by_an_operator(stage: Stage, agent_id: str) -> None:
+    await stage.workflow().terminate("stuck")
+    await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(), stage.settings.timings)
+
+
+async def by_a_run_that_was_reset(stage: Stage, agent_id: str) -> None:
+    await stage.temporal("workflow", "reset", "--workflow-id", stage.workflow().id, "--type", "FirstWorkflowTask",
+                         "--reason", "by hand")  # fmt: skip
+    await stage.stop(agent_id)
+
+
+@pytest.mark.parametrize(
+    "cleared_up",
+    [by_the_reaper, by_the_next_start, by_an_operator, by_a_run_that_was_reset],
+    ids=lambda way: way.__name__,
+)
+async def test_what_all_attempts_used_is_told_by_whoever_clears_up(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, cleared_up: Callable[[Stage, str], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))
+    agent_id = await stage.started()
+    await stage.sql(TELL, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stage.sql(TELL, a=agent_id, n=2, told='{"cpuSeconds": 2.5, "peakMemoryBytes": null}')
+    await cleared_up(stage, agent_id)
+    await stage.until(agent_id, AgentState.TERMINATED)
+    usage = (await stage.events(agent_id))[-1].detail["usage"]
+    assert (usage["cpuSeconds"], usage["peakMemoryBytes"]) == (42.5, 900)
+
+
+async def test_what_the_runtime_measured_when_nobody_carried_a_life_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = stage.runtime.delete
+
+    async def measured(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
+        await delete(agent_id, attempt, grace_seconds)
+        return Usage(cpu_seconds=40, peak_memory_bytes=900)
+
+    monkeypatch.setattr(stage.runtime, "delete", measured)
+    monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))
+    for cleared_up in (by_the_reaper, by_the_next_start):
+        agent_id = await stage.started()
+        await cleared_up(stage, agent_id)
+        await stage.until(agent_id, AgentState.TERMINATED)
+        usage = (await stage.events(agent_id))[-1].detail["usage"]
+        assert (usage["cpuSeconds"], usage["peakMemoryBytes"]) == (40, 900), cleared_up

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
-from sqlalchemy import Float, cast, func, select, update
+from sqlalchemy import BigInteger, Float, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -48,7 +48,7 @@ def report(row: Channel, health: Health, at: datetime) -> dict[str, Any]:
 
 
 class Spent(BaseModel):
-    """What an attempt has used, by its own last word. None: it could not tell."""
+    """What an attempt, or several, have used by their own last words. None: they could not tell."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     cpu_seconds: float | None = None
@@ -59,6 +59,14 @@ async def spent(session: AsyncSession, agent_id: str, attempt: int) -> Spent:
     row = await session.get(Channel, (agent_id, attempt))
     told = (row.health if row is not None else None) or {}
     return Spent(**{name: told.get(to_camel(name)) for name in Spent.model_fields})
+
+
+async def spent_in_all(session: AsyncSession, agent_id: str) -> Spent:
+    """Of all attempts together: the time added up, the highest peak."""
+    cpu, peak = (Channel.health[name].astext for name in SPENT)
+    query = select(func.sum(cast(cpu, Float)), func.max(cast(peak, BigInteger))).where(Channel.agent_id == agent_id)
+    seconds, most = (await session.execute(query)).one()
+    return Spent(cpu_seconds=seconds, peak_memory_bytes=most)
 
 
 def _bandwidth(before: Mapping[str, Any], carried: int | None, at: datetime) -> float | None:

@@ -22,7 +22,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows.ending import Ending
     from workflows.life import Course, Inbox, Move
     from workflows.onward import Onward
-    from workflows.options import LIVES_FROM_ITS_BEGIN, LOCAL, PLACE_IS_GIVEN_BACK, create_options
+    from workflows.options import (
+        IDLE_TIME_GOES_ON,
+        LIVES_FROM_ITS_BEGIN,
+        LOCAL,
+        PLACE_IS_GIVEN_BACK,
+        create_options,
+    )
     from workflows.record import Record, failure_of
 
 
@@ -35,6 +41,8 @@ class Passage:
         self.ending = Ending(self._record)
         self.alteration = Alteration(course)
         self._onward = onward
+        # It ran before this run did, so nobody here knows when it was last used.
+        self._ran_before = course.state is AgentState.RUNNING
 
     @property
     def over(self) -> bool:
@@ -176,6 +184,10 @@ class Passage:
     async def _keep_running(self) -> None:
         course, inbox = self.course, self.course.inbox
         until_look = seconds(course.timings.idle_seconds)
+        if self._ran_before and workflow.patched(IDLE_TIME_GOES_ON):
+            # Runs may follow each other more often than an agent may be idle.
+            until_look = timedelta(0)
+        self._ran_before = False
         while not inbox.called_away() and not self.full() and course.state is AgentState.RUNNING:
             if inbox.ahead is not None:
                 await self._look_ahead()

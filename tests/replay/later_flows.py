@@ -4,11 +4,12 @@ import pytest
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import AbandonOrder
+from core.domain.timings import Timings
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
 from tests.workflows.test_draining import LONG, draining, kept, told_at_once
 from tests.workflows.test_giving_up import Deaf
-from tests.workflows.test_idleness import waited_then_ran
+from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
 from tests.workflows.test_starts import HUGE, refused_beside_another
 from tests.workflows.test_succession import kept_unheard, unheard
 
@@ -85,3 +86,14 @@ async def test_kept_once_that_was_on_record(set_stage: SetStage) -> None:
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "kept_once_that_was_on_record")
+
+
+async def test_handed_on_while_idle(set_stage: SetStage) -> None:
+    stage = await set_stage(Timings())
+    agent_id = await stage.started()
+    await handed_on_unused(stage, agent_id, minutes=20)
+    await stage.forward(11 * 60)
+    await stage.until(agent_id, AgentState.DRAINING)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "handed_on_while_idle")

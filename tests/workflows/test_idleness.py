@@ -38,6 +38,27 @@ async def test_use_of_an_agent_puts_its_idle_stop_off(set_stage: SetStage) -> No
     await stage.until(agent_id, AgentState.DRAINING)
 
 
+async def handed_on_unused(stage: Stage, agent_id: str, minutes: int) -> None:
+    """An agent that was used so long ago, and whose life has just gone on in a new run."""
+    run_id = (await stage.workflow().describe()).run_id
+    await stage.sql("UPDATE agents SET last_activity_at = now() - make_interval(mins => :m)", m=minutes)
+    await stage.workflow().signal("hand_on")
+
+    async def looked_in_the_next() -> bool:
+        return (await stage.workflow().describe()).run_id != run_id and await looks(stage) > 0
+
+    await until(looked_in_the_next, f"the next run of {agent_id} to look for activity")
+
+
+async def test_time_an_agent_is_idle_goes_on_when_its_life_goes_on_in_a_new_run(set_stage: SetStage) -> None:
+    stage = await set_stage(Timings())
+    agent_id = await stage.started()
+    await handed_on_unused(stage, agent_id, minutes=20)
+    assert (await stage.agent(agent_id)).state is AgentState.RUNNING
+    await handed_on_unused(stage, agent_id, minutes=31)
+    assert (await stage.until(agent_id, AgentState.DRAINING)).reason == "inactivity"
+
+
 async def looks(stage: Stage) -> int:
     """How often its workflow has looked for activity."""
     events = (await stage.workflow().fetch_history()).events

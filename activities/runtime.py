@@ -16,6 +16,7 @@ from core.db.engine import Db
 from core.db.repositories import channels, commands
 from core.db.repositories.channels import LetIn
 from core.domain import sizes
+from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.templates import Template
 from core.errors import RuntimeFault
@@ -55,6 +56,7 @@ class RuntimeActivities:
         return await beating(self._create(life))
 
     async def _create(self, life: Life) -> Nothing:
+        template = self._template(life)
         token = new_token("agt")
         mine = hash_token(token.get_secret_value())
         accepted = await self._accept(life, mine, in_force=False)
@@ -64,7 +66,7 @@ class RuntimeActivities:
             user_id=life.user_id,
             project_id=life.project_id,
             pool=life.pool,
-            template=_sized(self._settings.template(life.template), accepted.size),
+            template=_sized(template, accepted.size),
             backend_url=self._settings.agent_url(),
             token=token,
             heartbeat_seconds=self._settings.timings_of(life.template).heartbeat_seconds,
@@ -107,7 +109,7 @@ class RuntimeActivities:
     @activity.defn(name="find_other_machine")
     async def find_other_machine(self, life: Life) -> Placed:
         """Make sure that another machine would take the agent with its profile; fails for good, with why, if none."""
-        template = self._settings.template(life.template)
+        template = self._template(life)
         try:
             look = self._runtime(life).elsewhere(life.agent_id, life.attempt, template)
             return Placed(node=await beating(look, to_its_end=False))
@@ -140,6 +142,18 @@ class RuntimeActivities:
                 log.warning("runtime.missing", agent_id=life.agent_id, pool=life.pool, runtime=life.runtime)
             raise ApplicationError(
                 f"this worker has no runtime {life.runtime}", type="runtime_retryable", category=_EXPECTED
+            ) from None
+
+    def _template(self, life: Life) -> Template:
+        try:
+            return self._settings.template(life.template)
+        except KeyError:
+            # What was taken out while its agents live comes back with the settings alone, not with a later try.
+            raise ApplicationError(
+                "its template is not in the settings any more",
+                type=FailureKind.CANNOT_START,
+                non_retryable=True,
+                category=_EXPECTED,
             ) from None
 
     async def _accept(self, life: Life, token_hash: str, *, in_force: bool) -> LetIn:

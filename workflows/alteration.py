@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.contracts import Life
     from core.domain.lifecycle import FINAL, AgentState
     from core.domain.orders import OrderAnswer, Verdict
+    from core.domain.recovery import FailureKind
     from core.domain.sizes import Size
     from core.domain.timings import seconds
     from workflows.life import Course, Move
@@ -102,7 +103,7 @@ class Alteration:
         match cause.type:
             case "never_satisfiable":
                 return self._answer(Verdict.TOO_LARGE, cause.message)
-            case kind if kind == "runtime_permanent" or kind in ORDER_REFUSALS:
+            case kind if kind in ("runtime_permanent", FailureKind.CANNOT_START, *ORDER_REFUSALS):
                 return self._answer(Verdict.REFUSED, cause.message)
             case _:
                 return self._answer(Verdict.UNAVAILABLE, cause.message)

@@ -336,4 +336,4 @@ def _not_made(life: Life, error: ActivityError) -> FailureReport:
     except ValueError:
         # Not one of our kinds, so it matters only whether trying on would help.
         kind = FailureKind.CANNOT_START if cause.non_retryable else FailureKind.START_DEADLINE
-    return failure_of(life, kind, str(cause))
+    return failure_of(life, kind, cause.message)

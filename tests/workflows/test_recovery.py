@@ -10,11 +10,11 @@ from activities.lives import LifeActivities
 from core.db.repositories import agents, commands
 from core.db.repositories.commands import CommandState
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartOutcome
+from core.domain.orders import StartOutcome, Verdict
 from core.domain.recovery import FailureKind
 from core.domain.templates import Simulation, Template
 from core.domain.timings import Timings
-from core.errors import RuntimeRetryable
+from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Observation, Phase, Usage
 from tests.fakes.stubborn import Stubborn
 from tests.fixtures.stage import SetStage, Stage, until
@@ -225,6 +225,33 @@ async def test_quota_of_the_cluster_is_the_reason_when_it_kept_an_agent_from_bei
     failed = await stage.until(agent_id, AgentState.FAILED)
     assert failed.reason == FailureKind.QUOTA_EXCEEDED
     assert {reason for reason, _ in await restarts(stage, agent_id)} == {FailureKind.QUOTA_EXCEEDED}
+
+
+async def test_agent_whose_template_was_taken_out_of_the_settings_fails_at_once_and_says_why(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(templates={"gone": Template()})
+    agent_id = await stage.started(template="gone")
+    del stage.settings.templates["gone"]
+    moved = await stage.lives.migrate(await stage.agent(agent_id))
+    assert (moved.verdict, moved.detail) == (Verdict.REFUSED, "its template is not in the settings any more")
+    await stage.fail(agent_id)
+    failed = await stage.until(agent_id, AgentState.FAILED)
+    assert (failed.reason, failed.attempt) == (FailureKind.CANNOT_START, 2)
+    assert (await stage.events(agent_id))[-1].detail["detail"] == "its template is not in the settings any more"
+    await stage.nothing_left()
+
+
+async def test_user_reads_what_the_runtime_said_and_not_what_we_call_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(spec: AgentSpec) -> Created:
+        raise RuntimePermanent("no such program")
+
+    monkeypatch.setattr(stage.runtime, "create", refused)
+    agent_id = (await stage.start()).agent_id or ""
+    await stage.until(agent_id, AgentState.FAILED)
+    assert (await stage.events(agent_id))[-1].detail["detail"] == "no such program"
 
 
 async def test_what_every_attempt_used_is_told_at_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ class LifeActivities:
 
     @activity.defn(name="mark_hastened")
     async def mark_hastened(self, ask: contracts.Draining) -> Moved:
-        """Write what another stop made of the grace; a countdown that goes on is warned of anew."""
+        """Write another end of the grace, after a stop or an outage; a countdown that goes on is warned of anew."""
         told: dict[str, Any] = {"keepable": ask.keepable}
         if ask.deadline_at is not None:
             told["deadlineAt"] = ask.deadline_at.isoformat()

@@ -19,7 +19,8 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.sizes import Size
     from core.domain.timings import seconds
     from workflows.life import Course, Move
-    from workflows.options import LOCAL, ORDER_REFUSALS, order_options
+    from workflows.options import GRACE_FOLLOWS_ITS_WARNING, LOCAL, ORDER_REFUSALS, order_options
+    from workflows.record import was_late
 
 T = TypeVar("T")
 
@@ -71,11 +72,15 @@ class Alteration:
             )
             if isinstance(found, OrderAnswer):
                 return found
-            move = Move(node=found.node, deadline_at=workflow.now() + seconds(course.timings.grace_seconds))
-            warning = contracts.Migrating(life=life, node=move.node, deadline_at=move.deadline_at)
-            moved = await workflow.execute_local_activity(contracts.mark_migrating, warning, **LOCAL)
-            if moved.state is not AgentState.RUNNING or self._left(life):
-                return self._answer(Verdict.WRONG_STATE)
+            while True:
+                asked_at = workflow.now()
+                move = Move(node=found.node, deadline_at=asked_at + seconds(course.timings.grace_seconds))
+                warning = contracts.Migrating(life=life, node=move.node, deadline_at=move.deadline_at)
+                moved = await workflow.execute_local_activity(contracts.mark_migrating, warning, **LOCAL)
+                if moved.state is not AgentState.RUNNING or self._left(life):
+                    return self._answer(Verdict.WRONG_STATE)
+                if not was_late(asked_at) or not workflow.patched(GRACE_FOLLOWS_ITS_WARNING):
+                    break
             course.move = move
             return self._answer(Verdict.DONE)
 

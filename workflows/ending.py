@@ -12,8 +12,8 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.recovery import FailureKind
     from core.domain.timings import seconds
     from workflows.life import Drain
-    from workflows.options import DEADLINE_IS_TOLD, LOCAL
-    from workflows.record import Record
+    from workflows.options import DEADLINE_IS_TOLD, GRACE_FOLLOWS_ITS_WARNING, LOCAL
+    from workflows.record import Record, was_late
 
 
 class Ending:
@@ -29,12 +29,12 @@ class Ending:
         return self.course.state is AgentState.DRAINING and drain is not None and drain.keepable
 
     async def enter(self, order: StopOrder) -> None:
-        course = self.course
+        course, asked_at = self.course, workflow.now()
         grace = self._grace(order)
         drain = Drain(
             reason=order.reason,
             detail=order.detail,
-            deadline_at=workflow.now() + seconds(grace),
+            deadline_at=asked_at + seconds(grace),
             keepable=grace > 0 and stops.may_be_kept(order),
             force=order.force,
         )
@@ -56,6 +56,11 @@ class Ending:
             if course.inbox.failure is not None and course.inbox.failure.kind is FailureKind.USER_RESTART:
                 # Overtaken by the stop; it is no sign that anything broke.
                 course.inbox.failure = None
+            while grace > 0 and was_late(asked_at) and workflow.patched(GRACE_FOLLOWS_ITS_WARNING):
+                asked_at = workflow.now()
+                course.drain = drain.model_copy(update={"deadline_at": asked_at + seconds(grace)})
+                again = ask.model_copy(update={"deadline_at": course.drain.deadline_at})
+                await workflow.execute_local_activity(contracts.mark_hastened, again, **LOCAL)
 
     def _grace(self, order: StopOrder) -> float:
         # Nothing to save before the agent was usable, and nothing to come back to.

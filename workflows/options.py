@@ -42,6 +42,7 @@ PLACE_IS_GIVEN_BACK = "a restart that has no room waits in line"
 LAST_CHANCE_IS_GIVEN = "a removal under way that is given up has a last chance"
 KEEP_IS_ON_RECORD = "a keep is on record before it is written"
 FAILURE_STANDS = "a restart that is asked for takes no failure's place"
+GRACE_FOLLOWS_ITS_WARNING = "a grace whose warning could not be written in time begins with it"
 IDLE_TIME_GOES_ON = "a run that goes on looks at once for how long its agent is idle"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.

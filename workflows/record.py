@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 
@@ -15,6 +16,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.life import Course
     from workflows.options import AGENT_ID, AGENT_REASON, AGENT_STATE, LOCAL
     from workflows.removal import UNSEEN, Removal
+
+
+# Writing takes milliseconds, unless the database is away.
+_LATE = timedelta(seconds=5)
 
 
 class Record:
@@ -113,6 +118,11 @@ class Record:
         )
         because = f": {reason}" if reason else ""
         workflow.set_current_details(f"**{course.state.value}**{because}, attempt {course.life.attempt}")
+
+
+def was_late(since: datetime) -> bool:
+    """Whether what was to be written at `since`, and now is, was kept waiting: a deadline in it is nearer than told."""
+    return workflow.now() - since > _LATE
 
 
 def failure_of(life: Life, kind: FailureKind, detail: str) -> FailureReport:

@@ -10,6 +10,7 @@ from tests.replay.keeping import keep
 from tests.workflows.test_draining import LONG, draining, kept, told_at_once
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
+from tests.workflows.test_outages import BRIEF, moved_and_stopped_in_an_outage
 from tests.workflows.test_starts import HUGE, refused_beside_another
 from tests.workflows.test_succession import kept_unheard, unheard
 
@@ -97,3 +98,11 @@ async def test_handed_on_while_idle(set_stage: SetStage) -> None:
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "handed_on_while_idle")
+
+
+async def test_warned_after_an_outage(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await set_stage(BRIEF)
+    await moved_and_stopped_in_an_outage(stage, monkeypatch)
+    await stage.forward(BRIEF["grace_seconds"] + 1)
+    await stage.until_closed()
+    await keep(stage, "warned_after_an_outage")

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +22,7 @@ from core.dev.ports import Ports
 from core.dev.supervise import Supervised, running
 from core.dev.temporal import Temporal
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartAnswer, StartOutcome
+from core.domain.orders import StartAnswer, StartOutcome, Verdict
 from core.domain.timings import Timings
 from core.errors import Unavailable
 from temporal import lives
@@ -232,4 +235,65 @@ async def test_lives_that_can_write_nothing_keep_nobody_else_from_starting(
     await stage.until(answer.agent_id or "", AgentState.RUNNING)
     back.set()
     await stage.stop(answer.agent_id or "")
+    await stage.nothing_left()
+
+
+BRIEF = {"grace_seconds": 15}
+
+
+@asynccontextmanager
+async def nothing_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """What is ordered within finds no database, for longer than an agent's grace takes."""
+    tried = asyncio.Event()
+
+    def away(_: Db) -> None:
+        tried.set()
+        raise ConnectionError("no database answers")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Db, "single", away)
+        yield
+        await asyncio.wait_for(tried.wait(), 10)
+        await stage.forward(BRIEF["grace_seconds"] + 5)
+
+
+async def deadlines(stage: Stage, agent_id: str) -> list[datetime]:
+    """Of its warnings, in their order."""
+    told = [event for event in await stage.events(agent_id) if event.kind == "agent.warning"]
+    return [datetime.fromisoformat(event.detail["deadlineAt"]) for event in told]
+
+
+async def moved_and_stopped_in_an_outage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whoever is warned late has the whole grace from then on, before a move and before an end."""
+    agent_id = await stage.started()
+    for reason in ("migration", "maintenance"):
+        before = len(await deadlines(stage, agent_id))
+        async with nothing_written(stage, monkeypatch):
+            agent = await stage.agent(agent_id)
+            if reason == "migration":
+                moving = asyncio.create_task(stage.lives.migrate(agent))
+            else:
+                await stage.stop(agent_id, reason)
+
+        async def warned_anew(times: int = before + 2) -> bool:
+            return len(await deadlines(stage, agent_id)) == times
+
+        await until(warned_anew, f"a second warning of {reason}")
+        if reason == "migration":
+            assert (await moving).verdict is Verdict.DONE
+        in_vain, holds = (await deadlines(stage, agent_id))[-2:]
+        assert holds - in_vain > timedelta(seconds=BRIEF["grace_seconds"])
+        agent = await stage.agent(agent_id)
+        assert (agent.reason, agent.deadline_at, agent.attempt) == (reason, holds, 1)
+    return agent_id
+
+
+async def test_grace_begins_when_its_warning_could_be_written(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(BRIEF)
+    agent_id = await moved_and_stopped_in_an_outage(stage, monkeypatch)
+    assert (await stage.agent(agent_id)).state is AgentState.DRAINING
+    await stage.forward(BRIEF["grace_seconds"] + 1)
+    await stage.until(agent_id, AgentState.TERMINATED)
     await stage.nothing_left()

@@ -48,7 +48,8 @@ async def resize(session: AsyncSession, agent_id: str, to: Size, at: datetime, t
 _MIGRATE = events.logging(
     """
     UPDATE agents SET deadline_at = :deadline, reason = :reason, event_seq = event_seq + :count
-    WHERE agent_id = :agent AND attempt = :attempt AND state = 'running' AND reason IS DISTINCT FROM :reason
+    WHERE agent_id = :agent AND attempt = :attempt AND state = 'running'
+        AND (reason IS DISTINCT FROM :reason OR deadline_at IS DISTINCT FROM :deadline)
     RETURNING agent_id, user_id, project_id, event_seq
     """,
     bindparam("deadline", type_=DateTime(timezone=True)),

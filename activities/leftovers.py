@@ -12,7 +12,7 @@ from activities.lives import LifeActivities, life_of
 from activities.ports import Owner, Signals
 from activities.sweeps import Swept, sweep
 from core.db.engine import Db
-from core.db.repositories import upkeep
+from core.db.repositories import agents, upkeep
 from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import WAITING, AgentState, EndReason
 from core.domain.value import Value
@@ -58,19 +58,33 @@ class Leftovers:
         return await self._end(row)
 
     async def _end(self, row: LivingRow) -> bool:
+        # For one that waits nothing is made, and an earlier attempt of it was gone before it came into the line.
+        used = Usage() if await self._waits(row) else await self._removed(row)
+        if used is None:
+            return False
+        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, usage=used)
+        return (await self._lives.finish(ending)).applied
+
+    async def _waits(self, row: LivingRow) -> bool:
+        """Whether it does so now that nobody was seen to carry it: until then it may have been granted and made."""
+        if row.state not in WAITING:
+            return False
+        async with self._db.transaction() as session:
+            now = await agents.get(session, row.agent_id)
+        return now is not None and now.waiting
+
+    async def _removed(self, row: LivingRow) -> Usage | None:
+        """What the attempt used; None: it is there still. The next look tries again, and until then it has its slot."""
         runtime = self._runtimes.get(row.runtime)
         if runtime is None:
             log.warning("reaper.blocked", agent_id=row.agent_id, code="unknown_runtime")
-            return False
+            return None
         try:
             used = await runtime.delete(row.agent_id, row.attempt)
         except RuntimeFault as error:
-            # The next look tries again; the slot stays taken until the runtime says gone.
             log.warning("reaper.blocked", agent_id=row.agent_id, code=error.error_code)
-            return False
-        usage = Usage(cpu_seconds=used.cpu_seconds, peak_memory_bytes=used.peak_memory_bytes)
-        ending = Final(life=life_of(row), state=AgentState.TERMINATED, reason=EndReason.WORKFLOW_GONE, usage=usage)
-        return (await self._lives.finish(ending)).applied
+            return None
+        return Usage(cpu_seconds=used.cpu_seconds, peak_memory_bytes=used.peak_memory_bytes)
 
     # ---- objects without a row --------------------------------------------------------------------------------------
 

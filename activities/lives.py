@@ -55,7 +55,10 @@ class LifeActivities:
 
     @activity.defn(name="register")
     async def register(self, ask: contracts.Registration) -> contracts.Registered:
-        """Decide a request and write its row; a refused one leaves only an event under its user."""
+        """Decide a request and write its row; a refused one leaves only an event under its user.
+
+        Of what a terminated run has left, it ends what waits: nothing is made for it that would have to go first.
+        """
         request = ask.request
         pool = self._pools.get(request.pool)
         if pool is None:
@@ -81,6 +84,11 @@ class LifeActivities:
             template=request.template,
             runtime=pool.runtime,
         )
+        waited = [_named(life, each) for each in done.leftovers if each.state in WAITING]
+        if waited:
+            for each in waited:
+                await self.withdraw(Final(life=each, state=AgentState.CANCELLED, reason=EndReason.WORKFLOW_GONE))
+            return await self.register(ask)
         if done.written and done.state is not None:
             self._turns.came(life, done.state, done.answer.reason if done.answer is not None else None)
         if done.state is AgentState.QUEUED:
@@ -91,18 +99,7 @@ class LifeActivities:
             state=done.state,
             begun=done.begun,
             timings=timings,
-            leftovers=tuple(
-                life.model_copy(
-                    update={
-                        "agent_id": left.agent_id,
-                        "attempt": left.attempt,
-                        "pool": left.pool,
-                        "template": left.template,
-                        "runtime": left.runtime,
-                    }
-                )
-                for left in done.leftovers
-            ),
+            leftovers=tuple(_named(life, each) for each in done.leftovers),
         )
 
     @activity.defn(name="begin")
@@ -371,6 +368,11 @@ class LifeActivities:
 
 def _moved(moved: moves.Moved) -> Moved:
     return Moved(applied=moved.applied, state=moved.state, attempt=moved.attempt)
+
+
+def _named(life: Life, left: admission.Leftover) -> Life:
+    """One that was left behind in the place of `life`."""
+    return life.model_copy(update=left.model_dump(exclude={"state"}))
 
 
 def _refused(reason: str) -> contracts.Registered:

@@ -146,6 +146,21 @@ async def test_start_that_clears_up_behind_a_terminated_run_goes_on_when_that_is
     await stage.nothing_left()
 
 
+async def test_start_behind_a_terminated_run_that_only_waited_does_not_wait_for_the_runtime(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(capacity=0)
+    first = await stage.queued()
+    await stage.workflow().terminate("stuck")
+    Deaf(stage)
+    second = await stage.queued()
+    assert second != first
+    ended = await stage.agent(first)
+    assert (ended.state, ended.reason) == (AgentState.CANCELLED, "workflow_gone")
+    await stage.stop(second)
+    await stage.nothing_left()
+
+
 async def test_runtime_that_answers_in_time_after_all_is_not_called_given_up(stage: Stage) -> None:
     agent_id, deaf = await stage.started(), Deaf(stage)
     # By force, so that it is this very removal that is given up.

@@ -7,11 +7,13 @@ import pytest
 from pydantic import SecretStr
 
 from activities import reaping
+from activities.ports import Owner
 from core.domain.lifecycle import AgentState
 from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_silence import api_up, heard, restarted
 
 
@@ -100,6 +102,42 @@ async def test_row_without_a_workflow_is_ended_with_what_it_had(stage: Stage) ->
     ended = await stage.agent(agent_id)
     assert (ended.state, ended.reason) == (AgentState.TERMINATED, "workflow_gone")
     assert await there(stage) == set()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_row_that_only_waits_is_ended_although_its_runtime_is_away(set_stage: SetStage) -> None:
+    stage = await set_stage(capacity=0)
+    agent_id = await stage.queued()
+    await stage.workflow().terminate("stuck")
+    Deaf(stage)
+    assert (await stage.reap()).rows == 1
+    ended = await stage.agent(agent_id)
+    assert (ended.state, ended.reason) == (AgentState.CANCELLED, "workflow_gone")
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_row_that_was_granted_while_it_was_looked_at_is_ended_when_its_runtime_says_gone(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
+    holder = await stage.started("bob")
+    agent_id = await stage.queued()
+    await stage.workflow().terminate("stuck")
+    deaf, owner = Deaf(stage), stage.lives.owner
+
+    async def granted_before(workflow_id: str) -> Owner | None:
+        await stage.sql("UPDATE agents SET state = 'starting' WHERE agent_id = :a", a=agent_id)
+        return await owner(workflow_id)
+
+    monkeypatch.setattr(stage.lives, "owner", granted_before)
+    found = await stage.reap()
+    assert (found.rows, found.stays) == (0, 1)
+    assert (await stage.agent(agent_id)).state is AgentState.STARTING
+    monkeypatch.setattr(stage.lives, "owner", owner)
+    await stage.sql("UPDATE agents SET state = 'queued' WHERE agent_id = :a", a=agent_id)
+    deaf.hears()
+    assert (await stage.reap()).rows == 1
+    assert (await stage.agent(holder)).state is AgentState.RUNNING
 
 
 @pytest.mark.usefixtures("hasty")

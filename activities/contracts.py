@@ -59,7 +59,10 @@ class Registration(Value):
 
 
 class Registered(Value):
-    """`answer` None: `leftovers` of a terminated run stand in the way, clear them and register again."""
+    """`answer` None: `leftovers` of a terminated run stand in the way, clear them and register again.
+
+    `life` is another than was asked for where one waits behind the predecessor that its workflow has forgotten.
+    """
 
     answer: StartAnswer | None
     life: Life | None = None

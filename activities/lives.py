@@ -84,6 +84,8 @@ class LifeActivities:
             template=request.template,
             runtime=pool.runtime,
         )
+        if done.forgotten is not None:
+            life, timings = _named(life, done.forgotten), self._settings.timings_of_living(done.forgotten.template)
         waited = [_named(life, each) for each in done.leftovers if each.state in WAITING]
         if waited:
             for each in waited:
@@ -92,7 +94,7 @@ class LifeActivities:
         if done.written and done.state is not None:
             self._turns.came(life, done.state, done.answer.reason if done.answer is not None else None)
         if done.state is AgentState.QUEUED:
-            await self._signals.wake_pool(request.pool)
+            await self._signals.wake_pool(life.pool)
         return contracts.Registered(
             answer=done.answer,
             life=life if done.state is not None else None,

@@ -173,6 +173,20 @@ class AgentWorkflow:
                 )
                 await workflow.execute_local_activity(contracts.finish, ending, **LOCAL)
 
+    async def _register_behind(self, request: StartRequest, predecessor: str | None) -> Registered:
+        """Register a successor. One that this run has forgotten is the answer, unless it was told to go."""
+        self._registered.add(request.agent_id)
+        while True:
+            registered = await self._register(request, predecessor)
+            found, early = registered.life, self._early_stop
+            if found is None or found.agent_id == request.agent_id:
+                return registered
+            self._registered.add(found.agent_id)
+            if early is None or early.agent_id not in (None, found.agent_id):
+                return registered
+            # Also when whoever heard of it is just about to write so.
+            await withdraw(found, early)
+
     def _course_of(self, registered: Registered) -> Course | None:
         if registered.life is None or registered.state is None or registered.timings is None:
             return None
@@ -203,9 +217,8 @@ class AgentWorkflow:
             if passage is not None and passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)
             if self._successor is None:
-                self._registered.add(request.agent_id)
                 predecessor = passage.course.life.agent_id if passage is not None else None
-                registered = await self._register(request, predecessor)
+                registered = await self._register_behind(request, predecessor)
                 self._successor = self._course_of(registered)
                 early = self._early_stop
                 if early is not None and early.agent_id == request.agent_id:

@@ -105,6 +105,27 @@ async def test_registrations_of_many_users_at_once_never_exceed_the_capacity(db:
     assert outcomes == {StartOutcome.CREATED: 7, StartOutcome.QUEUED: 23}
 
 
+async def test_request_behind_an_ending_life_is_answered_with_whom_waits_there_already(
+    db: Db, register: Register
+) -> None:
+    first, second = await register(), StartRequest(agent_id=new_agent_id(), user_id="ann", project_id="shop")
+    assert first.answer is not None
+    ending = first.answer.agent_id or ""
+    await move(db, ending, AgentState.DRAINING)
+    waits = await register(request=second, predecessor=ending)
+    found = await register(predecessor=ending)
+    assert (found.answer, found.state, found.leftovers) == (waits.answer, AgentState.QUEUED, ())
+    assert found.forgotten is not None
+    assert found.forgotten.agent_id == second.agent_id
+    # Also when it was granted this very moment: its predecessor's workflow has not heard of its own end yet.
+    await move(db, ending, AgentState.TERMINATED)
+    assert (await grant(db, 10)).granted == 1
+    assert (await register(predecessor=ending)).state is AgentState.STARTING
+    # To a run that has no life of its own it is what another run left behind.
+    left = await register()
+    assert (left.answer, [row.agent_id for row in left.leftovers]) == (None, [second.agent_id])
+
+
 async def test_same_request_registered_again_gets_the_same_answer_and_no_second_event(
     db: Db, register: Register
 ) -> None:

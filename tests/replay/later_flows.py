@@ -8,6 +8,7 @@ from core.domain.timings import Timings
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
 from tests.workflows.test_draining import LONG, draining, kept, told_at_once
+from tests.workflows.test_forgotten_starts import started_behind_one_told_to_go
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
 from tests.workflows.test_outages import BRIEF, moved_and_stopped_in_an_outage
@@ -106,3 +107,14 @@ async def test_warned_after_an_outage(set_stage: SetStage, monkeypatch: pytest.M
     await stage.forward(BRIEF["grace_seconds"] + 1)
     await stage.until_closed()
     await keep(stage, "warned_after_an_outage")
+
+
+async def test_started_behind_one_told_to_go(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    first, _, third = await started_behind_one_told_to_go(stage)
+    run_id = (await stage.workflow().describe()).run_id
+    await stage.stop(first)
+    await stage.until(third, AgentState.RUNNING)
+    await stage.stop(third)
+    await stage.until_closed()
+    await keep(stage, "started_behind_one_told_to_go", run_id=run_id)

@@ -26,7 +26,7 @@ _CURRENT = [state.value for state in CURRENT]
 
 
 class Leftover(BaseModel):
-    """A row of the same project that no workflow owns any more: its run was terminated by hand."""
+    """A row of the same project that no workflow knows any more: its run was terminated by hand, or forgot it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     agent_id: str
@@ -48,6 +48,8 @@ class Registered(BaseModel):
     begun: bool = False
     # The row was written by this very call.
     written: bool = False
+    # Who answers in the place of the agent that was asked for.
+    forgotten: Leftover | None = None
     leftovers: tuple[Leftover, ...] = ()
 
 
@@ -65,7 +67,8 @@ async def register(
 
     With room for it the agent starts in the same transaction and has to be usable within `deadline`.
 
-    `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row.
+    `predecessor` is the life of the same workflow that is just ending, which may stand beside the new row. Who waits
+    behind it already is no leftover: the workflow was told of a start and forgot it, so that one is the answer.
     """
     await locks.user(session, request.user_id)
     user = await session.get(User, request.user_id)
@@ -81,6 +84,9 @@ async def register(
         # Another run decided under this key, and its life may be over already: no second one for the same request.
         return Registered(answer=decided)
     mine = [row for row in rows if row.project_id == request.project_id]
+    for row in mine:
+        if predecessor is not None and row.workflow_id == workflow_id and _not_begun(row):
+            return _of_row(row).model_copy(update={"forgotten": _leftover(row)})
     # Those that wait go first, or the slots of the others would be given to them.
     left = sorted((row for row in mine if row.agent_id != predecessor), key=lambda row: row.state not in WAITING)
     leftovers = tuple(_leftover(row) for row in left)
@@ -124,6 +130,11 @@ def _keyed(request: StartRequest) -> KeyedBy | None:
 async def _living_or_this(session: AsyncSession, user_id: str, agent_id: str) -> list[Agent]:
     living = and_(Agent.user_id == user_id, Agent.state.in_(_LIVING))
     return list((await session.scalars(select(Agent).where(or_(living, Agent.agent_id == agent_id)))).all())
+
+
+def _not_begun(row: Agent) -> bool:
+    """Whether it waits, or was granted its slot this very moment: nothing has been made for it."""
+    return row.state in WAITING or (row.state == AgentState.STARTING and row.started_at is None)
 
 
 def _leftover(row: Agent) -> Leftover:

@@ -42,8 +42,9 @@ class Signals(Protocol):
     @property
     def scheduled(self) -> ScheduledStarts: ...
 
-    async def start(self, request: StartRequest) -> StartAnswer:
-        """The door of all starts. Asked again with the same words, it gives the same answer."""
+    async def start(self, request: StartRequest, *, anew: bool = False) -> StartAnswer:
+        """The door of all starts. Asked again with the same words, it gives the same answer, also when what that speaks
+        of is over; `anew` asks for what is true now."""
 
     async def keep(self, agent: AgentView) -> bool: ...
 

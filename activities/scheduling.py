@@ -19,7 +19,7 @@ from core.db.repositories.scheduled import ScheduledView
 from core.domain.admission import Reject, RejectReason, deciding
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import PENDING, ScheduledState, ScheduleReason
-from core.errors import NotFound
+from core.errors import NotFound, Unavailable
 from core.ids import agent_of_scheduled
 from core.settings import DEFAULT_POOL, Settings
 
@@ -124,17 +124,30 @@ class SchedulingActivities:
         except KeyError:
             # Taken out of the settings since a try that was lost: the door knows whether that one came to something.
             template, pool = found.template or "", DEFAULT_POOL
-        return await self._signals.start(
-            StartRequest(
-                agent_id=agent_of_scheduled(found.scheduled_start_id),
-                user_id=found.user_id,
-                project_id=found.project_id,
-                template=template,
-                pool=pool,
-                # With a tab, which no user's Idempotency-Key has: asked again, it gets the decision that was made.
-                key=f"scheduled\t{found.scheduled_start_id}",
-            )
+        request = StartRequest(
+            agent_id=agent_of_scheduled(found.scheduled_start_id),
+            user_id=found.user_id,
+            project_id=found.project_id,
+            template=template,
+            pool=pool,
+            # With a tab, which no user's Idempotency-Key has: asked again, it gets the decision that was made.
+            key=f"scheduled\t{found.scheduled_start_id}",
         )
+        answer = await self._signals.start(request)
+        if await self._is_over(request, answer):
+            answer = await self._signals.start(request, anew=True)
+            if await self._is_over(request, answer):
+                # Its workflow does not know yet: a later try finds that it does.
+                raise Unavailable("the previous life is just ending", code="worker_silent")
+        return answer
+
+    async def _is_over(self, request: StartRequest, answer: StartAnswer) -> bool:
+        """Whether the answer is an agent of another request whose end is written."""
+        if answer.agent_id in (None, request.agent_id):
+            return False
+        async with self._db.transaction() as session:
+            view = await agents.get(session, answer.agent_id or "")
+        return view is not None and view.over
 
     async def _settle(self, session: AsyncSession, ask: DueStart, answer: StartAnswer) -> ScheduledState:
         """Write what the door said. A refusal has its event already, from whoever decided it."""

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
+from uuid import uuid4
 
 import structlog
 from temporalio.client import (
@@ -21,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.ports import Owner
 from core.db.repositories.agents import AgentView
+from core.domain.admission import RejectReason
 from core.domain.lifecycle import AgentState
 from core.domain.orders import (
     AbandonOrder,
@@ -75,15 +77,23 @@ class Lives:
 
     # ---- asked by users ---------------------------------------------------------------------------------------------
 
-    async def start(self, request: StartRequest) -> StartAnswer:
-        """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s."""
+    async def start(self, request: StartRequest, *, anew: bool = False) -> StartAnswer:
+        """One update-with-start. `Unavailable("worker_silent")`: it was handed in, nobody decided within 5 s.
+
+        Asked again with the same key, it gives the answer that this was given first, which may be of a run that is over
+        by now: the server keeps it. `anew` asks for what is true now; a full queue is never told of before.
+        """
+        update_id = uuid4().hex if anew else _update_id(request)
         try:
-            return await _answered(lambda: self._update_with_start(request))
+            answer = await _answered(lambda: self._update_with_start(request, update_id))
         except WorkflowUpdateFailedError as failed:
             # The run completed before it took the update (a life that ended this moment): the caller asks again.
             raise Unavailable("the previous life was just ending", code="worker_silent") from failed
+        if answer.reason == RejectReason.QUEUE_FULL and request.key is not None and not anew:
+            return await self.start(request, anew=True)
+        return answer
 
-    async def _update_with_start(self, request: StartRequest) -> StartAnswer:
+    async def _update_with_start(self, request: StartRequest, update_id: str) -> StartAnswer:
         workflow_id = agent_workflow_id(request.user_id, request.project_id)
         operation = WithStartWorkflowOperation(
             AgentWorkflow.run,
@@ -100,7 +110,7 @@ class Lives:
                 AgentWorkflow.start,
                 request,
                 start_workflow_operation=operation,
-                id=_update_id(request),
+                id=update_id,
                 rpc_timeout=timedelta(seconds=ANSWER_SECONDS),
             )
         finally:

@@ -111,6 +111,8 @@ class Starter:
         )
         try:
             outcome = await self._order(request, found)
+            if await self._is_of_yesterday(who, request, outcome):
+                outcome = await self._order(request, found, anew=True)
         except Unavailable as error:
             if error.error_code != "worker_silent":
                 raise
@@ -120,11 +122,18 @@ class Starter:
         async with self._deps.acting(who) as (session, _):
             # The decision that was made in the key's own name counts, whichever replica carried it there.
             decided = by and await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
-            if not decided and await _is_over(session, outcome):
+            if not decided and await _is_over(session, request, outcome):
                 return _pending(project_id)
             return await self._settle(session, decided or outcome, by)
 
-    async def _order(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
+    async def _is_of_yesterday(self, who: Identity, request: StartRequest, outcome: StartAnswer) -> bool:
+        """Whether a key was answered with an agent whose life is over: when it was first asked, it was there."""
+        if request.key is None or outcome.agent_id in (None, request.agent_id):
+            return False
+        async with self._deps.acting(who) as (session, _):
+            return await _is_over(session, request, outcome)
+
+    async def _order(self, request: StartRequest, found: AgentView | None, *, anew: bool = False) -> StartAnswer:
         """The workflow's answer; to a call that joined another's order, the agent is there already.
 
         A refusal of another template says nothing of this one's: then it is ordered again. Each time round, an order of
@@ -135,7 +144,7 @@ class Starter:
             flight = self._flights.get(place)
             joined = flight is not None and (flight.key is None or flight.key != request.key)
             if flight is None:
-                task = asyncio.create_task(self._carry_out(request, found))
+                task = asyncio.create_task(self._carry_out(request, found, anew))
                 flight = _Flight(request.key, request.template, task)
                 flight.task.add_done_callback(lambda task: self._landed(place, task))
                 self._flights[place] = flight
@@ -153,12 +162,12 @@ class Starter:
             # Also told to whoever still waits; when all have hung up, this is its only trace.
             log.info("start.order_failed", user_id=place[0], project_id=place[1], kind=type(error).__name__)
 
-    async def _carry_out(self, request: StartRequest, found: AgentView | None) -> StartAnswer:
+    async def _carry_out(self, request: StartRequest, found: AgentView | None, anew: bool) -> StartAnswer:
         try:
             async with asyncio.timeout(_ORDER_SECONDS):
                 if found is not None and found.keepable and await self._deps.lives.keep(found):
                     return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=found.agent_id)
-                return await self._deps.lives.start(request)
+                return await self._deps.lives.start(request, anew=anew)
         except TimeoutError:
             raise Unavailable("no worker answered in time", code="worker_silent") from None
 
@@ -232,12 +241,13 @@ def _as_it_is(found: AgentView) -> StartAnswer:
     return StartAnswer(outcome=outcome, agent_id=found.agent_id, reason=found.reason)
 
 
-async def _is_over(session: AsyncSession, outcome: StartAnswer) -> bool:
-    """Whether the workflow says that the agent is there, and its end is written: it died between writing and knowing.
+async def _is_over(session: AsyncSession, request: StartRequest, outcome: StartAnswer) -> bool:
+    """Whether the workflow speaks of an agent of another request, and its end is written: it died between writing and
+    knowing.
 
     It ends as soon as it knows, and whoever asks again then gets the next life.
     """
-    if outcome.outcome is not StartOutcome.EXISTING:
+    if outcome.agent_id in (None, request.agent_id):
         return False
     view = await agents.get(session, outcome.agent_id or "")
     return view is not None and view.over

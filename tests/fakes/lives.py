@@ -8,6 +8,7 @@ from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters, moves
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.scheduled import ScheduledView
+from core.domain.admission import RejectReason
 from core.domain.events import EventKind
 from core.domain.lifecycle import KEEPABLE, WAITING, AgentState
 from core.domain.orders import (
@@ -78,6 +79,8 @@ class SimulatedLives:
         self.most_at_once = 0
         self._at_once = 0
         self._turns: dict[str, asyncio.Lock] = {}
+        # What keys were told, by workflow; the server keeps it until another run begins.
+        self._told: dict[str, dict[str, StartAnswer]] = {}
 
     async def look(self, total: int, too_large: dict[str, str] | None = None, **load: float) -> None:
         """Measure the cluster: room for `total` agents, and what is in use."""
@@ -86,11 +89,22 @@ class SimulatedLives:
         async with self.db.transaction() as session:
             await clusters.record_look(session, "local", _now(), total=total, choked=look.choked, detail=look.stored())
 
-    async def start(self, request: StartRequest) -> StartAnswer:
+    async def start(self, request: StartRequest, *, anew: bool = False) -> StartAnswer:
         self._count("start")
+        workflow_id = agent_workflow_id(request.user_id, request.project_id)
+        told = self._told.setdefault(workflow_id, {})
+        if request.key in told and not anew:
+            return told[request.key]
+        answer = await self._decide(request, workflow_id)
+        if answer.outcome in (StartOutcome.CREATED, StartOutcome.QUEUED):
+            told.clear()
+        if request.key is not None and answer.reason != RejectReason.QUEUE_FULL:
+            told[request.key] = answer
+        return answer
+
+    async def _decide(self, request: StartRequest, workflow_id: str) -> StartAnswer:
         if self.behind is not None:
             return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=self.behind)
-        workflow_id = agent_workflow_id(request.user_id, request.project_id)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:

@@ -301,7 +301,7 @@ async def test_body_that_makes_no_sense_is_refused(api: Api, body: object, code:
 async def test_every_refusal_has_its_code_and_a_sentence_of_its_own(
     api: Api, monkeypatch: pytest.MonkeyPatch, reason: RejectReason
 ) -> None:
-    async def refuse(_: object) -> StartAnswer:
+    async def refuse(_: object, *, anew: bool) -> StartAnswer:
         return StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value)
 
     monkeypatch.setattr(api.lives, "start", refuse)

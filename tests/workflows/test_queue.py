@@ -5,7 +5,7 @@ from collections import Counter
 
 from core.db.repositories import overrides, queue
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartOutcome
+from core.domain.orders import StartAnswer, StartOutcome
 from core.domain.templates import Pool
 from core.settings import Queue
 from tests.fixtures.stage import SetStage, Stage, until
@@ -161,6 +161,28 @@ async def test_full_queue_refuses_and_keeps_who_is_in_it(set_stage: SetStage) ->
     assert (refused.outcome, refused.reason) == (StartOutcome.REJECTED, "queue_full")
     assert [await position(stage, agent_id) for agent_id in waiting] == [1, 2]
     assert await stage.sql("SELECT 1 FROM agents WHERE user_id = 'late'") == []
+
+
+async def test_key_that_found_the_queue_full_may_try_again(set_stage: SetStage) -> None:
+    stage = await set_stage(NEVER, capacity=0, queue=Queue(max=1))
+    waits = await stage.queued("first")
+    for _ in range(2):
+        assert (await stage.start("late", key="k")).reason == "queue_full"
+    await stage.stop(waits)
+    assert (await stage.start("late", key="k")).outcome is StartOutcome.QUEUED
+
+
+async def test_key_whose_agent_is_over_gets_the_next_life_when_it_asks_anew(set_stage: SetStage) -> None:
+    stage = await set_stage()
+    first = await stage.started()
+    request = stage.request(key="k")
+    there = StartAnswer(outcome=StartOutcome.EXISTING, agent_id=first)
+    assert await stage.lives.start(request) == there
+    await stage.stop(first)
+    await stage.until_closed()
+    # The server keeps what the key was told, as long as no other run has begun.
+    assert await stage.lives.start(request) == there
+    assert (await stage.lives.start(request, anew=True)).outcome is StartOutcome.CREATED
 
 
 async def test_pools_of_one_cluster_share_its_room(set_stage: SetStage) -> None:

@@ -13,7 +13,7 @@ from temporalio.worker import Worker
 from core.db.repositories import projects, scheduled, users
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartAnswer, StartRequest
+from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import ScheduledState, ScheduleReason
 from core.errors import Unavailable
 from core.ids import agent_of_scheduled, scheduled_workflow_id
@@ -233,6 +233,28 @@ async def test_start_without_room_waits_in_line_like_any_other(set_stage: SetSta
     assert (await stage.agent(made.agent_id or "")).state is AgentState.QUEUED
     await stage.stop(other)
     await stage.until(made.agent_id or "", AgentState.RUNNING)
+
+
+async def test_start_that_is_answered_with_a_life_just_over_is_made_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = await stage.started()
+    await stage.stop(over)
+    await stage.until_closed()
+    ask, tries = stage.lives.start, []
+
+    async def kept(request: StartRequest, *, anew: bool = False) -> StartAnswer:
+        """What a server says that keeps the first answer, and a workflow that does not know yet."""
+        tries.append(anew)
+        if tries.count(True) < 2:
+            return StartAnswer(outcome=StartOutcome.EXISTING, agent_id=over)
+        return await ask(request, anew=anew)
+
+    monkeypatch.setattr(stage.lives, "start", kept)
+    start = await booked(stage, after=timedelta(0))
+    made = await becomes(stage, start, S.STARTED)
+    assert made.agent_id == agent_of_scheduled(start.scheduled_start_id)
+    await stage.until(made.agent_id, AgentState.RUNNING)
 
 
 async def test_full_queue_is_asked_again_and_is_no_refusal_yet(set_stage: SetStage) -> None:

@@ -44,6 +44,7 @@ with workflow.unsafe.imports_passed_through():
         LOCAL,
         REFUSAL_IS_OF_ITS_TEMPLATE,
         RESET_IS_NOTICED,
+        STOP_GOES_FIRST,
         WARNING_IS_AWAITED,
     )
     from workflows.passage import Passage
@@ -212,7 +213,10 @@ class AgentWorkflow:
             passage = self._passage
             if passage is None and not self._may_be_let_in(request):
                 return self._answer or StartAnswer(outcome=StartOutcome.REJECTED)
-            if passage is not None and passage.leaving and workflow.patched(END_IS_AWAITED):
+            if passage is not None and passage.is_going() and workflow.patched(STOP_GOES_FIRST):
+                # Its user may have read of the end in the row before this run took that step, or took it again.
+                await workflow.wait_condition(lambda: not passage.is_going())
+            elif passage is not None and passage.leaving and workflow.patched(END_IS_AWAITED):
                 await workflow.wait_condition(lambda: not passage.leaving)
             if passage is not None and passage.course.state in CURRENT:
                 return self._answer_of(passage.course, request)

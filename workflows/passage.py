@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities import contracts
     from activities.contracts import Life, Successor
     from core.domain import recovery
-    from core.domain.lifecycle import FINAL, AgentState, EndReason
+    from core.domain.lifecycle import CURRENT, FINAL, AgentState, EndReason
     from core.domain.orders import FailureReport, StopOrder
     from core.domain.recovery import FailureKind, GiveUp, Restart
     from core.domain.timings import seconds
@@ -57,6 +57,10 @@ class Passage:
     def left_behind(self) -> Successor | None:
         """Who stood in line behind this life when its row was ended."""
         return self._record.successor
+
+    def is_going(self) -> bool:
+        """Whether it was told to go and does not know to have written that; its row may say so already."""
+        return self.leaving or (self.course.state in CURRENT and self.course.inbox.stop is not None)
 
     def is_told(self) -> bool:
         """Whether it runs, and is told to go without having taken that step to its end."""

@@ -3,7 +3,7 @@
 import pytest
 
 from core.domain.lifecycle import AgentState
-from core.domain.orders import AbandonOrder
+from core.domain.orders import AbandonOrder, StopOrder
 from core.domain.timings import Timings
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
@@ -13,7 +13,7 @@ from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
 from tests.workflows.test_outages import BRIEF, moved_and_stopped_in_an_outage
 from tests.workflows.test_starts import HUGE, refused_beside_another
-from tests.workflows.test_succession import kept_unheard, unheard
+from tests.workflows.test_succession import kept_unheard, stopped_and_started_unready, unheard
 
 
 async def test_told_twice_at_once(set_stage: SetStage) -> None:
@@ -118,3 +118,11 @@ async def test_started_behind_one_told_to_go(set_stage: SetStage) -> None:
     await stage.stop(third)
     await stage.until_closed()
     await keep(stage, "started_behind_one_told_to_go", run_id=run_id)
+
+
+async def test_stopped_and_started_unready(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await set_stage(LONG)
+    await stopped_and_started_unready(stage, monkeypatch)
+    await stage.workflow().signal("stop", StopOrder(grace_seconds=0))
+    await stage.until_closed()
+    await keep(stage, "stopped_and_started_unready")

@@ -252,6 +252,34 @@ async def test_keep_and_start_at_once_end_with_one_agent(set_stage: SetStage) ->
         await stage.nothing_left()
 
 
+async def stopped_and_started_unready(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> tuple[str, StartAnswer]:
+    """An agent told to go while its workflow wrote that it is usable, and what a start of then was answered."""
+    written = asyncio.Event()
+
+    async def held(*_: object) -> None:
+        await written.wait()
+
+    monkeypatch.setattr(LifeActivities, "_start_over", held)
+    first = (await stage.start()).agent_id or ""
+    await stage.until(first, AgentState.RUNNING)
+    await stage.stop(first, "maintenance")
+    request = stage.request()
+    asking = asyncio.create_task(stage.insist(request))
+    await stage.took("start", request.agent_id)
+    written.set()
+    return first, await asking
+
+
+async def test_start_after_an_order_to_stop_is_for_the_next_life_whatever_is_under_way(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(LONG)
+    first, answer = await stopped_and_started_unready(stage, monkeypatch)
+    assert (answer.outcome, answer.reason) == (StartOutcome.QUEUED, "previous_ending")
+    await stage.stop(first)
+    await stage.until(answer.agent_id or "", AgentState.RUNNING)
+
+
 async def test_successor_in_another_pool_is_found_by_that_pool(set_stage: SetStage) -> None:
     stage = await set_stage(LONG, pools={"other": Pool(runtime="memory", capacity=1)})
     first = await stage.started()

@@ -198,8 +198,8 @@ async def test_run_that_was_reset_while_its_agent_saves_ends_it_as_it_was_told(s
     await stage.stop(agent_id, "maintenance", grace_seconds=0)
     await asyncio.wait_for(stubborn.asked.wait(), 10)
     await decided_since(stage, agent_id)
-    await stage.temporal(*RESET, stage.workflow().id)
     stubborn.asked.clear()
+    await stage.temporal(*RESET, stage.workflow().id)
     await asyncio.wait_for(stubborn.asked.wait(), 10)
     await stage.stop(agent_id, "operator", force=True)
     assert (await stage.until(agent_id, AgentState.TERMINATED)).reason == "maintenance"

@@ -118,8 +118,17 @@ class LifeActivities:
     async def mark_running(self, life: Life) -> Moved:
         now = _now()
         ready = fact(EventKind.READY, AgentState.RUNNING, attempt=life.attempt)
+        # Not from draining: a step that was lost, with a warning after it, is taken again, and that is no keep.
         moved = await self._move(
-            life, AgentState.RUNNING, now, ready, ready_at=now, deadline_at=None, last_activity_at=now, reason=None
+            life,
+            AgentState.RUNNING,
+            now,
+            ready,
+            only_from=AgentState.STARTING,
+            ready_at=now,
+            deadline_at=None,
+            last_activity_at=now,
+            reason=None,
         )
         await self._start_over(life)
         return moved
@@ -206,7 +215,16 @@ class LifeActivities:
                 return _moved(await moves.unmoved(session, life.agent_id))
             kept = fact(EventKind.KEPT, AgentState.RUNNING)
             changes = {"reason": None, "deadline_at": None, "keepable": False, "last_activity_at": now}
-            moved = await moves.move(session, life.agent_id, life.attempt, AgentState.RUNNING, now, kept, **changes)
+            moved = await moves.move(
+                session,
+                life.agent_id,
+                life.attempt,
+                AgentState.RUNNING,
+                now,
+                kept,
+                only_from=AgentState.DRAINING,
+                **changes,
+            )
         self._turns.took(life, moved, now)
         return _moved(moved)
 

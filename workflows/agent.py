@@ -249,8 +249,10 @@ class AgentWorkflow:
         passage, order = self._passage, order or KeepOrder()
         if passage is None or order.agent_id not in (None, passage.course.life.agent_id):
             return KeepAnswer(kept=False, state=AgentState.TERMINATED)
-        if passage.is_told() and workflow.patched(WARNING_IS_AWAITED):
+        if passage.is_going() and workflow.patched(STOP_GOES_FIRST):
             # Its user may have read of the warning in the row before this run took that step, or took it again.
+            await workflow.wait_condition(lambda: not passage.is_going())
+        elif passage.is_told() and workflow.patched(WARNING_IS_AWAITED):
             await workflow.wait_condition(lambda: not passage.is_told())
         # A successor in line has taken the place, and while one is being registered it is not known who has it.
         async with self._registering:

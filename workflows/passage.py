@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         LIVES_FROM_ITS_BEGIN,
         LOCAL,
         PLACE_IS_GIVEN_BACK,
+        WARNING_IS_GIVEN_AGAIN,
         create_options,
     )
     from workflows.record import Record, failure_of
@@ -120,8 +121,12 @@ class Passage:
             await self._answer_call()
         else:
             moved = await workflow.execute_local_activity(contracts.mark_running, course.life, **LOCAL)
+            warned = moved.state is AgentState.DRAINING and inbox.stop is not None
             if await self._record.arrived(moved, AgentState.RUNNING):
                 course.running_since = workflow.now()
+            elif warned and workflow.patched(WARNING_IS_GIVEN_AGAIN):
+                # In a step that was lost, this run has given the warning that it is yet to give, with its grace.
+                course.state, course.running_since = AgentState.RUNNING, workflow.now()
         inbox.ready = False
 
     async def _begin(self) -> bool:

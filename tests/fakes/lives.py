@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from core.db.engine import Db
 from core.db.repositories import admission, agents, clusters, moves
@@ -190,7 +191,7 @@ class SimulatedLives:
         return True
 
     async def move(
-        self, agent_id: str, to: AgentState, kind: EventKind, reason: str | None = None, **changes: object
+        self, agent_id: str, to: AgentState, kind: EventKind, reason: str | None = None, **changes: Any
     ) -> None:
         """Move an agent on as its workflow would."""
         async with self.db.transaction() as session:

@@ -11,6 +11,7 @@ from tests.workflows.test_draining import LONG, draining, kept, told_at_once
 from tests.workflows.test_forgotten_starts import started_behind_one_told_to_go
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
+from tests.workflows.test_keeping import warned_in_a_lost_step
 from tests.workflows.test_outages import BRIEF, moved_and_stopped_in_an_outage
 from tests.workflows.test_starts import HUGE, refused_beside_another
 from tests.workflows.test_succession import kept_unheard, stopped_and_started_unready, unheard
@@ -126,3 +127,12 @@ async def test_stopped_and_started_unready(set_stage: SetStage, monkeypatch: pyt
     await stage.workflow().signal("stop", StopOrder(grace_seconds=0))
     await stage.until_closed()
     await keep(stage, "stopped_and_started_unready")
+
+
+async def test_warned_in_a_lost_step(set_stage: SetStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await warned_in_a_lost_step(stage, monkeypatch)
+    assert await kept(stage, agent_id)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "warned_in_a_lost_step")

@@ -39,16 +39,18 @@ async def move(
     to: AgentState,
     at: datetime,
     *facts: Fact,
+    only_from: AgentState | None = None,
     **changes: Any,
 ) -> Moved:
     """Move one attempt of an agent along a legal edge and log `facts`; a repeated or late call changes nothing.
 
+    `only_from`: where two edges lead there, the one that is meant: a late call for one must not go along the other.
     `changes` are further columns. A final state ends the agent: its token dies, its open commands and tickets too.
     Raises `InvalidRequest` (`not_found`) when there is no such agent.
     """
     if to in FINAL:
         changes |= {"ended_at": at, "token_hash": None, "deadline_at": None, "keepable": False}
-    before = [state.value for state in AgentState if legal(state, to)]
+    before = [state.value for state in AgentState if legal(state, to) and only_from in (None, state)]
     named = {"agent": agent_id, "attempt": attempt, "to": to.value, "before": before}
     moved = await session.execute(_moving(tuple(changes)), {**named, **changes, **events.log_values(at, facts)})
     was = moved.first()

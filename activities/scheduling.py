@@ -143,11 +143,11 @@ class SchedulingActivities:
 
     async def _is_over(self, request: StartRequest, answer: StartAnswer) -> bool:
         """Whether the answer is an agent of another request whose end is written."""
-        if answer.agent_id in (None, request.agent_id):
+        other = answer.of_another(request)
+        if other is None:
             return False
         async with self._db.transaction() as session:
-            view = await agents.get(session, answer.agent_id or "")
-        return view is not None and view.over
+            return await agents.is_over(session, other)
 
     async def _settle(self, session: AsyncSession, ask: DueStart, answer: StartAnswer) -> ScheduledState:
         """Write what the door said. A refusal has its event already, from whoever decided it."""

@@ -122,16 +122,20 @@ class Starter:
         async with self._deps.acting(who) as (session, _):
             # The decision that was made in the key's own name counts, whichever replica carried it there.
             decided = by and await idempotency.outcome_of(session, by.user_id, by.scope, by.key)
-            if not decided and await _is_over(session, request, outcome):
+            other = outcome.of_another(request)
+            if not decided and other is not None and await agents.is_over(session, other):
+                # Its workflow died between writing the end and knowing. It ends as soon as it knows, and whoever asks
+                # again then gets the next life.
                 return _pending(project_id)
             return await self._settle(session, decided or outcome, by)
 
     async def _is_of_yesterday(self, who: Identity, request: StartRequest, outcome: StartAnswer) -> bool:
         """Whether a key was answered with an agent whose life is over: when it was first asked, it was there."""
-        if request.key is None or outcome.agent_id in (None, request.agent_id):
+        other = outcome.of_another(request)
+        if request.key is None or other is None:
             return False
         async with self._deps.acting(who) as (session, _):
-            return await _is_over(session, request, outcome)
+            return await agents.is_over(session, other)
 
     async def _order(self, request: StartRequest, found: AgentView | None, *, anew: bool = False) -> StartAnswer:
         """The workflow's answer; to a call that joined another's order, the agent is there already.
@@ -239,18 +243,6 @@ def _keyed(who: Identity, project_id: str, body: StartBody, key: str | None) -> 
 def _as_it_is(found: AgentView) -> StartAnswer:
     outcome = StartOutcome.QUEUED if found.waiting else StartOutcome.EXISTING
     return StartAnswer(outcome=outcome, agent_id=found.agent_id, reason=found.reason)
-
-
-async def _is_over(session: AsyncSession, request: StartRequest, outcome: StartAnswer) -> bool:
-    """Whether the workflow speaks of an agent of another request, and its end is written: it died between writing and
-    knowing.
-
-    It ends as soon as it knows, and whoever asks again then gets the next life.
-    """
-    if outcome.agent_id in (None, request.agent_id):
-        return False
-    view = await agents.get(session, outcome.agent_id or "")
-    return view is not None and view.over
 
 
 def _pending(project_id: str) -> StartReply:

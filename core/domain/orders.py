@@ -50,6 +50,10 @@ class StartAnswer(Order):
     reason: str | None = None
     action: str | None = None
 
+    def of_another(self, request: StartRequest) -> str | None:
+        """The agent, where it is not the one that `request` was to make."""
+        return self.agent_id if self.agent_id != request.agent_id else None
+
 
 class StopOrder(Order):
     """Drain (or cancel a waiting request). `grace_seconds` None: by the reason; `force` skips warning and saving."""

@@ -8,14 +8,13 @@ from core.db.repositories import locks
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from tests.fixtures.stage import SetStage, Stage
-from tests.workflows.test_succession import LONG, forgotten, succeeded
+from tests.workflows.test_draining import LONG, draining
+from tests.workflows.test_succession import forgotten, succeeded
 
 
 async def test_start_behind_one_that_was_forgotten_is_answered_with_that_one(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await forgotten(stage, first)
     for _ in range(2):
         again = await stage.start()
@@ -29,9 +28,7 @@ async def test_start_behind_one_that_was_forgotten_is_answered_with_that_one(set
 
 async def started_behind_one_told_to_go(stage: Stage) -> tuple[str, str, str]:
     """An agent in its grace, one whose start was forgotten and then stopped, and one that was asked for after that."""
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await forgotten(stage, first)
     await stage.stop(second)
     return first, second, await stage.queued()

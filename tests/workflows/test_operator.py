@@ -12,6 +12,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from temporal import schedules
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_draining import draining
 
 
 async def test_signal_by_hand_drains_with_the_grace_of_its_reason_or_at_once(set_stage: SetStage) -> None:
@@ -103,9 +104,7 @@ async def test_start_right_after_a_terminate_clears_up_behind_it(stage: Stage) -
 
 async def test_start_right_after_a_terminate_of_two_lives_clears_up_behind_both(set_stage: SetStage) -> None:
     stage = await set_stage({"grace_seconds": 600})
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await stage.queued()
     await stage.workflow().terminate("stuck")
     third = await stage.started()

@@ -13,6 +13,7 @@ from core.errors import RuntimeRetryable
 from core.runtime.base import AgentSpec, Usage
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_draining import draining
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_silence import api_up, heard, restarted
 
@@ -182,9 +183,7 @@ async def test_successor_that_waits_on_after_the_hand_over_is_left_alone(set_sta
 @pytest.mark.usefixtures("hasty")
 async def test_life_whose_worker_died_in_the_midst_of_the_hand_over_is_left_alone(set_stage: SetStage) -> None:
     stage = await set_stage({"grace_seconds": 600})
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await stage.queued()
     # The end is written, but the worker never gets to tell Temporal so.
     await stage.worker_down()

@@ -18,6 +18,17 @@ from tests.fixtures.stage import Stage
 TELL = "UPDATE channels SET health = CAST(:told AS jsonb) WHERE agent_id = :a AND attempt = :n"
 
 
+async def of_two_attempts(stage: Stage, first: str, second: str) -> str:
+    """Id of an agent that runs again after a crash, and what each attempt has said of its health."""
+    agent_id = await stage.started()
+    await stage.sql(TELL, a=agent_id, n=1, told=first)
+    await stage.fail(agent_id)
+    await stage.until(agent_id, AgentState.RESTARTING)
+    await stage.until(agent_id, AgentState.RUNNING)
+    await stage.sql(TELL, a=agent_id, n=2, told=second)
+    return agent_id
+
+
 class Given:
     """Tasks of an agent, by what comes of them."""
 
@@ -145,12 +156,9 @@ async def test_where_the_runtime_cannot_measure_an_attempts_own_word_counts(
         return measured[attempt]
 
     monkeypatch.setattr(stage.runtime, "delete", deleted)
-    agent_id = await stage.started()
-    await stage.sql(TELL, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
-    await stage.fail(agent_id)
-    await stage.until(agent_id, AgentState.RESTARTING)
-    await stage.until(agent_id, AgentState.RUNNING)
-    await stage.sql(TELL, a=agent_id, n=2, told='{"cpuSeconds": 1, "peakMemoryBytes": 500}')
+    agent_id = await of_two_attempts(
+        stage, '{"cpuSeconds": 40, "peakMemoryBytes": 900}', '{"cpuSeconds": 1, "peakMemoryBytes": 500}'
+    )
     usage = (await ended(stage, agent_id))["usage"]
     assert (usage["cpuSeconds"], usage["peakMemoryBytes"]) == (42, 900)  # type: ignore[index]
 
@@ -185,12 +193,9 @@ async def test_what_all_attempts_used_is_told_by_whoever_clears_up(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, cleared_up: Callable[[Stage, str], Awaitable[None]]
 ) -> None:
     monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))
-    agent_id = await stage.started()
-    await stage.sql(TELL, a=agent_id, n=1, told='{"cpuSeconds": 40, "peakMemoryBytes": 900}')
-    await stage.fail(agent_id)
-    await stage.until(agent_id, AgentState.RESTARTING)
-    await stage.until(agent_id, AgentState.RUNNING)
-    await stage.sql(TELL, a=agent_id, n=2, told='{"cpuSeconds": 2.5, "peakMemoryBytes": null}')
+    agent_id = await of_two_attempts(
+        stage, '{"cpuSeconds": 40, "peakMemoryBytes": 900}', '{"cpuSeconds": 2.5, "peakMemoryBytes": null}'
+    )
     await cleared_up(stage, agent_id)
     await stage.until(agent_id, AgentState.TERMINATED)
     usage = (await stage.events(agent_id))[-1].detail["usage"]

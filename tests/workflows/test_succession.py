@@ -15,16 +15,13 @@ from core.domain.orders import StartAnswer, StartOutcome, StopOrder
 from core.domain.templates import Pool
 from core.errors import Unavailable
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_draining import LONG, draining
 from workflows.options import AGENT_ID, AGENT_POOL
-
-LONG = {"grace_seconds": 600}
 
 
 async def succeeded(stage: Stage, reason: str = "maintenance") -> tuple[str, str]:
     """An agent in its grace, and the one that waits behind it."""
-    first = await stage.started()
-    await stage.stop(first, reason)
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, reason)
     answer = await stage.start()
     assert (answer.outcome, answer.reason) == (StartOutcome.QUEUED, "previous_ending")
     assert answer.agent_id is not None
@@ -143,9 +140,7 @@ async def forgotten(stage: Stage, predecessor: str) -> str:
 
 async def test_start_that_was_accepted_and_forgotten_is_carried_out(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await forgotten(stage, first)
     await stage.stop(first)
     await stage.until(second, AgentState.RUNNING)
@@ -158,9 +153,7 @@ async def test_start_that_was_accepted_and_forgotten_is_carried_out(set_stage: S
 @pytest.mark.parametrize("named", [True, False])
 async def test_start_that_was_forgotten_and_then_stopped_leaves_the_line(set_stage: SetStage, named: bool) -> None:
     stage = await set_stage(LONG)
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = await forgotten(stage, first)
     order = StopOrder(agent_id=second if named else None, reason="operator", grace_seconds=0)
     await stage.workflow().signal("stop", order)
@@ -191,9 +184,7 @@ async def test_successor_that_is_stopped_before_its_workflow_knows_of_it_leaves_
 ) -> None:
     """Its row is there before the workflow has heard so, and longer when a worker dies in between."""
     stage = await set_stage(LONG)
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     await stage.worker_down()
     request = stage.request()
     order = StopOrder(agent_id=request.agent_id, reason="user_requested")
@@ -282,9 +273,7 @@ async def test_start_after_an_order_to_stop_is_for_the_next_life_whatever_is_und
 
 async def test_successor_in_another_pool_is_found_by_that_pool(set_stage: SetStage) -> None:
     stage = await set_stage(LONG, pools={"other": Pool(runtime="memory", capacity=1)})
-    first = await stage.started()
-    await stage.stop(first, "maintenance")
-    await stage.until(first, AgentState.DRAINING)
+    first = await draining(stage, "maintenance")
     second = (await stage.start(pool="other")).agent_id or ""
     await stage.stop(first)
     await stage.until(second, AgentState.RUNNING)

@@ -89,6 +89,12 @@ async def get(session: AsyncSession, agent_id: str) -> AgentView | None:
     return view(row) if row else None
 
 
+async def is_over(session: AsyncSession, agent_id: str) -> bool:
+    """Whether the agent is known, and its end is written."""
+    found = await get(session, agent_id)
+    return found is not None and found.over
+
+
 async def current(session: AsyncSession, user_id: str, project_id: str) -> AgentView | None:
     """The living agent of a user's project; when one is draining and its successor waits, the successor."""
     ending_last = case((Agent.state == AgentState.DRAINING.value, 1), else_=0)

@@ -66,7 +66,7 @@ async def note_activity(deps: Deps, who: Identity, agent_id: str) -> AgentView:
             raise wrong_state(view, "its life is over")
         now = deps.clock()
         await agents.touch(session, agent_id, now)
-        return view.model_copy(update={"last_activity_at": max(now, view.last_activity_at)})
+        return view if view.waiting else view.model_copy(update={"last_activity_at": max(now, view.last_activity_at)})
 
 
 def wrong_state(view: AgentView, why: str) -> Conflict:

@@ -35,6 +35,8 @@ LIVING = frozenset(AgentState) - FINAL
 # A slot of the pool is held from the grant until the runtime said gone.
 HOLDING = frozenset({S.STARTING, S.RUNNING, S.RESTARTING, S.DRAINING})
 WAITING = frozenset({S.REQUESTED, S.QUEUED})
+# What a life may be in that comes after another one and that nobody has heard of yet.
+TO_COME = WAITING | {S.STARTING}
 # One agent per user and project may be in one of these; an ending one may have its successor beside it.
 CURRENT = LIVING - {S.DRAINING}
 

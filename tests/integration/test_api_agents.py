@@ -254,6 +254,16 @@ async def test_activity_puts_off_the_idle_stop(api: Api) -> None:
     assert datetime.fromisoformat(after) > datetime.fromisoformat(before)
 
 
+async def test_sign_of_life_of_one_who_waits_does_not_change_since_when(api: Api) -> None:
+    await api.lives.look(0)
+    agent_id = (await api.start()).json()["agentId"]
+    before = (await api.ask("GET", f"/api/agents/{agent_id}")).json()
+    noted = await api.ask("POST", f"/api/agents/{agent_id}/activity")
+    assert (noted.status_code, noted.json()["state"]) == (200, "queued")
+    after = (await api.ask("GET", f"/api/agents/{agent_id}")).json()
+    assert (noted.json()["lastActivityAt"], after["lastActivityAt"]) == (before["lastActivityAt"],) * 2
+
+
 async def test_orders_while_temporal_is_away_are_told_to_come_back(api: Api) -> None:
     agent_id = await api.running()
     api.lives.away = Unavailable("down", code="temporal_unavailable")

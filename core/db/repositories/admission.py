@@ -14,7 +14,7 @@ from core.db.repositories.ordering import Turn
 from core.domain import admission
 from core.domain.admission import Create, Decision, Numbers, Queue, QueueReason, Reject, RejectReason, Rules, Standing
 from core.domain.events import EventKind
-from core.domain.lifecycle import CURRENT, LIVING, WAITING, AgentState
+from core.domain.lifecycle import CURRENT, LIVING, TO_COME, WAITING, AgentState
 from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.room import Room
 from core.domain.templates import Pool
@@ -78,15 +78,17 @@ async def register(
     for known in rows:
         if known.agent_id == request.agent_id:
             return _of_row(known)
+    mine = [row for row in rows if row.project_id == request.project_id]
+    forgotten = None
+    if predecessor is not None:
+        forgotten = next((row for row in mine if row.workflow_id == workflow_id and _to_come(row, predecessor)), None)
     by = _keyed(request)
     decided = await idempotency.outcome_of(session, by.user_id, by.scope, by.key) if by else None
-    if decided is not None:
+    if decided is not None and (forgotten is None or decided.agent_id != forgotten.agent_id):
         # Another run decided under this key, and its life may be over already: no second one for the same request.
         return Registered(answer=decided)
-    mine = [row for row in rows if row.project_id == request.project_id]
-    for row in mine:
-        if predecessor is not None and row.workflow_id == workflow_id and _not_begun(row):
-            return _of_row(row).model_copy(update={"forgotten": _leftover(row)})
+    if forgotten is not None:
+        return _of_row(forgotten).model_copy(update={"forgotten": _leftover(forgotten)})
     # Those that wait go first, or the slots of the others would be given to them.
     left = sorted((row for row in mine if row.agent_id != predecessor), key=lambda row: row.state not in WAITING)
     leftovers = tuple(_leftover(row) for row in left)
@@ -132,9 +134,9 @@ async def _living_or_this(session: AsyncSession, user_id: str, agent_id: str) ->
     return list((await session.scalars(select(Agent).where(or_(living, Agent.agent_id == agent_id)))).all())
 
 
-def _not_begun(row: Agent) -> bool:
-    """Whether it waits, or was granted its slot this very moment: nothing has been made for it."""
-    return row.state in WAITING or (row.state == AgentState.STARTING and row.started_at is None)
+def _to_come(row: Agent, predecessor: str) -> bool:
+    """Whether it is the one after `predecessor`: in line, or starting since there was room."""
+    return row.agent_id != predecessor and row.state in TO_COME
 
 
 def _leftover(row: Agent) -> Leftover:

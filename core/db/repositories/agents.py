@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from sqlalchemy import ARRAY, Text, and_, any_, case, func, literal, or_, select, update
+from sqlalchemy import ARRAY, Text, and_, any_, case, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -14,7 +14,7 @@ from core.db.models import Agent, EventRow
 from core.db.repositories import places
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
-from core.domain.lifecycle import FINAL, LIVING, WAITING, AgentState
+from core.domain.lifecycle import FINAL, HOLDING, LIVING, TO_COME, WAITING, AgentState
 
 
 class AgentView(BaseModel):
@@ -109,13 +109,12 @@ async def current(session: AsyncSession, user_id: str, project_id: str) -> Agent
 
 
 async def behind(session: AsyncSession, user_id: str, project_id: str, agent_id: str) -> AgentView | None:
-    """The agent that waits behind `agent_id` for the same project; also when its slot was granted this very moment."""
-    not_begun = and_(Agent.state == AgentState.STARTING.value, Agent.started_at.is_(None))
+    """The agent that comes after `agent_id` for the same project: it waits, or starts as that end made room."""
     query = select(Agent).where(
         Agent.user_id == user_id,
         Agent.project_id == project_id,
         Agent.agent_id != agent_id,
-        or_(Agent.state.in_(_values(WAITING)), not_begun),
+        Agent.state.in_(_values(TO_COME)),
     )
     row = await session.scalar(query)
     return view(row) if row else None
@@ -173,10 +172,12 @@ def _moment(agent: AgentView) -> datetime | None:
 
 
 async def touch(session: AsyncSession, agent_id: str, at: datetime) -> None:
-    """Note activity of the user; the idle timer pulls it when it fires."""
-    await session.execute(
-        update(Agent).where(Agent.agent_id == agent_id, Agent.last_activity_at < at).values(last_activity_at=at)
-    )
+    """Note activity of the user; the idle timer pulls it when it fires.
+
+    Not of an agent that waits: nothing can be idle yet, and its row says there since when it is in line.
+    """
+    there = and_(Agent.agent_id == agent_id, Agent.state.in_(_values(HOLDING)))
+    await session.execute(update(Agent).where(there, Agent.last_activity_at < at).values(last_activity_at=at))
 
 
 async def lock(session: AsyncSession, agent_id: str) -> Agent | None:

@@ -220,9 +220,10 @@ def execute(
         ).body
         result: dict[str, Any] = answer["result"]
         if output is not None:
-            if "artefactId" not in result:
+            artefact = result.get("artefactId")
+            if not isinstance(artefact, str):
                 raise WrongUse(f"{command} makes no picture or PDF, so there is nothing for --output")
-            save(berth, result["url"], output)
+            save(berth, f"/api/artefacts/{segment(artefact)}", output)
     if json:
         show.as_json(answer)
     elif output is not None:

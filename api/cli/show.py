@@ -12,6 +12,8 @@ from api.cli.faults import printable
 
 _WIDE = 250  # not a terminal: one row a line, never broken
 _COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# JSON itself escapes those below the space.
+_UNESCAPED = re.compile(r"[\x7f-\x9f]")
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -27,7 +29,9 @@ def note(text: str) -> None:
 
 
 def as_json(value: Any, *, indent: int | None = 2) -> None:
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    """The document. What a terminal would obey is escaped, which changes nothing for who reads it as JSON."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    sys.stdout.write(_UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

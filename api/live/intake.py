@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.live.ports import now
 from api.live.reporter import WAITS_FOR_READY, Reporter
 from core.db.engine import Db
-from core.db.repositories import agents, channels, commands, events
+from core.db.repositories import agents, artefacts, channels, commands, events
 from core.db.repositories.agents import AgentView
 from core.db.repositories.channels import Opened
 from core.db.repositories.commands import CommandView
@@ -19,7 +19,16 @@ from core.domain import storable
 from core.domain.events import EventKind
 from core.domain.excerpts import with_places
 from core.domain.lifecycle import AgentState
-from core.domain.wire import BROWSER_REOPENED, AgentStatus, BrowserEnd, CommandFault, CommandResult, Health, Ready
+from core.domain.wire import (
+    BROWSER_REOPENED,
+    MAKE_ARTEFACTS,
+    AgentStatus,
+    BrowserEnd,
+    CommandFault,
+    CommandResult,
+    Health,
+    Ready,
+)
 
 log = structlog.get_logger()
 
@@ -151,27 +160,45 @@ async def conclude(session: AsyncSession, who: AgentView, message: CommandResult
     row = await agents.lock(session, who.agent_id)
     if row is None or row.attempt != who.attempt:
         return None
-    at = now()
-    result: dict[str, Any] | None = None if message.result is None else storable.json(message.result)
-    fault = message.fault
-    if fault is None and result is None:
-        result = {}
+    at, command_id = now(), storable.text(message.command_id)
+    fault, detail = message.fault, message.detail
+    result: dict[str, Any] | None = None
+    if fault is None:
+        result = await _result(session, who.agent_id, command_id, message)
+        if result is None:
+            fault, detail = CommandFault.NOT_STORED, "the agent stored nothing for this command"
     ended = await commands.finish(
         session,
         who.agent_id,
-        storable.text(message.command_id),
+        command_id,
         at,
         attempt=who.attempt,
-        result=None if fault else result,
+        result=result,
         fault=fault,
-        detail=storable.text(message.detail),
+        detail=storable.text(detail),
     )
     if ended is None:
         return None
-    detail: dict[str, Any] = {"commandId": ended.command_id, "command": ended.name, "status": ended.state.value}
+    told: dict[str, Any] = {"commandId": ended.command_id, "command": ended.name, "status": ended.state.value}
     if fault is not None and fault is not CommandFault.CANCELLED:
-        detail["fault"] = fault.value
+        told["fault"] = fault.value
     await events.append(
-        session, row, at, Fact(kind=EventKind.COMMAND_EXECUTED, state=AgentState(row.state), detail=detail)
+        session, row, at, Fact(kind=EventKind.COMMAND_EXECUTED, state=AgentState(row.state), detail=told)
     )
     return ended
+
+
+async def _result(
+    session: AsyncSession, agent_id: str, command_id: str, message: CommandResult
+) -> dict[str, Any] | None:
+    """What the caller gets; None when there should be an artefact and is none.
+
+    What is an artefact's is told from our own row: whoever fetches the `url` shows its token there, so an agent must
+    not be the one who names it.
+    """
+    command = await commands.get(session, agent_id, command_id)
+    if command is None or command.name not in MAKE_ARTEFACTS:
+        told: dict[str, Any] = storable.json(message.result or {})
+        return told
+    stored = await artefacts.of_command(session, agent_id, command_id)
+    return None if stored is None else stored.told().model_dump(by_alias=True)

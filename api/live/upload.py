@@ -7,6 +7,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import IO
 
 from api.live.seats import Seats
+from core.db.repositories.agents import AgentView
 from core.errors import InvalidRequest, TooLarge
 
 _TOTAL_SECONDS = 300.0
@@ -15,8 +16,10 @@ _IN_MEMORY = 1 << 20
 _AT_ONCE = 8
 # An agent sends one at a time; of one that was cut off, the end may be noticed late.
 _OF_ONE_AGENT = 2
+# However many agents a user has, and however slowly they send, others come to their turn.
+_OF_ONE_USER = 4
 # When many agents stop together they all save, and somebody else's screenshot must not wait for that.
-_SAVED = 5
+_SAVED, _SAVED_OF_ONE_USER = 5, 2
 
 
 class Upload:
@@ -32,21 +35,28 @@ class Upload:
 
 
 class Intray:
-    """At most 8 uploads at a time, 2 of one agent, 5 of saved work; more are told to come again."""
+    """At most 8 uploads at a time, 4 of one user, 2 of one agent; of saved work 5, 2 of one user.
+
+    More are told to come again.
+    """
 
     def __init__(self) -> None:
         self._agents = Seats(_OF_ONE_AGENT, "uploads of an agent")
+        self._users = Seats(_OF_ONE_USER, "uploads of a user's agents")
+        self._users_saved = Seats(_SAVED_OF_ONE_USER, "uploads of saved work of a user's agents")
         self._saved = Seats(_SAVED, "uploads of saved work")
         self._all = Seats(_AT_ONCE, "uploads")
 
     @asynccontextmanager
     async def receive(
-        self, stream: AsyncIterator[bytes], limit: int, agent_id: str, *, saved: bool
+        self, stream: AsyncIterator[bytes], limit: int, who: AgentView, *, saved: bool
     ) -> AsyncIterator[Upload]:
         """The whole body. Raises `TooLarge` past `limit` bytes, `InvalidRequest` for a sender that stalls, `Busy`."""
         with ExitStack() as taken:
-            taken.enter_context(self._agents.take(agent_id))
+            taken.enter_context(self._agents.take(who.agent_id))
+            taken.enter_context(self._users.take(who.user_id))
             if saved:
+                taken.enter_context(self._users_saved.take(who.user_id))
                 taken.enter_context(self._saved.take(""))
             taken.enter_context(self._all.take(""))
             with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as file:

@@ -67,7 +67,7 @@ async def store(
     stream, saved = aiter(request.stream()), command_id == saved_work_id(who.attempt)
     try:
         async with (
-            live.intray.receive(stream, MAX_ARTEFACT_BYTES, who.agent_id, saved=saved) as upload,
+            live.intray.receive(stream, MAX_ARTEFACT_BYTES, who, saved=saved) as upload,
             live.deps.db.transaction() as session,
         ):
             pieces = upload.chunks(CHUNK_BYTES)

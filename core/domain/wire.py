@@ -68,6 +68,10 @@ class CommandName(StrEnum):
     STOP_TASK = "stop_task"
 
 
+# Their result is the `Artefact` that the agent stored for them.
+MAKE_ARTEFACTS = frozenset({CommandName.SCREENSHOT, CommandName.PDF})
+
+
 class CommandFault(StrEnum):
     """Why a command has no result; `detail` beside it is a sentence for people."""
 

@@ -271,6 +271,9 @@ async def test_nothing_in_an_agents_words_reaches_the_terminal_as_a_command(desk
         assert "gone" in shown.out
         assert not {"\x1b", "\x07", "\x9b"} & set(shown.out)
         assert not any(line.startswith("FAKE") for line in shown.out.splitlines())
+    document = await berth("agents", "show", agent_id, "--json")
+    assert not {"\x1b", "\x07", "\x9b"} & set(document.out)
+    assert json.loads(document.out)["reason"] == evil
 
 
 async def test_command_gets_its_parameters_and_a_picture_becomes_a_file(live: LiveStage, cli: Cli) -> None:

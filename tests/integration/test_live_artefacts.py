@@ -114,6 +114,32 @@ async def test_agent_whose_artefact_is_there_is_told_so_before_it_sends_it_again
         assert (await announce(live, agent, "shot", MAX_ARTEFACT_BYTES)).endswith(stored.content)
 
 
+async def test_caller_is_told_of_what_berth_has_stored_whatever_the_agent_says_of_it(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    stored: list[dict[str, Any]] = []
+
+    async def lie(order: Execute) -> Answer:
+        stored.append((await put(live, agent, order.command_id, PNG)).json())
+        return {"artefactId": "x", "contentType": "text/html", "bytes": 1, "url": "http://127.0.0.1:9/stolen"}
+
+    async with live.fake(agent, execute=lie).online():
+        for command in ("screenshot", "pdf"):
+            told = await live.execute(agent, {"command": command})
+            assert told.json()["result"] == stored[-1]
+
+
+async def test_picture_that_was_never_stored_is_a_failure_and_no_picture(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+
+    async def lie(_: Execute) -> Answer:
+        return {"artefactId": "x", "contentType": "image/png", "bytes": 1, "url": "/api/artefacts/x"}
+
+    async with live.fake(agent, execute=lie).online():
+        told = await live.execute(agent, {"command": "screenshot"})
+    assert told.status_code == 502
+    assert told.json()["code"] == "artefact_not_stored"
+
+
 async def test_agent_that_sends_and_sends_keeps_no_other_from_storing(live: LiveStage) -> None:
     user = await live.user("ann")
     one, other = await live.agent(user), await live.agent(user)
@@ -132,6 +158,23 @@ async def test_agents_that_all_save_leave_room_for_a_screenshot(live: LiveStage)
         saves = [stalled(live, each, saved_work_id(1), kind=ZIP) for each in leaving]
         await refused_one([await stack.enter_async_context(each) for each in saves])
         assert (await put(live, agent, "shot", PNG)).status_code == 200
+
+
+@pytest.mark.parametrize("saved", [False, True])
+async def test_agents_of_one_user_that_send_and_send_keep_no_other_user_from_storing(
+    live: LiveStage, saved: bool
+) -> None:
+    user = await live.user("ann")
+    greedy = [await live.agent(user) for _ in range(5)]
+    other = await live.agent(await live.user("bob"))
+    command_id, kind = (saved_work_id(1), ZIP) if saved else ("shot", "image/png")
+    async with contextlib.AsyncExitStack() as stack:
+        for each in (*greedy, other):
+            await stack.enter_async_context(Open(live, each))
+        uploads = [stalled(live, each, command_id, kind=kind) for each in greedy * 2]
+        await refused_one([await stack.enter_async_context(each) for each in uploads])
+        stored = await put(live, other, quote(command_id), PNG, Content_Type=kind)
+        assert stored.status_code == 200, stored.text
 
 
 async def test_artefact_over_fifty_mebibytes_is_refused_whether_announced_or_not(live: LiveStage) -> None:

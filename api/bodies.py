@@ -1,4 +1,4 @@
-"""No body over 1 MiB is taken in, whether or not it says beforehand how long it is."""
+"""No body over 1 MiB is taken in, whether or not it says beforehand how long it is, and none that takes for ever."""
 
 import asyncio
 from contextlib import suppress
@@ -6,7 +6,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from core.errors import TooLarge
+from core.errors import BerthError, InvalidRequest, TooLarge
 
 MAX_BODY_BYTES = 1 << 20
 # How much of a refused body is read and thrown away, and for how long.
@@ -16,12 +16,16 @@ _REST_SECONDS = 2.0
 _STREAMED = "/agent-artefacts/"
 
 
-class _Exceeded(Exception):
+# For all of a body that is not streamed.
+BODY_SECONDS = 30.0
+
+
+class _Refused(Exception):
     """Ends the reading of a body; caught where it was thrown in."""
 
 
 class BodyLimit:
-    """ASGI middleware. Whatever the app makes of a body that breaks off, the caller is told 413 once."""
+    """ASGI middleware. Whatever the app makes of a body that breaks off, the caller is told once why it did."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -31,30 +35,54 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         if _announced(scope) > MAX_BODY_BYTES:
-            await _refuse(scope, receive, send)
+            await _refuse(_too_large(), scope, receive, send)
             return
-        taken = 0
+        body = _Body(receive)
         started = False
 
-        async def receive_counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise _Exceeded
-            return message
-
-        async def send_unless_exceeded(message: Message) -> None:
+        async def send_unless_refused(message: Message) -> None:
             nonlocal started
-            if taken > MAX_BODY_BYTES and not started:
+            if body.refused is not None and not started:
                 return
             started = True
             await send(message)
 
-        with suppress(_Exceeded):
-            await self._app(scope, receive_counted, send_unless_exceeded)
-        if taken > MAX_BODY_BYTES and not started:
-            await _refuse(scope, receive, send)
+        with suppress(_Refused):
+            await self._app(scope, body.receive, send_unless_refused)
+        if body.refused is not None and not started:
+            await _refuse(body.refused, scope, receive, send)
+
+
+class _Body:
+    """What has come of one request's body."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._taken = 0
+        self._until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+        self.refused: BerthError | None = None
+
+    async def receive(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise self._refuse(InvalidRequest("the body did not come in time", code="body_stalled")) from None
+        self._taken += len(message.get("body", b""))
+        if self._taken > MAX_BODY_BYTES:
+            raise self._refuse(_too_large())
+        if not message.get("more_body"):
+            # What is asked for after the end is whether the caller is still there.
+            self._until = None
+        return message
+
+    def _refuse(self, error: BerthError) -> type[_Refused]:
+        self.refused = error
+        return _Refused
+
+
+def _too_large() -> TooLarge:
+    return TooLarge("a body may have 1 MiB")
 
 
 def _announced(scope: Scope) -> int:
@@ -65,8 +93,7 @@ def _announced(scope: Scope) -> int:
     return 0
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    error = TooLarge("a body may have 1 MiB")
+async def _refuse(error: BerthError, scope: Scope, receive: Receive, send: Send) -> None:
     # Most clients send all of it before they read the answer, and one closed in the middle of that tells them nothing.
     with suppress(TimeoutError):
         async with asyncio.timeout(_REST_SECONDS):

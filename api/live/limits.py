@@ -5,6 +5,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+from api.patience import PatientProtocol
 from core.domain.wire import MAX_MESSAGE_BYTES
 
 SEND_SECONDS = 10.0
@@ -17,6 +18,7 @@ MAX_USER_CALLS = 100
 # For whoever starts the server: the socket library itself refuses what is too large, before it is in memory.
 # Compression would cost each socket some memory and carries pictures no better.
 SERVER_OPTIONS: dict[str, Any] = {
+    "http": PatientProtocol,
     "ws": "websockets-sansio",
     "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_ping_interval": 20.0,

@@ -1,0 +1,74 @@
+"""Callers that connect and then say nothing, or not all of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+
+import api.bodies
+import api.patience
+from tests.fixtures.live import LiveStage
+
+# A caller who is served has to be faster than this.
+SHORT = 2.0
+
+
+@asynccontextmanager
+async def said(live: LiveStage, *words: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a replica on which so much was said."""
+    url = httpx2.URL(live.replicas[0])
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        for word in words:
+            writer.write(word.encode())
+            await writer.drain()
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("GET /health HTTP/1.1\r\nHost: x\r\n",), ("GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",)],
+    ids=["nothing", "half of a head", "half of the next head"],
+)
+async def test_connection_without_a_whole_head_is_closed(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(api.patience, "HEAD_SECONDS", SHORT)
+    async with said(live, *words) as (reader, _):
+        # All that comes, up to the end.
+        answered = await asyncio.wait_for(reader.read(), 20)
+    assert answered.count(b"HTTP/1.1 200 ") == (1 if len("".join(words).split("\r\n\r\n")) > 1 else 0)
+
+
+async def test_body_that_does_not_come_is_refused_in_words(live: LiveStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.bodies, "BODY_SECONDS", SHORT)
+    user = await live.user("ann")
+    token = live.bearer(user)["Authorization"]
+    head = (
+        "POST /api/projects/shop/start-agent HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: {token}\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+    )
+    async with said(live, head, '{"tem') as (reader, _):
+        answered = await asyncio.wait_for(reader.read(), 20)
+    assert answered.startswith(b"HTTP/1.1 422 ")
+    assert b'"body_stalled"' in answered
+
+
+async def test_answer_that_takes_longer_than_a_head_may_is_not_cut_off(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.patience, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(api.bodies, "BODY_SECONDS", 0.5)
+    agent = await live.agent(await live.user("ann"))
+
+    async def slowly(_: object) -> dict[str, bool]:
+        await asyncio.sleep(1.5)
+        return {"done": True}
+
+    async with live.fake(agent, execute=slowly).online():
+        told = await live.execute(agent, {"command": "state"})
+    assert told.json()["result"] == {"done": True}

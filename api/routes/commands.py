@@ -11,8 +11,10 @@ from api.live.faults import REFUSALS, error_of
 from api.live.hub import Live, live_of
 from api.live.ports import now
 from api.problems import field_problems, responses
+from api.schemas.base import AgentIdPath
 from api.schemas.commands import CommandBody, ExecuteAnswer, ExecuteBody
-from core.db.repositories import agents, commands
+from api.services.access import own_agent
+from core.db.repositories import commands
 from core.db.repositories.commands import CommandState, CommandView
 from core.domain.wire import COMMAND_PARAMETERS, CommandName
 from core.errors import Busy, Conflict, InvalidRequest, KeyReused, NotFound
@@ -20,10 +22,7 @@ from core.ids import check_id, new_command_id
 
 router = APIRouter(prefix="/api/agents/{agentId}", tags=["commands"])
 
-AgentIdPath = Annotated[str, Path(alias="agentId", max_length=256)]
 CommandIdPath = Annotated[str, Path(alias="commandId", max_length=255)]
-_NO_AGENT = NotFound("you have no such agent")
-_NO_COMMAND = NotFound("this agent has no such command")
 
 
 @router.post(
@@ -55,7 +54,7 @@ async def execute(
         pass
     call = Call(
         user_id=who.user_id,
-        agent_id=check_id(agent_id, "agentId"),
+        agent_id=agent_id,
         command_id=key or new_command_id(),
         name=name,
         parameters=parameters,
@@ -70,10 +69,8 @@ async def execute(
 
 @router.get("/commands/{commandId}", summary="A command as it stands", responses=responses(NotFound))
 async def show(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, deps: DepsOf) -> CommandBody:
-    async with deps.acting(who) as (session, user):
-        agent = await agents.get(session, check_id(agent_id, "agentId"))
-        if agent is None or agent.user_id != user.user_id:
-            raise _NO_AGENT
+    async with deps.acting(who) as (session, _):
+        agent = await own_agent(session, who, agent_id)
         await commands.expire(session, agent.agent_id, now())
         return CommandBody.of(_own(await commands.get(session, agent.agent_id, check_id(command_id, "commandId"))))
 
@@ -90,17 +87,15 @@ async def show(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, de
     response_class=Response,
 )
 async def cancel(agent_id: AgentIdPath, command_id: CommandIdPath, who: Caller, deps: DepsOf) -> Response:
-    async with deps.acting(who) as (session, user):
-        agent = await agents.get(session, check_id(agent_id, "agentId"))
-        if agent is None or agent.user_id != user.user_id:
-            raise _NO_AGENT
+    async with deps.acting(who) as (session, _):
+        agent = await own_agent(session, who, agent_id)
         asked = _own(await commands.ask_cancel(session, agent.agent_id, check_id(command_id, "commandId"), now()))
     return Response(status_code=status.HTTP_202_ACCEPTED if asked.open else status.HTTP_204_NO_CONTENT)
 
 
 def _own(command: CommandView | None) -> CommandView:
     if command is None or command.kind != commands.EXECUTE:
-        raise _NO_COMMAND
+        raise NotFound("this agent has no such command")
     return command
 
 

@@ -6,7 +6,6 @@ from urllib.parse import urlencode
 
 import structlog
 from fastapi import APIRouter, Body, Response, WebSocket
-from fastapi import Path as PathPart
 from fastapi.responses import FileResponse
 from starlette.websockets import WebSocketDisconnect
 
@@ -18,13 +17,13 @@ from api.live.limits import Close, Closing
 from api.live.origins import check_origin
 from api.live.ports import DATABASE_AWAY, now
 from api.problems import answer, responses
+from api.schemas.base import AgentIdPath
 from api.schemas.desktop import DesktopAnswer, DesktopBody
 from api.services.access import own_agent
 from core.db.repositories import projects, tickets
 from core.db.repositories.tickets import TicketGrant, TicketKind
 from core.domain.lifecycle import AgentState
 from core.errors import BerthError, Busy, Conflict, NotFound
-from core.ids import check_id
 
 log = structlog.get_logger()
 
@@ -54,13 +53,12 @@ _HEADERS = {
     responses=responses(NotFound, (Conflict, "agent_not_ready"), Busy),
 )
 async def ask(
-    agent_id: Annotated[str, PathPart(alias="agentId", max_length=256)],
+    agent_id: AgentIdPath,
     who: Caller,
     deps: DepsOf,
     body: Annotated[DesktopBody | None, Body()] = None,
 ) -> DesktopAnswer:
     mode = (body or DesktopBody()).mode
-    check_id(agent_id, "agentId")
     at = now()
     async with deps.acting(who) as (session, user):
         view = await own_agent(session, who, agent_id)

@@ -16,8 +16,8 @@ from core.db.engine import Db
 from core.db.repositories import agents, credits, pressure
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
-from core.domain.pressure import respond
-from core.domain.templates import MIB, Resources
+from core.domain.pressure import Kind, respond
+from core.domain.templates import Resources
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
@@ -54,12 +54,11 @@ class PressureActivities:
                 if seen is None:
                     log.warning("pressure.unknown", cluster=cluster)
                     continue
-                residents = await pressure.residents(session, cluster, ask.at, self._assumed(), _asked(Resources()))
+                residents = await pressure.residents(session, cluster, ask.at, *self._kinds())
                 found = respond(
                     seen.look,
                     residents,
                     lasts=seen.since is not None and seen.since < ask.at,
-                    away=timedelta(seconds=self._settings.timings.away_seconds),
                     at=ask.at,
                 )
                 await pressure.note(session, cluster, (seen.since or ask.at) if found.pressing else None)
@@ -111,9 +110,11 @@ class PressureActivities:
     def _runtimes_of(self, clusters: tuple[str, ...]) -> set[str]:
         return {pool.runtime for pool in self._settings.all_pools().values() if pool.cluster in clusters}
 
-    def _assumed(self) -> dict[str, int]:
-        return {name: _asked(template.resources) for name, template in self._settings.templates.items()}
-
-
-def _asked(resources: Resources) -> int:
-    return resources.memory_mib * MIB
+    def _kinds(self) -> tuple[dict[str, Kind], Kind]:
+        """Of the templates that there are, and of any other."""
+        settings = self._settings
+        kinds = {
+            name: Kind(resources=template.resources, away_seconds=settings.timings_of(name).away_seconds)
+            for name, template in settings.templates.items()
+        }
+        return kinds, Kind(resources=Resources(), away_seconds=settings.timings.away_seconds)

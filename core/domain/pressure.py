@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from core.domain.templates import Resources
 from core.domain.thresholds import Look, Measure, Over, Value, opens_at
 from core.domain.tiers import Tier, rank
 
@@ -19,6 +20,13 @@ class EvictReason(StrEnum):
     OLDEST = "oldest_of_lowest_tier"
 
 
+class Kind(Value):
+    """What agents of one template have in common here: what they may hold, and when their users count as away."""
+
+    resources: Resources
+    away_seconds: float
+
+
 class Resident(Value):
     """One agent that holds memory of the cluster. `leaving`: it was told to go already, so its memory comes free."""
 
@@ -26,6 +34,7 @@ class Resident(Value):
     tier: Tier
     started_at: datetime
     last_activity_at: datetime
+    away_seconds: float
     memory_bytes: int
     busy: bool = False
     watched: bool = False
@@ -49,14 +58,14 @@ class Response(Value):
     clean_up: bool = False
 
 
-def respond(look: Look, residents: Sequence[Resident], *, lasts: bool, away: timedelta, at: datetime) -> Response:
+def respond(look: Look, residents: Sequence[Resident], *, lasts: bool, at: datetime) -> Response:
     """`lasts`: the look before found memory short too. CPU alone costs nobody an agent: it only queues who is new.
 
     Memory: first agents whose users are away, the longest first; when it lasts, then the oldest of the lowest tier.
     One that runs a task goes only when all others went. No more go than would help, counting those that are leaving.
     """
     memory = _crossed(look, Measure.MEMORY)
-    evict = tuple(_leave(look, memory, residents, lasts, away, at)) if memory is not None else ()
+    evict = tuple(_leave(look, memory, residents, lasts, at)) if memory is not None else ()
     return Response(
         queue_new=look.over,
         pressing=memory is not None,
@@ -70,13 +79,11 @@ def _crossed(look: Look, measure: Measure) -> Over | None:
     return next((each for each in look.over if each.measure is measure and each.value > each.limit), None)
 
 
-def _leave(
-    look: Look, over: Over, residents: Sequence[Resident], lasts: bool, away: timedelta, at: datetime
-) -> Iterator[Eviction]:
+def _leave(look: Look, over: Over, residents: Sequence[Resident], lasts: bool, at: datetime) -> Iterator[Eviction]:
     needed = _Needed(look, over, [each for each in residents if each.leaving])
     staying = [each for each in residents if not each.leaving]
     gone: set[str] = set()
-    absent = (r for r in staying if not r.busy and not r.watched and at - r.last_activity_at > away)
+    absent = (each for each in staying if _is_away(each, at))
     for resident in sorted(absent, key=lambda r: (r.last_activity_at, r.agent_id)):
         if not needed.more():
             return
@@ -95,6 +102,11 @@ def _leave(
         needed.take(resident)
         why = f"{over} for longer than a look; the oldest of those of tier {resident.tier}"
         yield Eviction(agent_id=resident.agent_id, reason=EvictReason.OLDEST, detail=why)
+
+
+def _is_away(resident: Resident, at: datetime) -> bool:
+    unused = at - resident.last_activity_at
+    return not resident.busy and not resident.watched and unused > timedelta(seconds=resident.away_seconds)
 
 
 class _Needed:

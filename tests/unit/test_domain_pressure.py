@@ -29,6 +29,7 @@ def resident(name: str, *, away: float = 0, age: float = 60, tier: Tier = Tier.F
             "tier": tier,
             "started_at": NOW - timedelta(minutes=age),
             "last_activity_at": NOW - timedelta(minutes=away),
+            "away_seconds": AWAY.total_seconds(),
             "memory_bytes": GIB,
             **more,
         }
@@ -36,7 +37,7 @@ def resident(name: str, *, away: float = 0, age: float = 60, tier: Tier = Tier.F
 
 
 def asked(seen: Look, *residents: Resident, lasts: bool = False) -> Response:
-    return respond(seen, residents, lasts=lasts, away=AWAY, at=NOW)
+    return respond(seen, residents, lasts=lasts, at=NOW)
 
 
 def leaving(seen: Look, *residents: Resident, lasts: bool = False) -> list[str]:
@@ -76,6 +77,11 @@ def test_short_memory_asks_those_away_first_the_longest_first_with_reason_and_nu
 
 def test_exactly_fifteen_minutes_is_not_away() -> None:
     assert leaving(SHORT, resident("a", away=15)) == []
+
+
+def test_users_of_a_template_that_gives_them_longer_are_away_later() -> None:
+    patient = resident("patient", away=60).model_copy(update={"away_seconds": 3601})
+    assert leaving(SHORT, patient, resident("other", away=16)) == ["other"]
 
 
 def test_user_who_watches_and_agent_with_a_task_are_not_away() -> None:

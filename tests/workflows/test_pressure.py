@@ -12,6 +12,7 @@ from activities.lives import LifeActivities
 from activities.messages import Emergency, Evictions, PressureLook, PressureSeen
 from activities.pressure import PressureActivities
 from activities.reaping import ReapingActivities
+from core.db.repositories import commands
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome, StopOrder
 from core.domain.pressure import EvictReason
@@ -98,6 +99,17 @@ async def test_users_who_are_away_go_first_with_warning_reason_and_numbers(short
     assert told["agent.evicted"]["memoryPercent"] == 95
     assert told["agent.evicted"]["memoryLimit"] == 90
     assert (await short.sql("SELECT evictions FROM clusters"))[0]["evictions"] == {"user_away": 2}
+
+
+async def test_user_whose_long_task_was_just_answered_is_not_away(short: Stage) -> None:
+    agent_id = await short.started()
+    await short.command(agent_id, "run_task")
+    async with short.db.transaction() as session:
+        assert await commands.finish(session, agent_id, "c", datetime.now(UTC), result={}) is not None
+    await absent(short, agent_id)
+    short.runtime.pretend(memory_percent=85.0)
+    assert (await looked(short)).leaving == ()
+    assert await states(short, agent_id) == [AgentState.RUNNING]
 
 
 async def test_pressure_that_lasts_costs_the_oldest_of_the_lowest_tier_and_a_task_is_spared(short: Stage) -> None:

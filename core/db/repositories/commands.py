@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Exists, Row, and_, func, or_, select, update
+from sqlalchemy import Exists, Row, ScalarSelect, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -320,6 +320,20 @@ def runs(at: datetime) -> Exists:
             Command.deadline_at > at,
         )
         .exists()
+    )
+
+
+def last_answer() -> ScalarSelect[datetime | None]:
+    """Of a query's agent: when a command of its attempt was answered last."""
+    return (
+        select(func.max(Command.ended_at))
+        .where(
+            Command.agent_id == Agent.agent_id,
+            Command.attempt == Agent.attempt,
+            Command.kind == EXECUTE,
+            Command.state.in_(ANSWERED),
+        )
+        .scalar_subquery()
     )
 
 

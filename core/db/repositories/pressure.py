@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, Channel, Cluster
 from core.db.repositories import channels, commands
 from core.db.repositories.clusters import STALE_AFTER
 from core.domain.lifecycle import LIVING, AgentState
-from core.domain.pressure import EvictReason, Resident
+from core.domain.pressure import EvictReason, Kind, Resident
 from core.domain.thresholds import Look, look_of
 from core.domain.tiers import Tier
 
@@ -41,24 +41,30 @@ async def note(session: AsyncSession, cluster: str, since: datetime | None) -> N
 
 
 async def residents(
-    session: AsyncSession, cluster: str, at: datetime, assumed: Mapping[str, int], otherwise: int
+    session: AsyncSession, cluster: str, at: datetime, kinds: Mapping[str, Kind], otherwise: Kind
 ) -> list[Resident]:
-    """Who holds memory of a cluster. Of an agent that does not report it, what its template asks for is `assumed`."""
+    """Who holds memory of a cluster. `kinds` by the names of templates; `otherwise` where that is none any more.
+
+    What a command needed was use of its agent until it was answered.
+    """
+    used_at = func.greatest(Agent.last_activity_at, commands.last_answer())
     query = (
-        select(Agent, Channel.health, Channel.last_seen_at, commands.runs(at))
+        select(Agent, Channel.health, Channel.last_seen_at, commands.runs(at), used_at)
         .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
         .where(Agent.cluster == cluster, Agent.state.in_([AgentState.RUNNING.value, AgentState.DRAINING.value]))
     )
     found: list[Resident] = []
-    for row, health, seen_at, commanded in (await session.execute(query)).all():
+    for row, health, seen_at, commanded, used in (await session.execute(query)).all():
+        kind = kinds.get(row.template, otherwise)
         reported = health if health and seen_at is not None and at - seen_at <= channels.REPORT_HOLDS else {}
         found.append(
             Resident(
                 agent_id=row.agent_id,
                 tier=Tier(row.tier),
                 started_at=row.admitted_at or row.created_at,
-                last_activity_at=row.last_activity_at,
-                memory_bytes=reported.get("memory") or assumed.get(row.template, otherwise),
+                last_activity_at=used,
+                away_seconds=kind.away_seconds,
+                memory_bytes=kind.resources.believed(reported.get("memory")),
                 busy=bool(commanded or reported.get("taskRunning")),
                 watched=bool(reported.get("viewers")),
                 leaving=row.state == AgentState.DRAINING.value,

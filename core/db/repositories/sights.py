@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Channel, Command
+from core.db.models import Agent, Channel
 from core.db.repositories import commands
 from core.domain.lifecycle import AgentState
 
@@ -26,21 +26,11 @@ async def of(session: AsyncSession, agent_id: str, attempt: int, at: datetime) -
     """A command that runs is activity at this very moment, and one that ended was until then: a task may take longer
     than an agent may be idle. Raises `NoResultFound` when there is no such agent.
     """
-    ended = (
-        select(func.max(Command.ended_at))
-        .where(
-            Command.agent_id == Agent.agent_id,
-            Command.attempt == Agent.attempt,
-            Command.kind == commands.EXECUTE,
-            Command.state.in_(commands.ANSWERED),
-        )
-        .scalar_subquery()
-    )
     query = (
         select(
             Agent.state,
             Agent.attempt,
-            func.greatest(Agent.last_activity_at, ended).label("last_activity_at"),
+            func.greatest(Agent.last_activity_at, commands.last_answer()).label("last_activity_at"),
             Agent.admitted_at,
             Channel.ready_at,
             commands.runs(at).label("busy"),

@@ -9,6 +9,7 @@ from temporalio import activity
 
 from activities import contracts, endings
 from activities.contracts import Ended, Final, Life, Moved, Successor
+from activities.hearing import heard
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
@@ -94,7 +95,7 @@ class LifeActivities:
         if done.written and done.state is not None:
             self._turns.came(life, done.state, done.answer.reason if done.answer is not None else None)
         if done.state is AgentState.QUEUED:
-            await self._signals.wake_pool(life.pool)
+            await self._wake([life.pool])
         return contracts.Registered(
             answer=done.answer,
             life=life if done.state is not None else None,
@@ -304,8 +305,9 @@ class LifeActivities:
         return await queue.somebody_waits(session, self._cluster(life), life.user_id)
 
     async def _wake(self, pools: Iterable[str]) -> None:
+        # A queue that takes no more signals looks by itself some time, and must not stand in the way of this life.
         for pool in pools:
-            await self._signals.wake_pool(pool)
+            await heard(self._signals.wake_pool(pool), "capacity_changed", pool=pool)
 
     async def _strain(self, life: Life) -> dict[str, float]:
         """The memory for which an agent has to go, as its cluster was last seen."""

@@ -68,5 +68,5 @@ class PoolActivities:
         waits_for = QueueReason.NO_NODE if moved.state is AgentState.QUEUED else None
         self._turns.took(life, moved, now, waits_for)
         if moved.state is AgentState.QUEUED:
-            await self._signals.wake_pool(life.pool)
+            await heard(self._signals.wake_pool(life.pool), "capacity_changed", pool=life.pool)
         return Rejoined(applied=moved.applied, state=moved.state, attempt=moved.attempt, waits_for=waits_for)

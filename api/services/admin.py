@@ -12,14 +12,15 @@ from api.services.orders import wrong_state
 from core.db.repositories import agents, channels, clusters, ordering, overrides, projects, queue, users
 from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
-from core.domain.lifecycle import EndReason
+from core.domain.lifecycle import KEEPABLE, EndReason
 from core.domain.orders import AbandonOrder, StopOrder
 from core.domain.thresholds import Look, Measure
 from core.domain.wire import Health
 from core.errors import NotFound
 
-# An administrator may not say that the user asked for it: that would be told to the user, and could be taken back.
-_REASONS = frozenset(reason.value for reason in EndReason) - {EndReason.USER_REQUESTED.value}
+# An administrator's stop is not its user's to take back, and only an eviction is owed a place in line: with such words
+# it is an operator's, and they are its detail.
+_REASONS = frozenset(EndReason) - KEEPABLE - {EndReason.RESOURCE_PRESSURE}
 
 
 async def put_user(deps: Deps, who: Identity, user_id: str, body: UserPut) -> UserRecord:
@@ -65,7 +66,7 @@ async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBod
     view = await anyones(deps, who, agent_id)
     if view.over:
         raise wrong_state(view, "its life is over")
-    known = body.reason in _REASONS
+    known = body.reason in {reason.value for reason in _REASONS}
     reason, detail = (body.reason, "") if known else (EndReason.OPERATOR.value, body.reason)
     if body.abandon:
         # Its template, or its times, may be in the settings no more, and nothing is waited for any more either.

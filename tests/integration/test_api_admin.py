@@ -127,6 +127,14 @@ async def test_admin_sees_everyones_agents(api: Api) -> None:
     assert events.json()["items"]
 
 
+@pytest.mark.parametrize("word", ["user_requested", "inactivity", "user_left_project", "resource_pressure"])
+async def test_admins_stop_is_told_as_an_operators_where_its_word_would_promise_something(api: Api, word: str) -> None:
+    """That its user asked for it, that it may be taken back, or that a place in line is owed."""
+    agent_id = await api.running()
+    await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": word})
+    assert (api.lives.stops[0].reason, api.lives.stops[0].detail) == ("operator", word)
+
+
 async def test_admin_terminates_with_reason_grace_and_force(api: Api) -> None:
     agent_id = await api.running()
     body = {"reason": "disk is being replaced", "graceSeconds": 30, "force": True}
@@ -138,12 +146,9 @@ async def test_admin_terminates_with_reason_grace_and_force(api: Api) -> None:
     )  # fmt: skip
     await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "maintenance"})
     assert (api.lives.stops[1].reason, api.lives.stops[1].detail) == ("maintenance", "")
-    # Its user did not ask for it, and is not told so.
-    await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"reason": "user_requested"})
-    assert (api.lives.stops[2].reason, api.lives.stops[2].detail) == ("operator", "user_requested")
     assert (await _as_admin(api, "POST", "/agents/ag-none/terminate")).status_code == 404
     assert (await api.ask("POST", f"/api/admin/agents/{agent_id}/terminate", json=body)).json()["code"] == "forbidden"
-    assert len(api.lives.stops) == 3
+    assert len(api.lives.stops) == 2
     await api.lives.end(agent_id)
     over = await _as_admin(api, "POST", f"/agents/{agent_id}/terminate", {"force": True})
     assert (over.status_code, over.json()["code"], over.json()["state"]) == (409, "wrong_state", "terminated")

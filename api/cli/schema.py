@@ -41,7 +41,7 @@ async def _until_current(url: str, check: bool, deadline: float) -> None:
     from core.db.migrate import is_current
     from core.db.migrate import migrate as upgrade
 
-    async with Db.open(url, application="migrate", pool_size=1) as db:
+    async with Db.open(url, application="migrate", pool_size=1, patient=True) as db:
         while True:
             try:
                 if not check:

@@ -25,9 +25,12 @@ class Db:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, application: str, pool_size: int = 10, ask_first: bool = True
+        cls, url: str, *, application: str, pool_size: int = 10, ask_first: bool = True, patient: bool = False
     ) -> AsyncIterator[Self]:
-        """`ask_first` False saves a round trip a transaction; for callers that are tried again when it died."""
+        """`ask_first` False saves a round trip a transaction; for callers that are tried again when it died.
+
+        `patient`: a statement may take as long as it needs, for what reads or rewrites whole tables.
+        """
         engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,
@@ -38,10 +41,10 @@ class Db:
             connect_args={
                 "async_creator_fn": _connected,
                 "timeout": 5,
-                "command_timeout": 20,
+                "command_timeout": None if patient else 20,
                 "server_settings": {
                     "application_name": f"berth-{application}",
-                    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+                    "statement_timeout": "0" if patient else str(STATEMENT_TIMEOUT_MS),
                     "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
                     "timezone": "UTC",
                 },

@@ -22,7 +22,10 @@ def alembic_config(connection: Connection) -> Config:
 
 
 async def migrate(db: Db, revision: str = "head") -> None:
-    """Upgrade to `revision` under an advisory lock; a second caller waits and finds the work done."""
+    """Upgrade to `revision` under an advisory lock; a second caller waits and finds the work done.
+
+    `db` has to be a patient one wherever tables may be large, or another caller slow.
+    """
     async with db.engine.connect() as connection:
         await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         await connection.commit()

@@ -73,14 +73,20 @@ class Journal:
         # A full disk must not stop the reading: the agent would hang on its own log.
         with contextlib.suppress(OSError):
             if self._file.tell() + len(chunk) > MAX_FILE_BYTES:
-                self._file.close()
-                self._path.replace(_older(self._path))
-                self._file = self._path.open("ab", buffering=0)
+                self._turn_over()
             self._file.write(chunk)
         *lines, rest = (self._rest + chunk).split(b"\n")
         self._rest = rest[-_MAX_LINE:]
         self._last.extend(lines)
         self._wake()
+
+    def _turn_over(self) -> None:
+        """Begin a new file. One that somebody removed is gone; where none can be made, the next chunk tries again."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path.replace(_older(self._path))
+        fresh = self._path.open("ab", buffering=0)
+        self._file.close()
+        self._file = fresh
 
     def _wake(self) -> None:
         self.grown.set()

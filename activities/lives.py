@@ -330,12 +330,7 @@ class LifeActivities:
         except KeyError:
             # The settings know its template no more: it cannot be made, and the reaper ends it.
             return None
-        return Successor(
-            life=life_of(row),
-            state=row.state,
-            timings=timings,
-            waits_for=row.reason,
-        )
+        return Successor(life=life_of(row), state=row.state, timings=timings, waits_for=row.reason)
 
     async def _move(self, life: Life, to: AgentState, at: datetime, *facts: events.Fact, **changes: Any) -> Moved:
         async with self._db.single() as session:

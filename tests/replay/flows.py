@@ -19,10 +19,10 @@ from tests.fixtures.bookings import begin, booked, closed, forward, full_queue, 
 from tests.fixtures.receivers import Backend
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.replay.keeping import keep
+from tests.workflows.test_forgotten_starts import forgotten
 from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_pressure import measured
 from tests.workflows.test_rejoining import crowded_out
-from tests.workflows.test_succession import forgotten
 from workflows.maintenance import Maintenance
 from workflows.notices import Notices, NoticesInput
 from workflows.options import CONTROL_QUEUE

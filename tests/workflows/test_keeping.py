@@ -14,7 +14,7 @@ from core.db.repositories.agents import AgentView
 from core.domain.lifecycle import AgentState
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_draining import LONG, draining, kept
-from tests.workflows.test_succession import forgotten
+from tests.workflows.test_forgotten_starts import forgotten
 
 
 async def test_life_whose_place_a_forgotten_one_has_is_not_kept_and_hears_on(set_stage: SetStage) -> None:

@@ -1,8 +1,9 @@
 """What is done where the agents are: make one, and take one down after it saved its work."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import structlog
 from temporalio import activity
@@ -29,6 +30,9 @@ log = structlog.get_logger()
 # Most agents that leave do it within a second or two; each look at a slower one may be a call of a cluster.
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
+# How long before its time is over the making of an agent is given up; of a short time a tenth.
+_CUT_OFF, _NO_LIMIT = timedelta(seconds=2), timedelta(days=1)
+_Done = TypeVar("_Done")
 # What an agent needs at most that is told by the runtime's signal alone.
 _SIGNAL_SECONDS = 10.0
 _LEAST_SIGNAL_SECONDS = 0.5
@@ -52,8 +56,10 @@ class RuntimeActivities:
 
         The hash is stored before the agent can come online, but not over one that an earlier try stored: what that
         made may be online. Once the runtime has said whose token is in force, the hash of that one is stored.
+
+        A try is given up before the server gives it up: it waits for nobody then, and the agent is deleted already.
         """
-        return await beating(self._create(life))
+        return await beating(_in_time(self._create(life)))
 
     async def _create(self, life: Life) -> Nothing:
         template = self._template(life)
@@ -208,6 +214,23 @@ def _sized(template: Template, size: Size | None) -> Template:
     if size is None:
         return template
     return template.model_copy(update={"resources": sizes.sized(template.resources, size)})
+
+
+async def _in_time(work: Coroutine[Any, Any, _Done]) -> _Done:
+    """`work`, cut off a little before the server would count this try of an activity as failed."""
+    info = activity.info()
+    # By differences of the server's own clock: ours may go otherwise.
+    waited = info.started_time - info.scheduled_time
+    whole = info.schedule_to_close_timeout
+    left = [each for each in (info.start_to_close_timeout, whole and whole - waited) if each is not None]
+    within = max(min(left, default=_NO_LIMIT), timedelta())
+    try:
+        async with asyncio.timeout((within - min(_CUT_OFF, within / 10)).total_seconds()):
+            return await work
+    except TimeoutError as error:
+        raise ApplicationError(
+            "it was still being made when its time was over", type="runtime_retryable", category=_EXPECTED
+        ) from error
 
 
 _EXPECTED = ApplicationErrorCategory.BENIGN

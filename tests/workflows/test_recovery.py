@@ -191,6 +191,29 @@ async def test_agent_that_misses_its_deadline_is_told_why_by_the_runtime(
     assert ends[0].detail["detail"] == "not usable within 0.5 s: no machine has enough cpu free"
 
 
+async def test_agent_that_is_still_being_made_at_its_deadline_is_given_up_before_the_next_one(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage({"ready_deadline_seconds": 3})
+    make, at_last, given_up = stage.runtime.create, asyncio.Event(), asyncio.Event()
+
+    async def slowly(spec: AgentSpec) -> Created:
+        if spec.attempt == 1:
+            try:
+                await at_last.wait()
+            except asyncio.CancelledError:
+                given_up.set()
+                raise
+        return await make(spec)
+
+    monkeypatch.setattr(stage.runtime, "create", slowly)
+    agent_id = (await stage.start()).agent_id or ""
+    running = await stage.until(agent_id, AgentState.RUNNING)
+    at_last.set()
+    assert (running.attempt, given_up.is_set()) == (2, True)
+    assert [reason for reason, _ in await restarts(stage, agent_id)] == ["start_deadline"]
+
+
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.EXITED])
 async def test_what_a_watcher_missed_is_found_out_at_the_deadline(
     set_stage: SetStage, monkeypatch: pytest.MonkeyPatch, phase: Phase

@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
+
+import psutil
 
 from k8s.cluster import cluster
 from k8s.images import workshop
@@ -25,6 +29,17 @@ def chromium_path() -> str | None:
     """The system's Chromium, which tests drive with `executable_path`; browsers are never downloaded."""
     given = os.environ.get("CHROMIUM")
     return next((path for path in ([given] if given else CHROMIUM) if os.access(path, os.X_OK)), None)
+
+
+def own_address() -> str | None:
+    """An address of this machine beside loopback: who connects to it comes from it."""
+    found = (each for addresses in psutil.net_if_addrs().values() for each in addresses)
+    ours = (each.address for each in found if each.family is socket.AF_INET)
+    return next((address for address in ours if not ip_address(address).is_loopback), None)
+
+
+def _address() -> str | None:
+    return None if own_address() else "no address but those of loopback"
 
 
 def _root() -> str | None:
@@ -115,6 +130,7 @@ def _runs(*argv: str) -> str | None:
 
 
 PROBES: dict[str, Callable[[], str | None]] = {
+    "address": _address,
     "agent": _agent,
     "chromium": _chromium,
     "cluster": _cluster,

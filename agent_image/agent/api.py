@@ -35,13 +35,17 @@ class InternalApi:
         return app
 
     async def _get_health(self, request: web.Request) -> web.Response:
-        """Open to probes: it holds no secrets."""
+        """The whole to whoever shows the token or asks from this machine; to others no more than a probe needs.
+
+        A kubelet shows no token, and its address is known to nobody.
+        """
         if "Origin" in request.headers:
             return web.Response(status=403)
         health = await self._health()
         # Who asks is a probe that kills: an agent that replaces its browser must not die of it.
         well = health.status == "healthy" or self._repairs()
-        return web.json_response(text=health.model_dump_json(by_alias=True), status=200 if well else 503)
+        told = None if self._doors.trusts(request) else {"status"}
+        return web.json_response(text=health.model_dump_json(by_alias=True, include=told), status=200 if well else 503)
 
     async def _post_execute(self, request: web.Request) -> web.Response:
         if (refusal := self._doors.refusal(request)) is not None:

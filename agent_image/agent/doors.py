@@ -1,6 +1,7 @@
 """Who may come in over HTTP: whoever shows the agent's token, and never a web page."""
 
 import hmac
+import ipaddress
 
 from aiohttp import web
 
@@ -17,6 +18,10 @@ class Doorkeeper:
         shown = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-Agent-Token", "")
         return hmac.compare_digest(shown.encode(errors="replace"), self._token)
 
+    def trusts(self, request: web.Request) -> bool:
+        """True for whoever shows the token, or asks from this machine."""
+        return self.admits(request) or is_loopback(request.remote)
+
     def refusal(self, request: web.Request) -> web.Response | None:
         """The answer for a caller who must stay outside, None for one who may enter."""
         if "Origin" in request.headers:
@@ -24,3 +29,14 @@ class Doorkeeper:
         if not self.admits(request):
             return web.json_response({"code": "token_refused", "detail": "the agent's token is needed"}, status=401)
         return None
+
+
+def is_loopback(peer: str | None) -> bool:
+    """Whether a socket's other end is on this machine's loopback, also where IPv4 comes in by an IPv6 socket."""
+    try:
+        address = ipaddress.ip_address(peer or "")
+    except ValueError:
+        return False
+    # Python before 3.13 takes a mapped address for one of IPv6.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -75,7 +75,7 @@ class ProfileClaim(Part):
 class LoadBalancer(Part):
     """An address outside the cluster for each agent, where only its token keeps others from steering and watching it.
 
-    Its health and the files of its noVNC page are open there. A cloud bills each.
+    Whether it is well and the files of its noVNC page are open there. A cloud bills each.
     """
 
     annotations: dict[str, str] = Field({}, description="what the cloud's controller reads: an internal one, say")

@@ -265,7 +265,9 @@ class CommandResult(UpMessage):
 
 
 class Health(Wire):
-    """Also the body of the agent's `GET /health`. `memory` is bytes, `uptime` seconds.
+    """Also the body of the agent's `GET /health`: whole with its token or on its own machine, else `status` alone.
+
+    `memory` is bytes, `uptime` seconds.
 
     `network` counts the bytes that went over its own network, both ways; null: it shares that of its machine. So do
     `cpuSeconds` and `peakMemoryBytes` count what its own container has used since it began.

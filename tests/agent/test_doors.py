@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+from ipaddress import IPv4Address
 
 import pytest
 from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from agent_image.agent.doors import is_loopback
 from core.dev.demo.shop import Shop
-from tests.agent.running import TOKEN, Agent
+from tests.agent.backend import Backend
+from tests.agent.running import TOKEN, Agent, started
 from tests.agent.vnc import TAB, viewing
+from tests.capabilities import own_address
 
 pytestmark = pytest.mark.needs("agent")
 
@@ -98,3 +102,30 @@ async def test_desktop_page_and_its_scripts_are_served_without_secrets(agent: Ag
         assert (await agent.http.get(f"{base}/{path}")).status_code == 200, path
     for path in ("core/../../package.json", "core/%2e%2e/%2e%2e/package.json", "page/..%2f..%2fagent/config.py"):
         assert (await agent.http.get(f"{base}/{path}")).status_code in {403, 404}, path
+
+
+@pytest.mark.needs("address")
+async def test_who_asks_from_elsewhere_without_the_token_hears_whether_it_is_well_and_no_more(backend: Backend) -> None:
+    async with started(backend, AGENT_HOST=str(IPv4Address(0))) as agent:
+        port = agent.api.rpartition(":")[2]
+        elsewhere = f"http://{own_address()}:{port}/health"
+        for headers in ({}, {"X-Agent-Token": "wrong"}, {"X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1"}):
+            answer = await agent.http.get(elsewhere, headers=headers)
+            assert (answer.status_code, answer.json()) == (200, {"status": "healthy"}), headers
+        for shown in ({"X-Agent-Token": TOKEN}, {"Authorization": f"Bearer {TOKEN}"}):
+            assert (await agent.http.get(elsewhere, headers=shown)).json()["browserActive"] is True
+        assert (await agent.http.get(f"{agent.api}/health")).json()["browserActive"] is True
+        page = {"X-Agent-Token": TOKEN, "Origin": "http://shop.example"}
+        assert (await agent.http.get(elsewhere, headers=page)).status_code == 403
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.7.6", "::1", "::ffff:127.0.0.1"])
+def test_this_machines_own_loopback_is_known(peer: str) -> None:
+    assert is_loopback(peer)
+
+
+@pytest.mark.parametrize(
+    "peer", ["10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", "::", "1.127.0.0", "localhost", "", None]
+)
+def test_what_is_not_surely_loopback_is_not_taken_for_it(peer: str | None) -> None:
+    assert not is_loopback(peer)

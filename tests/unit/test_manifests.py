@@ -306,13 +306,18 @@ def test_settings_given_to_parts_are_settings_that_parts_know(overlay: str, monk
     assert config.load().pool.runtime == "kubernetes"
 
 
+def with_component(name: str, folder: Path) -> list[Object]:
+    """The overlay `dev` with one component beside it, made in an empty `folder`."""
+    parts = {what: os.path.relpath(MANIFESTS / where, folder.resolve())
+             for what, where in (("resources", "overlays/dev"), ("components", f"components/{name}"))}  # fmt: skip
+    told = {"kind": "Kustomization", **{what: [where] for what, where in parts.items()}}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(told))
+    return built(str(folder))
+
+
 @pytest.mark.needs("kubectl")
 def test_placeholders_make_way_for_agents_where_nothing_but_their_component_is_added(tmp_path: Path) -> None:
-    parts = {what: os.path.relpath(MANIFESTS / where, tmp_path.resolve())
-             for what, where in (("resources", "overlays/dev"), ("components", "components/headroom"))}  # fmt: skip
-    told = {"kind": "Kustomization", **{what: [where] for what, where in parts.items()}}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(told))
-    objects = built(str(tmp_path))
+    objects = with_component("headroom", tmp_path)
     (settings,) = [found["data"] for found in of_kind("ConfigMap", objects)
                    if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
     agents = settings["BERTH_TEMPLATES__DEFAULT__KUBERNETES__PRIORITY_CLASS"]

@@ -17,7 +17,7 @@ from core.runtime.base import AgentSpec, Created, Handle
 from core.tokens import hash_token
 from k8s import objects
 from k8s.client import Json
-from k8s.faults import AlreadyThere
+from k8s.faults import QUOTA_EXCEEDED, AlreadyThere
 from k8s.marks import is_of
 from k8s.names import attempt_name, profile_name
 from k8s.observe import RUNTIME
@@ -79,9 +79,7 @@ class Creation:
     async def _secret(self) -> tuple[Json, bool]:
         """The Secret, and whether this call made it."""
         try:
-            return await self._space.create(
-                "secrets", objects.secret(self._spec, self._installation), self._doing
-            ), True
+            return await self._create("secrets", objects.secret(self._spec, self._installation)), True
         except AlreadyThere:
             found = await self._existing("secrets")
             self._require_ours(found)
@@ -90,7 +88,7 @@ class Creation:
     async def _pod(self, secret: Json) -> Json:
         manifest = objects.pod(self._spec, self._installation, secret, self._timings)
         try:
-            return await self._space.create("pods", manifest, self._doing)
+            return await self._create("pods", manifest)
         except AlreadyThere:
             found = await self._existing("pods")
             self._require_ours(found, secret)
@@ -99,7 +97,7 @@ class Creation:
     async def _service(self, secret: Json) -> Json:
         manifest = objects.service(self._spec, self._installation, secret)
         try:
-            return await self._space.create("services", manifest, self._doing)
+            return await self._create("services", manifest)
         except AlreadyThere:
             found = await self._existing("services")
             self._require_ours(found, secret)
@@ -108,11 +106,22 @@ class Creation:
     async def _claim(self, wanted: ProfileClaim, name: str) -> None:
         kind = "persistentvolumeclaims"
         try:
-            await self._space.create(kind, objects.claim(self._spec, wanted, self._installation), self._doing)
+            await self._create(kind, objects.claim(self._spec, wanted, self._installation))
         except AlreadyThere:
             there = await self._space.get(kind, name, self._doing, metadata=True)
             if there is None or there["metadata"].get("deletionTimestamp"):
                 raise RuntimeRetryable(f"{self._doing}: its profile is just being forgotten") from None
+
+    async def _create(self, kind: str, manifest: Json) -> Json:
+        """Raises `AlreadyThere`, also where a quota is used up, as a cluster counts before it looks what is there."""
+        try:
+            return await self._space.create(kind, manifest, self._doing)
+        except RuntimeRetryable as refused:
+            if refused.error_code != QUOTA_EXCEEDED:
+                raise
+            if await self._space.get(kind, manifest["metadata"]["name"], self._doing, metadata=True) is None:
+                raise
+            raise AlreadyThere(refused.detail) from None
 
     async def _existing(self, kind: str) -> Json:
         found = await self._space.get(kind, self._name, self._doing)

@@ -11,6 +11,7 @@ from core.errors import RuntimeFault, RuntimePermanent, RuntimeRetryable
 
 _MOST = 500
 RIGHTS_MISSING = "cluster_rights_missing"
+QUOTA_EXCEEDED = "cluster_quota_exceeded"
 # Kubernetes says 403 for all of these, and only the message tells them apart.
 _QUOTA = re.compile(r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>.+?), used: .*?, limited: (?P<limit>.+)$")
 _RIGHTS = re.compile(r'^.*User "(?P<who>[^"]+)" cannot (?P<verb>\S+) resource "(?P<what>[^"]+)"')
@@ -87,7 +88,7 @@ def _forbidden(refusal: Refusal, doing: str) -> RuntimeFault:
     if quota := _QUOTA.search(said):
         return RuntimeRetryable(
             f"{doing}: the cluster's quota {quota['name']} is used up (it allows {quota['limit']})",
-            code="cluster_quota_exceeded",
+            code=QUOTA_EXCEEDED,
         )
     if rights := _RIGHTS.search(said):
         # An operator mends it while we try; nothing is wrong with what was asked.

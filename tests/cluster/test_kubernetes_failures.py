@@ -16,6 +16,8 @@ from tests.fixtures.kubernetes import SMALL, Land
 
 pytestmark = pytest.mark.needs("cluster")
 
+KEPT = {"profile": {"size": "1Mi", "access_mode": "ReadWriteOnce"}}
+
 
 def runs(land: Land, placement: dict[str, Any] | None = None, **changes: Any) -> AgentSpec:
     return land.spec(template=land.template(placement, **changes))
@@ -78,6 +80,24 @@ async def test_a_full_quota_of_the_namespace_is_named_and_leaves_nothing(land: L
     assert (await runtime.capacity()).fits == 1
     await runtime.create(second)
     await runtime.delete(second.agent_id, 1)
+
+
+@pytest.mark.parametrize("quota", ["persistentvolumeclaims=1", "requests.storage=1Mi"])
+async def test_a_full_quota_of_profiles_stops_who_has_none_yet_and_nobody_else(land: Land, quota: str) -> None:
+    land.kubectl("create", "quota", "agents", f"--hard={quota}")
+    what = quota.partition("=")[0].replace(".", "\\.")
+    land.kubectl("wait", f"--for=jsonpath={{.status.used.{what}}}=0", "quota/agents", "--timeout=30s")
+    runtime, first, second = land.open(), runs(land, KEPT), runs(land, KEPT)
+    await runtime.create(first)
+    with pytest.raises(RuntimeRetryable, match="the cluster's quota agents is used up") as refused:
+        await runtime.create(second)
+    assert refused.value.error_code == FailureKind.QUOTA_EXCEEDED
+    assert [seen.agent_id for seen in await runtime.list()] == [first.agent_id]
+    await runtime.delete(first.agent_id, 1)
+    again = first.model_copy(update={"agent_id": f"{first.agent_id}-again"})
+    await runtime.create(again)
+    await runtime.delete(again.agent_id, 1)
+    await runtime.delete_profile(first.user_id, first.project_id)
 
 
 async def test_a_pod_that_somebody_deletes_is_gone_and_can_be_cleared_away(land: Land) -> None:

@@ -1,6 +1,7 @@
 """As much of a Kubernetes API server as we talk to: versions, watches, conflicts, forgetting, what owns what."""
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from aiohttp import web
 
 Json = dict[str, Any]
 _LISTED = ("pods", "nodes", "events", "secrets", "services", "persistentvolumeclaims", "resourcequotas")
+_OVER_QUOTA = "it is forbidden: exceeded quota: agents, requested: pods=1, used: pods=4, limited: pods=4"
 
 
 class ApiServer:
@@ -29,6 +31,7 @@ class ApiServer:
         self.port = 0
         self.asked: list[str] = []
         self.refused: dict[str, int] = {}  # "METHOD /path" to the status that it is answered with
+        self.used_up: set[str] = set()  # paths of collections whose quota lets no more in
 
     @property
     def url(self) -> str:
@@ -115,9 +118,12 @@ class ApiServer:
                 return web.json_response({"kind": "Status", "status": "Success"})
             case "POST":
                 body = await request.json()
+                # Before it looks whether that name is there, as a real one does.
+                if path in self.used_up:
+                    return _status(403, "Forbidden", _OVER_QUOTA)
                 if body["metadata"]["name"] in self._objects.get(path, {}):
                     return _status(409, "AlreadyExists", "it exists")
-                return web.json_response(self.put(path, body), status=201)
+                return web.json_response(self.put(path, _filled(path, body)), status=201)
             case "PUT":
                 body = await request.json()
                 there = self._objects.get(collection, {}).get(name)
@@ -172,6 +178,17 @@ class ApiServer:
                     version = max(version, self._version)
                     await changed.wait()
         return answer
+
+
+def _filled(path: str, thing: Json) -> Json:
+    """With what a server adds to an object that is made: its namespace, and what a Secret says in plain words."""
+    inside, _, kind = path.partition("/namespaces/")[2].partition("/")
+    if kind:
+        thing["metadata"].setdefault("namespace", inside)
+    plain = thing.pop("stringData", None)
+    if plain is not None:
+        thing["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
+    return thing
 
 
 def _selected(thing: Json, request: web.Request) -> bool:

@@ -157,6 +157,9 @@ class Retention(Group):
     """How long what is over is kept."""
 
     agent_days: float = Field(30, gt=0, description="an ended agent, its events, commands and artefacts; also refusals")
+    artefact_mib: int = Field(
+        1024, ge=64, description="pictures and documents of one agent; the oldest go for a new one"
+    )
     profile_days: float = Field(30, gt=0, description="a browser profile that nothing used; goes when disks are full")
     profile_idle_days: float = Field(0, ge=0, description="the same, but goes although there is room; 0: it is kept")
     notice_days: float = Field(7, gt=0, description="a notice that was sent or is dead; never longer than its agent")
@@ -364,10 +367,7 @@ class Settings(BaseSettings):
         )
 
     def place_of(self, template: str | None) -> tuple[str, str]:
-        """Template and pool of a request: the first pool that is made for the template, else the default one.
-
-        Raises KeyError for a template that is not there.
-        """
+        """Template and pool: the first pool made for the template, else the default one. Raises KeyError for no such."""
         pools = self.all_pools()
         if template is None:
             return pools[DEFAULT_POOL].template, DEFAULT_POOL

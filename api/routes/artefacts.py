@@ -71,7 +71,9 @@ async def store(
             live.deps.db.transaction() as session,
         ):
             pieces = upload.chunks(CHUNK_BYTES)
-            return (await artefacts.add(session, who, command_id, kind, upload.size, pieces)).told()
+            stored = await artefacts.add(session, who, command_id, kind, upload.size, pieces)
+            await artefacts.keep_newest(session, who.agent_id, live.deps.settings.retention.artefact_mib << 20)
+            return stored.told()
     except ClientDisconnect:
         raise InvalidRequest("the body ended early", code="upload_stalled") from None
 

@@ -128,6 +128,29 @@ async def test_caller_is_told_of_what_berth_has_stored_whatever_the_agent_says_o
             assert told.json()["result"] == stored[-1]
 
 
+async def test_oldest_pictures_of_an_agent_go_for_new_ones_and_its_saved_work_and_others_pictures_stay(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Room for two of these.
+    monkeypatch.setitem(live.settings.retention.__dict__, "artefact_mib", 5)
+    agent, other = [await live.agent(await live.user("ann")) for _ in range(2)]
+    saved = (await put(live, agent, quote(saved_work_id(1)), PNG, Content_Type=ZIP)).json()["url"]
+    urls: dict[str, list[str]] = {each.agent_id: [] for each in (agent, other)}
+    for each in (other, agent, agent, agent):
+
+        async def shoot(order: Execute, each: Berthed = each) -> Answer:
+            return dict((await put(live, each, order.command_id, PNG)).json())
+
+        async with live.fake(each, execute=shoot).online():
+            urls[each.agent_id].append((await live.execute(each, {"command": "screenshot"})).json()["result"]["url"])
+
+    async def found(whose: Berthed, url: str) -> int:
+        return (await live.http.get(live.replicas[0] + url, headers=live.bearer(whose.user_id))).status_code
+
+    assert [await found(agent, url) for url in (*urls[agent.agent_id], saved)] == [404, 200, 200, 200]
+    assert [await found(other, url) for url in urls[other.agent_id]] == [200]
+
+
 async def test_picture_that_was_never_stored_is_a_failure_and_no_picture(live: LiveStage) -> None:
     agent = await live.agent(await live.user("ann"))
 

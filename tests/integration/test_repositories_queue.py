@@ -147,6 +147,19 @@ async def test_request_that_was_granted_before_it_was_registered_again_is_still_
     assert (again.state, again.begun) == (AgentState.STARTING, False)
 
 
+async def test_who_is_refused_again_and_again_is_answered_each_time_and_told_once_a_minute(
+    db: Db, register: Register
+) -> None:
+    await register("ann", "bank")
+    for seconds in (0, 1, 59, 61, 62):
+        refused = await register("ann", "shop", at=now() + timedelta(seconds=seconds))
+        assert refused.answer is not None
+        assert refused.answer.outcome is StartOutcome.REJECTED
+    await register("ann", "farm")
+    told = await rows(db, "SELECT project_id, count(*) FROM events WHERE kind = 'agent.rejected' GROUP BY 1 ORDER BY 1")
+    assert told == [("farm", 1), ("shop", 2)]
+
+
 async def test_refused_key_stays_refused_and_leaves_one_event(db: Db, register: Register) -> None:
     await register("ann", "bank")
     keyed = [

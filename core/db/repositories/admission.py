@@ -23,6 +23,7 @@ from core.errors import NotFound
 
 _LIVING = [state.value for state in LIVING]
 _CURRENT = [state.value for state in CURRENT]
+_TOLD_OF_REFUSAL = timedelta(minutes=1)
 
 
 class Leftover(BaseModel):
@@ -199,7 +200,10 @@ async def _carry_out(
     match decision:
         case Reject(reason=reason, action=action):
             told = {"limit": standing.limit, "living": standing.living, "waiting": room.waiting, **numbers}
-            await events.record_rejection(session, request.user_id, request.project_id, now, reason.value, told)
+            # Who asks in a loop is answered each time; once a minute is enough for events and notices of it.
+            whose = (request.user_id, request.project_id)
+            if not await events.refused_since(session, *whose, reason.value, now - _TOLD_OF_REFUSAL):
+                await events.record_rejection(session, *whose, now, reason.value, told)
             answer = StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value, action=action)
             return Registered(answer=answer)
         case Queue(reason=waits):

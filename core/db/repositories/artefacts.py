@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -101,6 +101,18 @@ async def add(
         values = {"artefact_id": row.artefact_id, "number": number, "data": data}
         await session.execute(insert(ArtefactChunk).values(values))
     return ArtefactView.model_validate(row)
+
+
+async def keep_newest(session: AsyncSession, agent_id: str, most_bytes: int) -> None:
+    """Remove an agent's oldest pictures and documents until the others have at most so many bytes; saved work stays."""
+    newest_first = (ArtefactRow.created_at.desc(), ArtefactRow.artefact_id.desc())
+    counted = (
+        select(ArtefactRow.artefact_id, func.sum(ArtefactRow.bytes).over(order_by=newest_first).label("through"))
+        .where(ArtefactRow.agent_id == agent_id, ~ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
+        .subquery()
+    )
+    over = select(counted.c.artefact_id).where(counted.c.through > most_bytes)
+    await session.execute(delete(ArtefactRow).where(ArtefactRow.artefact_id.in_(over)))
 
 
 async def chunk(session: AsyncSession, artefact_id: str, number: int) -> bytes | None:

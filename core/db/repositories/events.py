@@ -113,6 +113,19 @@ async def record_rejection(
     await session.execute(_OF_KNOWN, {**who, **log_values(at, [fact])})
 
 
+async def refused_since(session: AsyncSession, user_id: str, project_id: str, reason: str, since: datetime) -> bool:
+    """Whether an event tells that user of a refusal of that kind already."""
+    told = select(EventRow.cursor).where(
+        EventRow.agent_id.is_(None),
+        EventRow.at > since,
+        EventRow.user_id == user_id,
+        EventRow.project_id == project_id,
+        EventRow.kind == EventKind.REJECTED.value,
+        EventRow.reason == reason,
+    )
+    return (await session.execute(told.limit(1))).first() is not None
+
+
 async def of_agent(session: AsyncSession, agent_id: str, after_seq: int = 0, limit: int = 100) -> list[Event]:
     query = (
         select(EventRow)

@@ -15,7 +15,8 @@ from core.db.engine import Db
 from core.db.repositories import upkeep
 from core.db.repositories.upkeep import LivingRow
 from core.domain.lifecycle import HOLDING, EndReason
-from core.domain.orders import MOST_GRACE_SECONDS, MaintenanceOrder, StopOrder
+from core.domain.orders import MaintenanceOrder, StopOrder
+from core.domain.timings import MOST_GRACE_SECONDS
 from core.errors import RuntimeFault
 from core.runtime.base import AgentRuntime
 from core.settings import Settings

@@ -367,7 +367,7 @@ class Settings(BaseSettings):
         )
 
     def place_of(self, template: str | None) -> tuple[str, str]:
-        """Template and pool: the first pool made for the template, else the default one. Raises KeyError for no such."""
+        """Template and pool: the first pool made for the template, else the default one. Raises KeyError."""
         pools = self.all_pools()
         if template is None:
             return pools[DEFAULT_POOL].template, DEFAULT_POOL

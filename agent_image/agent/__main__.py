@@ -23,6 +23,7 @@ def main() -> None:
 async def _run() -> int:
     from agent_image.agent import config, supervisor
     from agent_image.agent.journal import log
+    from core.domain.wire import AgentExit
 
     try:
         settings = config.read(os.environ)
@@ -30,8 +31,8 @@ async def _run() -> int:
         agent = supervisor.Supervisor(settings)
     except config.BadEnvironment as error:
         sys.stderr.write(f"agent: {error}\n")
-        supervisor.leave_word(None, supervisor.CANNOT_START, str(error))
-        return supervisor.CANNOT_START
+        supervisor.leave_word(None, AgentExit.CANNOT_START, str(error))
+        return AgentExit.CANNOT_START
     return await agent.run()
 
 

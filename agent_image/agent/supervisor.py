@@ -29,12 +29,11 @@ from agent_image.agent.pipe import CdpError, CdpPipe
 from agent_image.agent.repairs import MAX_REPAIRS, Death, GiveUp, Repairs, Replace
 from core import launch
 from core.domain.excerpts import with_places
-from core.domain.wire import BrowserEnd
+from core.domain.wire import AgentExit, BrowserEnd
 
 if TYPE_CHECKING:
     from agent_image.agent.services import Services
 
-ORDERED, PART_CRASHED, PART_OUT_OF_MEMORY, CANNOT_START, TOLD_BY_HOST = 0, 75, 76, 78, 143
 _STOP_SECONDS = 25.0
 # Screen, doors and last words, in the time of an order.
 _AFTER_SAVING_SECONDS = 3.0
@@ -133,7 +132,9 @@ class Supervisor:
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, Ending(TOLD_BY_HOST, f"signal {signal.Signals(number).name}"))
+            loop.add_signal_handler(
+                number, self._end, Ending(AgentExit.TOLD_BY_HOST, f"signal {signal.Signals(number).name}")
+            )
 
     def _parts(self) -> list[Part]:
         browser = [self._browser.part] if self._browser.part is not None else []
@@ -155,7 +156,7 @@ class Supervisor:
         except (PartFailed, CdpError, TimeoutError, OSError) as error:
             part = self._browser.part
             hungry = part is not None and await part.wait(1) and self._killed_for_memory(part)
-            code = PART_OUT_OF_MEMORY if hungry else PART_CRASHED
+            code = AgentExit.PART_OUT_OF_MEMORY if hungry else AgentExit.PART_CRASHED
             self._lose(Ending(code, f"the browser did not come back: {error}"))
             return
         seconds = loop.time() - began
@@ -187,10 +188,10 @@ class Supervisor:
 
     def _ordered(self, reason: str, seconds: float) -> None:
         until = asyncio.get_running_loop().time() + seconds
-        self._end(Ending(ORDERED, f"ordered: {reason}", seconds, until))
+        self._end(Ending(AgentExit.ORDERED, f"ordered: {reason}", seconds, until))
 
     def _zombie(self) -> None:
-        self._end(Ending(ORDERED, "token refused: this attempt is over for Berth"))
+        self._end(Ending(AgentExit.ORDERED, "token refused: this attempt is over for Berth"))
 
     def _part_ended(self, part: Part) -> None:
         if self._ending.done():
@@ -207,10 +208,10 @@ class Supervisor:
                 case other:
                     assert_never(other)
         if self._killed_for_memory(part):
-            self._lose(Ending(PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))
+            self._lose(Ending(AgentExit.PART_OUT_OF_MEMORY, f"the {part.name} was killed for memory"))
         else:
             code = part.process.returncode
-            self._lose(Ending(PART_CRASHED, f"the {part.name} ended with {code}: {part.last_words()[-300:]}"))
+            self._lose(Ending(AgentExit.PART_CRASHED, f"the {part.name} ended with {code}: {part.last_words()[-300:]}"))
 
     def _lose(self, ending: Ending) -> None:
         self._end(ending)
@@ -223,11 +224,13 @@ class Supervisor:
     def _failed(self, error: BaseException) -> Ending:
         if isinstance(error, PartFailed):
             if error.killed and self._oom.rose():
-                return Ending(PART_OUT_OF_MEMORY, str(error))
-            return Ending(CANNOT_START if error.permanent else PART_CRASHED, str(error))
+                return Ending(AgentExit.PART_OUT_OF_MEMORY, str(error))
+            return Ending(AgentExit.CANNOT_START if error.permanent else AgentExit.PART_CRASHED, str(error))
         if isinstance(error, (OSError, TimeoutError, CdpError)) or type(error).__name__ == "PortTaken":
-            return Ending(PART_CRASHED, f"start failed: {error}" if str(error) else f"start failed: {error!r}")
-        return Ending(CANNOT_START, f"start failed: {error!r}")
+            return Ending(
+                AgentExit.PART_CRASHED, f"start failed: {error}" if str(error) else f"start failed: {error!r}"
+            )
+        return Ending(AgentExit.CANNOT_START, f"start failed: {error!r}")
 
     async def _stop(self, ending: Ending) -> None:
         """Cookies first: the browser is closed as soon as nothing uses it, the rest follows.

@@ -12,6 +12,7 @@ from core.domain.room import Snapshot
 from core.domain.sizes import BYTES, CORES
 from core.domain.thresholds import Measure
 from core.domain.tiers import Tier
+from core.domain.timings import MOST_GRACE_SECONDS
 
 MOST_MEMBERS = 1000
 _EMAIL = r"^[^\s@\x00-\x1f]+@[^\s@\x00-\x1f]+$"
@@ -53,7 +54,7 @@ class TerminateBody(Asked):
 
     reason: str = Field("operator", min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")
     grace_seconds: float | None = Field(
-        None, ge=0, le=600, allow_inf_nan=False, strict=True, description="null: by the reason"
+        None, ge=0, le=MOST_GRACE_SECONDS, allow_inf_nan=False, strict=True, description="null: by the reason"
     )
     force: bool = Field(False, description="no warning, no saving")
     abandon: bool = Field(

@@ -9,6 +9,7 @@ from api.schemas.base import EXAMPLE_AGENT_ID, EXAMPLE_TIME, Answered, Asked, Du
 from core.db.repositories.agents import AgentView
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
+from core.domain.timings import MOST_GRACE_SECONDS
 from core.domain.wire import SavedWork
 
 
@@ -139,4 +140,4 @@ class PendingBody(Answered):
 class StopBody(Asked):
     """May be left out: then there is no grace, as it is the user's own stop."""
 
-    grace_seconds: float = Field(0, ge=0, le=600, allow_inf_nan=False, strict=True)
+    grace_seconds: float = Field(0, ge=0, le=MOST_GRACE_SECONDS, allow_inf_nan=False, strict=True)

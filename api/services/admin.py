@@ -14,7 +14,7 @@ from core.db.repositories.agents import AgentView
 from core.db.repositories.users import UserRecord
 from core.domain.lifecycle import KEEPABLE, EndReason
 from core.domain.orders import AbandonOrder, StopOrder
-from core.domain.thresholds import Look, Measure
+from core.domain.thresholds import Look, measured
 from core.domain.wire import Health
 from core.errors import NotFound
 
@@ -158,16 +158,10 @@ async def pool_status(deps: Deps, who: Identity, name: str) -> PoolBody:
 def _measures(look: Look | None) -> list[MeasureBody]:
     if look is None:
         return []
-    load, limits, over = look.load, look.limits, {each.measure for each in look.over}
-    numbers = {
-        Measure.CPU: (load.cpu_percent, limits.cpu_percent),
-        Measure.MEMORY: (load.memory_percent, limits.memory_percent),
-        Measure.DISK: (load.disk_percent, limits.disk_percent),
-        Measure.NETWORK: (load.network_mbit, limits.network_mbit),
-    }
+    over = {each.measure for each in look.over}
     return [
         MeasureBody(measure=measure, value=value, limit=limit, over=measure in over)
-        for measure, (value, limit) in numbers.items()
+        for measure, value, limit in measured(look.load, look.limits)
     ]
 
 

@@ -13,9 +13,7 @@ from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.storable import Text
-
-# The longest warning that anybody may be given.
-MOST_GRACE_SECONDS = 600.0
+from core.domain.timings import MOST_GRACE_SECONDS
 
 
 class Order(BaseModel):

@@ -108,16 +108,21 @@ def look_of(stored: Mapping[str, Any] | None) -> Look | None:
 _OF_A_LOOK = frozenset(name for field in Look.model_fields for name in (field, to_camel(field)))
 
 
+def measured(load: Load, limits: Thresholds) -> tuple[tuple[Measure, float | None, float | None], ...]:
+    """Each measure with its value and its limit; None where nobody knows, or nobody set one."""
+    return (
+        (Measure.CPU, load.cpu_percent, limits.cpu_percent),
+        (Measure.MEMORY, load.memory_percent, limits.memory_percent),
+        (Measure.DISK, load.disk_percent, limits.disk_percent),
+        (Measure.NETWORK, load.network_mbit, limits.network_mbit),
+    )
+
+
 def over(load: Load, limits: Thresholds, before: Set[Measure] = frozenset()) -> tuple[Over, ...]:
     """What shuts the door now; what shut it `before` does so until it is well below its threshold."""
     found = [
         Over(measure=measure, value=value, limit=limit)
-        for measure, value, limit in (
-            (Measure.CPU, load.cpu_percent, limits.cpu_percent),
-            (Measure.MEMORY, load.memory_percent, limits.memory_percent),
-            (Measure.DISK, load.disk_percent, limits.disk_percent),
-            (Measure.NETWORK, load.network_mbit, limits.network_mbit),
-        )
+        for measure, value, limit in measured(load, limits)
         if value is not None and limit is not None and value > (opens_at(limit) if measure in before else limit)
     ]
     if load.nodes == 0:

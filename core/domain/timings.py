@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 # What a runtime needs to have an agent gone that has left, or is killed, and what telling everybody to go takes.
 REMOVAL_SECONDS = 10.0
+# The longest warning that anybody may be given.
+MOST_GRACE_SECONDS = 600.0
 
 
 class Timings(BaseModel):
@@ -14,7 +16,9 @@ class Timings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    grace_seconds: float = Field(120, ge=0, le=600, description="warning before a stop that the user did not ask for")
+    grace_seconds: float = Field(
+        120, ge=0, le=MOST_GRACE_SECONDS, description="warning before a stop that the user did not ask for"
+    )
     shutdown_seconds: float = Field(30, gt=0, description="an agent's time to save and leave, then force")
     idle_seconds: float = Field(1800, gt=0, description="without activity, then drain")
     away_seconds: float = Field(900, gt=0, description="user offline: first to go under pressure")

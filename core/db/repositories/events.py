@@ -29,7 +29,7 @@ class Fact(BaseModel):
 # One round trip an event: the counter, the rows, the notices and the wake-ups. `source` names the agent they belong to.
 # The user's counter is the last row that is locked, so that commit order is cursor order and nobody waits in a ring.
 # A notice is made for the channels that are open, with all that it is to say; nobody watches an agent that has not
-# reported a viewer for two reports.
+# reported a viewer for three reports.
 _LOG = f"""
 counted AS (
     UPDATE users SET event_cursor = event_cursor + :count FROM source

@@ -18,7 +18,7 @@ from api.cli import database_checks
 from api.cli.verdicts import Verdict
 from core.db.engine import Db
 from core.db.repositories import events, notices, projects, retention, users
-from core.domain.notices import Channel, Failure
+from core.domain.notices import Channel, Failure, Patience
 from core.settings import Settings
 from temporal.notices import open_channels
 from tests.fixtures.receivers import Backend, Mailbox
@@ -137,6 +137,23 @@ async def test_what_is_not_taken_for_a_day_is_dead_and_is_replayed_by_hand(outbo
         await notices.replay(session, row["notice_id"])
     assert (await outbox.deliver()).sent == 1
     assert [each.id for each in backend.taken] == [row["notice_id"]]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_notice_is_dead_after_the_hours_of_the_settings_whether_or_not_this_worker_sends_it(
+    outbox_of: SetUp, backend: Backend, *, sends: bool
+) -> None:
+    backend.status = 503
+    outbox = await outbox_of(webhook=backend.settings(), notices=Patience(give_up_hours=50))
+    if not sends:
+        outbox.senders.clear()
+    await outbox.happen()
+    states = []
+    for hours in (0, 49, 2):
+        await outbox.later(hours)
+        await outbox.deliver()
+        states += [row["state"] for row in await outbox.rows()]
+    assert states == ["pending", "pending", "dead"]
 
 
 async def test_replayed_one_has_another_day(outbox: Outbox, backend: Backend) -> None:

@@ -22,7 +22,7 @@ from core.domain.thresholds import Thresholds
 from core.errors import Unavailable
 from core.runtime.base import AgentRuntime, Owner, Pruned
 from core.runtime.memory import MemoryRuntime
-from core.settings import Memory
+from core.settings import Memory, Retention
 from temporal import schedules
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
@@ -231,15 +231,18 @@ async def test_life_that_takes_no_signal_keeps_nobody_behind_it_from_leaving(
     assert await states(short, lives[0]) == [AgentState.RUNNING]
 
 
-async def test_emergency_keeps_the_profile_of_whoever_lives_or_waits(short: Stage) -> None:
-    await short.started("ann")
-    await short.sql("INSERT INTO pool_overrides (pool, paused) VALUES ('default', true)")
-    await short.queued("bob")
+async def test_emergency_takes_profiles_unused_for_the_days_of_the_settings_and_none_of_whoever_lives_or_waits(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(retention=Retention(profile_days=12, profile_idle_days=90))
+    await stage.started("ann")
+    await stage.sql("INSERT INTO pool_overrides (pool, paused) VALUES ('default', true)")
+    await stage.queued("bob")
     disk = _Disk()
     emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
-    cleared = await ActivityEnvironment().run(acting(short, disk).clear_disks, emergency)
+    cleared = await ActivityEnvironment().run(acting(stage, disk).clear_disks, emergency)
     assert cleared.profiles == 7
-    assert disk.asked == [(timedelta(days=30), {("ann", "shop"), ("bob", "shop")})]
+    assert disk.asked == [(timedelta(days=12), {("ann", "shop"), ("bob", "shop")})]
 
 
 class _Disk(MemoryRuntime):

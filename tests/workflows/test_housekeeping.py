@@ -1,9 +1,10 @@
-"""What the reaper's look forgets, each thing after the time that it is kept."""
+"""What the reaper's look forgets, each thing after the time that it is kept, and what it puts in order."""
 
 import pytest
 
+from core.db.repositories import queue
 from core.domain.lifecycle import AgentState
-from core.settings import Retention
+from core.settings import Queue, Retention
 from tests.fixtures.stage import SetStage, Stage
 
 
@@ -52,3 +53,58 @@ async def test_settled_notice_is_forgotten_after_the_days_of_the_settings_or_tho
     await settled(stage, "no-recent", days_ago=1)
     await stage.reap()
     assert await left(stage, "notices", "notice_id") == ["no-recent"]
+
+
+async def test_one_look_forgets_a_thing_of_every_kind_whose_time_is_over_and_none_other(set_stage: SetStage) -> None:
+    stage = await set_stage(retention=Retention(agent_days=12, notice_days=2))
+    await ended(stage, "old", days_ago=13)
+    recent = await ended(stage, "recent", days_ago=11)
+    await settled(stage, "old", days_ago=3)
+    await settled(stage, "recent", days_ago=1)
+    await stage.sql(
+        "INSERT INTO idempotency (user_id, scope, key, body_hash, created_at)"
+        " VALUES ('old', 's', 'old', 'h', now() - interval '25 hours'),"
+        " ('old', 's', 'recent', 'h', now() - interval '23 hours')"
+    )
+    await stage.sql(
+        "INSERT INTO tickets (ticket_hash, kind, user_id, expires_at)"
+        " VALUES ('old', 'events', 'old', now() - interval '1 second'),"
+        " ('recent', 'events', 'old', now() + interval '1 hour')"
+    )
+    await stage.sql(
+        "INSERT INTO eviction_credits (user_id, project_id, evicted_at, until)"
+        " VALUES ('old', 'shop', now() - interval '1 hour', now() - interval '1 second'),"
+        " ('recent', 'shop', now(), now() + interval '1 hour')"
+    )
+    await stage.sql(
+        "INSERT INTO replicas (replica, up_since, seen_at)"
+        " VALUES ('old', now() - interval '2 days', now() - interval '61 minutes'),"
+        " ('recent', now() - interval '2 days', now())"
+    )
+    await stage.reap()
+    assert await left(stage, "agents", "agent_id") == [recent]
+    assert await left(stage, "notices", "notice_id") == ["recent"]
+    assert await left(stage, "idempotency", "key") == ["recent"]
+    assert await left(stage, "tickets", "ticket_hash") == ["recent"]
+    assert await left(stage, "eviction_credits", "user_id") == ["recent"]
+    assert await left(stage, "replicas", "replica") == ["recent"]
+
+
+async def test_look_after_ageing_was_turned_on_puts_those_in_line_where_their_wait_takes_them(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
+    await stage.started("ann")
+    free, enterprise = await stage.queued("bob"), await stage.queued("cat", tier="enterprise")
+    await stage.sql("UPDATE agents SET order_since = order_since - interval '1 day' WHERE agent_id = :a", a=free)
+
+    async def line() -> list[str]:
+        async with stage.db.transaction() as session:
+            places = await queue.positions(session, "default")
+        return sorted(places, key=lambda agent_id: places[agent_id])
+
+    await stage.reap()
+    assert await line() == [enterprise, free]
+    stage.settings = stage.settings.model_copy(update={"queue": Queue(ageing_seconds=600)})
+    await stage.reap()
+    assert await line() == [free, enterprise]

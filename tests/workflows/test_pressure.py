@@ -26,6 +26,7 @@ from core.settings import Memory, Retention
 from temporal import schedules
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_housekeeping import ended
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
 
@@ -243,6 +244,15 @@ async def test_emergency_takes_profiles_unused_for_the_days_of_the_settings_and_
     cleared = await ActivityEnvironment().run(acting(stage, disk).clear_disks, emergency)
     assert cleared.profiles == 7
     assert disk.asked == [(timedelta(days=12), {("ann", "shop"), ("bob", "shop")})]
+
+
+async def test_emergency_forgets_agents_that_ended_longer_ago_than_they_are_kept(set_stage: SetStage) -> None:
+    stage = await set_stage(retention=Retention(agent_days=12))
+    await ended(stage, "ann", days_ago=13)
+    recent = await ended(stage, "bob", days_ago=11)
+    emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
+    await ActivityEnvironment().run(acting(stage).clear_disks, emergency)
+    assert [row["agent_id"] for row in await stage.sql("SELECT agent_id FROM agents")] == [recent]
 
 
 class _Disk(MemoryRuntime):

@@ -11,7 +11,7 @@ from tests.fixtures.stage import SetStage, Stage
 async def ended(stage: Stage, user_id: str, days_ago: float) -> str:
     """Id of an agent that was stopped so long ago."""
     agent_id = await stage.started(user_id)
-    await stage.stop(agent_id)
+    await stage.stop(agent_id, grace_seconds=0)
     await stage.until(agent_id, AgentState.TERMINATED)
     await stage.until_closed(user_id)
     await stage.sql(

@@ -281,9 +281,11 @@ def acting(stage: Stage, runtime: AgentRuntime | None = None) -> PressureActivit
 
 
 async def test_full_disk_queues_everybody_as_an_emergency_and_is_cleared(short: Stage) -> None:
+    await ended(short, "ann", days_ago=31)
     short.runtime.pretend(disk_percent=95.0, memory_percent=1.0)
     found = await looked(short)
     assert found.emergencies == ("local",)
+    assert await short.sql("SELECT 1 FROM agents") == []
     waiting = await short.queued()
     assert (await short.agent(waiting)).reason == "disk_emergency"
 

@@ -155,10 +155,8 @@ async def test_open_command_ends_with_its_fault_when_the_browser_dies(backend: B
         command = asyncio.create_task(agent.fault("navigate", timeout=60, url=site.url + path))
         await running.eventually(lambda: asyncio.to_thread(site.asked.copy), lambda asked: "/never" in asked)
         _kill(agent)
-        began = asyncio.get_running_loop().time()
         code, detail = await command
         assert (code, "gone" in detail) == ("browser_failed", True)
-        assert asyncio.get_running_loop().time() - began < 5
         await _reopened(backend)
         assert (await agent.execute("navigate", url="data:text/html,<title>well</title>"))["title"] == "well"
 

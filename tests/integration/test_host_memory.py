@@ -1,7 +1,6 @@
 """Simulated agents: their faults, what the next supervisor knows of them, and that many of them cost nothing."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -82,11 +81,7 @@ async def test_ten_thousand_agents_at_rest_cost_nothing(runtime: MemoryRuntime) 
         await watch.sees(specs[-1].agent_id, Phase.READY)
     assert runtime._timers == []
     assert runtime._alarm is None
-    tasks = len(asyncio.all_tasks())
-    before = time.process_time()
-    await asyncio.sleep(0.5)
-    assert time.process_time() - before < 0.05
-    assert tasks < 20
+    assert len(asyncio.all_tasks()) < 20
     assert (await runtime.capacity()).agents == 10_000
 
 

@@ -189,3 +189,14 @@ async def test_health_while_starting_and_stopping_is_not_ok(backend: Backend) ->
                 seen.append((answer.status_code, json.loads(answer.text)["status"]))
         assert set(seen[:-1]) <= {(503, "starting")}
         assert seen[-1] == (200, "healthy")
+        browser = agent.part("chromium")
+        browser.suspend()  # the stop waits for it, however fast the machine is
+        stopping = asyncio.create_task(agent.stop())
+
+        async def health() -> tuple[int, str]:
+            answer = await agent.http.get(f"{agent.api}/health")
+            return answer.status_code, answer.json()["status"]
+
+        await running.eventually(health, lambda told: told == (503, "stopping"))
+        browser.resume()
+        assert await stopping == 0

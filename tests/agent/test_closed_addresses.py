@@ -80,7 +80,7 @@ async def test_refused_page_says_so_to_the_person_in_front_of_it(agent: Agent, o
 
 
 async def test_page_script_reaches_no_closed_address(agent: Agent, shop: Shop, other: Shop) -> None:
-    """fetch, image, WebSocket, event source, frame, worker and pop-up: nothing arrives, not even a connection."""
+    """fetch, image, WebSocket, event source, frame, beacon and a worker: nothing arrives, not even a connection."""
     host = f"127.0.0.1:{other.port}"
     script = f"""
       const ways = [
@@ -93,24 +93,40 @@ async def test_page_script_reaches_no_closed_address(agent: Agent, shop: Shop, o
                                   f.src = 'http://{host}/frame'; document.body.append(f); }}),
         () => navigator.sendBeacon('http://{host}/beacon', 'x'),
       ];
-      Promise.allSettled(ways.map(way => way())).then(() => document.title = 'tried');
+      const errand = "fetch('http://{host}/worker', {{mode: 'no-cors'}}).catch(() => 0).then(() => postMessage(0))";
+      const worked = new Promise(r => {{ const w = new Worker(URL.createObjectURL(new Blob([errand])));
+                                         w.onmessage = () => r('tried'); w.onerror = () => r('no worker'); }});
+      Promise.allSettled(ways.map(way => way())).then(() => worked).then(word => document.title = word);
     """
     page = f"data:text/html,<title>trying</title><body><script>{quote(script)}</script>"
     await agent.execute("navigate", url=page)
-    await agent.becomes(lambda state: state["title"] == "tried")
+    assert (await agent.becomes(lambda state: state["title"] != "trying"))["title"] == "tried"
     assert other.seen == []
 
 
-async def test_popup_to_a_closed_address_shows_a_refusal(agent: Agent, shop: Shop, other: Shop) -> None:
+async def test_popup_to_a_closed_address_shows_a_refusal(agent: Agent, other: Shop) -> None:
+    target = f"http://127.0.0.1:{other.port}/secret"
+    await _opens(agent, target)
+    shown = await agent.becomes(lambda state: state["url"] == target and state["title"] != "")
+    assert shown["title"] == "Address refused"
+    assert other.seen == []
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "chrome://version"])
+async def test_page_opens_no_popup_to_what_is_not_of_the_web(agent: Agent, shop: Shop, target: str) -> None:
     await agent.execute("navigate", url=shop.url)
     before = len((await agent.execute("state"))["tabs"])
-    for target in (f"http://127.0.0.1:{other.port}/secret", "file:///etc/passwd", "chrome://version"):
-        page = f"data:text/html,<button id=b onclick=\"window.open('{target}')\">open</button>"
-        await agent.execute("navigate", url=page)
-        await agent.execute("click", selector="#b")
-        assert "root:" not in (await agent.execute("extract"))["text"]
-    assert len((await agent.execute("state"))["tabs"]) > before, "no pop-up was opened at all"
-    assert other.seen == []
+    await _opens(agent, target)
+    asked = await agent.becomes(lambda state: state["title"] == "asked")
+    assert len(asked["tabs"]) == before
+    assert "root:" not in (await agent.execute("extract"))["text"]
+
+
+async def _opens(agent: Agent, target: str) -> None:
+    """A page asks for a window of its own, as its user clicks, and then says that it did."""
+    script = f"window.open('{target}'); document.title = 'asked'"
+    await agent.execute("navigate", url=f'data:text/html,<button id=b onclick="{script}">open</button>')
+    await agent.execute("click", selector="#b")
 
 
 @pytest.mark.parametrize(
@@ -147,10 +163,12 @@ async def _left(agent: Agent) -> str:
     return text
 
 
-async def test_allowed_address_is_reached_and_only_on_its_port(agent: Agent, shop: Shop) -> None:
+async def test_allowed_address_is_reached_and_only_on_its_port(agent: Agent, shop: Shop, other: Shop) -> None:
     assert (await agent.execute("navigate", url=f"{shop.url}/secret"))["title"] == "Secret"
     home = await agent.execute("navigate", url=f"{shop.url}/away?to=/order")
     assert (home["title"], home["url"]) == ("Order tea", f"{shop.url}/order")
+    code, _ = await agent.fault("navigate", url=f"http://{shop.host}:{other.port}/secret")
+    assert (code, other.seen) == ("address_refused", [])
 
 
 async def test_browser_listens_on_no_port(agent: Agent) -> None:

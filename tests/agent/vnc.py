@@ -18,6 +18,7 @@ class Viewer:
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self._buffer = b""
+        self._pixel_bytes = 4
 
     async def handshake(self) -> tuple[int, int]:
         """Width and height of the screen."""
@@ -29,7 +30,7 @@ class Viewer:
         assert await self._read(4) == b"\0\0\0\0"
         await self.socket.send(b"\x01")
         width, height = struct.unpack(">HH", await self._read(4))
-        await self._read(16)
+        self._pixel_bytes = (await self._read(16))[0] // 8
         await self._read(struct.unpack(">I", await self._read(4))[0])
         return width, height
 
@@ -51,7 +52,19 @@ class Viewer:
         """Until the server has handled everything sent before: it answers a request for one pixel of the screen."""
         await self.socket.send(struct.pack(">BBHi", 2, 0, 1, 0))
         await self.socket.send(struct.pack(">BBHHHH", 3, 0, 0, 0, 1, 1))
-        assert (await self._read(1))[0] == 0
+        while (kind := (await self._read(1))[0]) != 0:
+            await self._skip(kind)
+        # To its end, or whoever settles next would take the rest of this answer for one of theirs.
+        (rectangles,) = struct.unpack(">xH", await self._read(3))
+        for _ in range(rectangles):
+            width, height = struct.unpack(">4xHH4x", await self._read(12))
+            await self._read(width * height * self._pixel_bytes)
+
+    async def _skip(self, kind: int) -> None:
+        """A word of the server that nobody asked for: its bell, or what was copied."""
+        assert kind in {2, 3}, kind
+        if kind == 3:
+            await self._read(struct.unpack(">3xI", await self._read(7))[0])
 
     async def drain(self) -> None:
         """Read until the other side closes."""

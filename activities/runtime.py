@@ -224,10 +224,13 @@ async def _in_time(work: Coroutine[Any, Any, _Done]) -> _Done:
     whole = info.schedule_to_close_timeout
     left = [each for each in (info.start_to_close_timeout, whole and whole - waited) if each is not None]
     within = max(min(left, default=_NO_LIMIT), timedelta())
+    limit = asyncio.timeout((within - min(_CUT_OFF, within / 10)).total_seconds())
     try:
-        async with asyncio.timeout((within - min(_CUT_OFF, within / 10)).total_seconds()):
+        async with limit:
             return await work
     except TimeoutError as error:
+        if not limit.expired():
+            raise
         raise ApplicationError(
             "it was still being made when its time was over", type="runtime_retryable", category=_EXPECTED
         ) from error

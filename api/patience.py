@@ -22,7 +22,8 @@ class PatientProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.conn.their_state is h11.IDLE:
+        # Also while it goes on with a body that was answered already: nobody waits for the rest of that.
+        if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._await_head()
         else:
             self._forget()

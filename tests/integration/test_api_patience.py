@@ -1,6 +1,7 @@
 """Callers that connect and then say nothing, or not all of it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -31,7 +32,11 @@ async def said(live: LiveStage, *words: str) -> AsyncIterator[tuple[asyncio.Stre
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("GET /health HTTP/1.1\r\nHost: x\r\n",), ("GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",)],
+    [
+        (),
+        ("GET /health HTTP/1.1\r\nHost: x\r\n",),
+        ("GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea",),
+    ],
     ids=["nothing", "half of a head", "half of the next head"],
 )
 async def test_connection_without_a_whole_head_is_closed(
@@ -42,6 +47,23 @@ async def test_connection_without_a_whole_head_is_closed(
         # All that comes, up to the end.
         answered = await asyncio.wait_for(reader.read(), 20)
     assert answered.count(b"HTTP/1.1 200 ") == (1 if len("".join(words).split("\r\n\r\n")) > 1 else 0)
+
+
+async def test_connection_is_closed_on_which_a_body_that_was_answered_already_goes_on(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.patience, "HEAD_SECONDS", SHORT)
+    head = "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    async with said(live, head) as (reader, writer):
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 404 ")
+        closed = asyncio.create_task(reader.read())
+        async with asyncio.timeout(20):
+            while not closed.done():
+                # Often enough for the server not to take the connection for an idle one.
+                with contextlib.suppress(ConnectionError):
+                    writer.write(b"x")
+                    await writer.drain()
+                await asyncio.wait({closed}, timeout=0.5)
 
 
 async def test_body_that_does_not_come_is_refused_in_words(live: LiveStage, monkeypatch: pytest.MonkeyPatch) -> None:

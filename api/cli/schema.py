@@ -11,8 +11,8 @@ from api.cli.faults import Unreachable
 from api.cli.parts import GROUP, log_as
 
 _ASK_EVERY = 0.5
-# SQLSTATEs of a server that is just starting or stopping, or has not made the database yet.
-_NOT_YET = ("08", "57P", "3D000")
+# SQLSTATEs of a server that is just starting or stopping, has not made the database yet, or whose tables are in use.
+_NOT_YET = ("08", "57P", "3D000", "55P03")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ async def _until_current(url: str, check: bool, deadline: float) -> None:
     from core.db.migrate import is_current
     from core.db.migrate import migrate as upgrade
 
-    async with Db.open(url, application="migrate", pool_size=1, patient=True) as db:
+    async with Db.open(url, application="migrate", pool_size=1, patient=not check) as db:
         while True:
             try:
                 if not check:

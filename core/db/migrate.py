@@ -28,6 +28,8 @@ async def migrate(db: Db, revision: str = "head") -> None:
     """
     async with db.engine.connect() as connection:
         await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        # Who waits for a table makes everybody else wait behind it: rather try again.
+        await connection.execute(text("SET lock_timeout = '5s'"))
         await connection.commit()
         try:
             await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), revision))

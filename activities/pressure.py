@@ -17,6 +17,7 @@ from core.db.repositories import agents, credits, pressure
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.domain.pressure import Kind, respond
+from core.domain.sizes import MOST_MIB
 from core.domain.templates import Resources
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
@@ -117,4 +118,6 @@ class PressureActivities:
             name: Kind(resources=template.resources, away_seconds=settings.timings_of(name).away_seconds)
             for name, template in settings.templates.items()
         }
-        return kinds, Kind(resources=Resources(), away_seconds=settings.timings.away_seconds)
+        # What one may have whose template is no more, nobody knows.
+        unknown = Resources(memory_most_mib=MOST_MIB)
+        return kinds, Kind(resources=unknown, away_seconds=settings.timings.away_seconds)

@@ -23,12 +23,12 @@ class Resources(BaseModel):
     cpu_most: float | None = Field(None, gt=0, description="no resize goes beyond; None: as large as its machines are")
     memory_most_mib: int | None = Field(None, gt=0)
 
-    def believed(self, told_bytes: int | None) -> int:
+    def believed(self, told_bytes: int | None, given_mib: int | None) -> int:
         """Bytes that an agent of this kind holds by its own word: what it asks for where it says nothing, never more
-        than it can have."""
+        than it can have; `given_mib` is its limit where it has another than its kind."""
         if not told_bytes:
             return self.memory_mib * MIB
-        return min(told_bytes, (self.memory_most_mib or self.memory_limit_mib) * MIB)
+        return min(told_bytes, max(given_mib or 0, self.memory_most_mib or 0, self.memory_limit_mib) * MIB)
 
 
 class Simulation(BaseModel):

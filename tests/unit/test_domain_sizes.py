@@ -44,9 +44,11 @@ def test_size_lies_between_the_requests_and_what_the_template_allows_at_most() -
 
 def test_agent_is_believed_to_hold_no_more_memory_than_it_can_have() -> None:
     asked = Resources(memory_mib=512, memory_limit_mib=1024)
-    assert [asked.believed(told) for told in (None, 0, 1, 1 << 62)] == [512 << 20, 512 << 20, 1, 1024 << 20]
+    assert [asked.believed(told, None) for told in (None, 0, 1, 1 << 62)] == [512 << 20, 512 << 20, 1, 1024 << 20]
+    assert asked.believed(1 << 62, 8192) == 8192 << 20
+    assert asked.believed(1 << 62, 512) == 1024 << 20
     resizable = asked.model_copy(update={"memory_most_mib": 4096})
-    assert resizable.believed(1 << 62) == 4096 << 20
+    assert resizable.believed(1 << 62, None) == 4096 << 20
 
 
 def test_other_limits_leave_the_requests_alone() -> None:

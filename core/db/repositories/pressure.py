@@ -64,7 +64,7 @@ async def residents(
                 started_at=row.admitted_at or row.created_at,
                 last_activity_at=used,
                 away_seconds=kind.away_seconds,
-                memory_bytes=kind.resources.believed(reported.get("memory")),
+                memory_bytes=kind.resources.believed(reported.get("memory"), row.memory_limit_mib),
                 busy=bool(commanded or reported.get("taskRunning")),
                 watched=bool(reported.get("viewers")),
                 leaving=row.state == AgentState.DRAINING.value,

@@ -17,7 +17,7 @@ from core.db.repositories import agents, events, explanations, projects, schedul
 from core.db.repositories.agents import AgentView
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.admission import Reject, RejectReason, deciding
-from core.domain.orders import StartAnswer, StartOutcome, StartRequest
+from core.domain.orders import SCHEDULED_KEY, StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import PENDING, ScheduledState, ScheduleReason
 from core.errors import NotFound, Unavailable
 from core.ids import agent_of_scheduled
@@ -130,8 +130,8 @@ class SchedulingActivities:
             project_id=found.project_id,
             template=template,
             pool=pool,
-            # With a tab, which no user's Idempotency-Key has: asked again, it gets the decision that was made.
-            key=f"scheduled\t{found.scheduled_start_id}",
+            # Asked again, it gets the decision that was made.
+            key=f"{SCHEDULED_KEY}{found.scheduled_start_id}",
         )
         answer = await self._signals.start(request)
         if await self._is_over(request, answer):

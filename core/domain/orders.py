@@ -21,6 +21,10 @@ class Order(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# What the key of a booked start begins with: with a tab, which no user's Idempotency-Key has.
+SCHEDULED_KEY = "scheduled\t"
+
+
 class StartRequest(Order):
     """One start-agent call. `agent_id` is the id a new life would get; `key` its Idempotency-Key, if it had one."""
 

@@ -17,7 +17,7 @@ from core.db.repositories.agents import fact
 from core.domain.admission import Rules
 from core.domain.events import EventKind
 from core.domain.lifecycle import FINAL, AgentState, legal
-from core.domain.orders import StartOutcome, StartRequest
+from core.domain.orders import SCHEDULED_KEY, StartOutcome, StartRequest
 from core.domain.queueing import order_key
 from core.domain.templates import Pool
 from core.domain.tiers import Tier, TierLimits
@@ -156,8 +156,13 @@ async def test_who_is_refused_again_and_again_is_answered_each_time_and_told_onc
         assert refused.answer is not None
         assert refused.answer.outcome is StartOutcome.REJECTED
     await register("ann", "farm")
+    booked = StartRequest(
+        agent_id=new_agent_id(), user_id="ann", project_id="farm", key=f"{SCHEDULED_KEY}ss-1", body_hash=""
+    )
+    # Its user hears of it by this alone.
+    await register(request=booked)
     told = await rows(db, "SELECT project_id, count(*) FROM events WHERE kind = 'agent.rejected' GROUP BY 1 ORDER BY 1")
-    assert told == [("farm", 1), ("shop", 2)]
+    assert told == [("farm", 2), ("shop", 2)]
 
 
 async def test_refused_key_stays_refused_and_leaves_one_event(db: Db, register: Register) -> None:

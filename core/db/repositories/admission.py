@@ -15,7 +15,7 @@ from core.domain import admission
 from core.domain.admission import Create, Decision, Numbers, Queue, QueueReason, Reject, RejectReason, Rules, Standing
 from core.domain.events import EventKind
 from core.domain.lifecycle import CURRENT, LIVING, TO_COME, WAITING, AgentState
-from core.domain.orders import StartAnswer, StartOutcome, StartRequest
+from core.domain.orders import SCHEDULED_KEY, StartAnswer, StartOutcome, StartRequest
 from core.domain.room import Room
 from core.domain.templates import Pool
 from core.domain.tiers import Tier
@@ -200,9 +200,11 @@ async def _carry_out(
     match decision:
         case Reject(reason=reason, action=action):
             told = {"limit": standing.limit, "living": standing.living, "waiting": room.waiting, **numbers}
-            # Who asks in a loop is answered each time; once a minute is enough for events and notices of it.
+            # Who asks in a loop is answered each time; once a minute is enough for events and notices of it. Of a start
+            # that was booked they are all that its user hears.
             whose = (request.user_id, request.project_id)
-            if not await events.refused_since(session, *whose, reason.value, now - _TOLD_OF_REFUSAL):
+            booked = request.key is not None and request.key.startswith(SCHEDULED_KEY)
+            if booked or not await events.refused_since(session, *whose, reason.value, now - _TOLD_OF_REFUSAL):
                 await events.record_rejection(session, *whose, now, reason.value, told)
             answer = StartAnswer(outcome=StartOutcome.REJECTED, reason=reason.value, action=action)
             return Registered(answer=answer)

@@ -17,9 +17,9 @@ _AT_ONCE = 8
 # An agent sends one at a time; of one that was cut off, the end may be noticed late.
 _OF_ONE_AGENT = 2
 # However many agents a user has, and however slowly they send, others come to their turn.
-_OF_ONE_USER = 4
+_OF_ONE_USER = 5
 # When many agents stop together they all save, and somebody else's screenshot must not wait for that.
-_SAVED, _SAVED_OF_ONE_USER = 5, 2
+_SAVED, _SAVED_OF_ONE_USER = 5, 4
 
 
 class Upload:
@@ -35,7 +35,7 @@ class Upload:
 
 
 class Intray:
-    """At most 8 uploads at a time, 4 of one user, 2 of one agent; of saved work 5, 2 of one user.
+    """At most 8 uploads at a time, 5 of one user, 2 of one agent; of saved work 5, 4 of one user.
 
     More are told to come again.
     """

@@ -50,11 +50,12 @@ IDLE_TIME_GOES_ON = "a run that goes on looks at once for how long its agent is 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.
 # Longer pauses are timers of the server's: in them a life that can never write takes no worker's step from others. Each
 # adds six events to its history, which the server ends when it is full: at 30 s, after three days without a database.
+# They grow slowly, or a life would stand still after a short outage for about as long again.
 LOCAL: dict[str, Any] = {
     "start_to_close_timeout": timedelta(seconds=15),
     "local_retry_threshold": timedelta(seconds=2),
     "retry_policy": RetryPolicy(
-        initial_interval=timedelta(milliseconds=200), backoff_coefficient=2, maximum_interval=timedelta(seconds=30)
+        initial_interval=timedelta(milliseconds=200), backoff_coefficient=1.25, maximum_interval=timedelta(seconds=30)
     ),
 }
 

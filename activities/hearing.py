@@ -1,6 +1,6 @@
 """A word to one workflow of many: one that refuses it (a full history, say) must not keep the others from theirs."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import structlog
@@ -20,3 +20,9 @@ async def heard(word: Awaitable[_Answer], told: str, **whom: str) -> _Answer | N
     except RPCError as refused:
         log.warning("signal.refused", told=told, status=refused.status.name, **whom)
         return None
+
+
+async def wake_pools(wake_pool: Callable[[str], Awaitable[bool]], pools: Iterable[str]) -> None:
+    """Tell the queues of `pools` that they may let somebody in. One that hears nothing looks by itself some time."""
+    for pool in pools:
+        await heard(wake_pool(pool), "capacity_changed", pool=pool)

@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities import contracts, endings
 from activities.contracts import Ended, Final, Life, Moved, Successor
-from activities.hearing import heard
+from activities.hearing import wake_pools
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
 from core.db.engine import Db
@@ -305,9 +305,7 @@ class LifeActivities:
         return await queue.somebody_waits(session, self._cluster(life), life.user_id)
 
     async def _wake(self, pools: Iterable[str]) -> None:
-        # A queue that takes no more signals looks by itself some time, and must not stand in the way of this life.
-        for pool in pools:
-            await heard(self._signals.wake_pool(pool), "capacity_changed", pool=pool)
+        await wake_pools(self._signals.wake_pool, pools)
 
     async def _strain(self, life: Life) -> dict[str, float]:
         """The memory for which an agent has to go, as its cluster was last seen."""

@@ -7,7 +7,7 @@ import structlog
 from temporalio import activity
 
 from activities.contracts import Life, Rejoined
-from activities.hearing import heard
+from activities.hearing import heard, wake_pools
 from activities.messages import Granted, PoolRef
 from activities.ports import Meter, Signals, Unmetered
 from activities.turns import Turns
@@ -68,5 +68,5 @@ class PoolActivities:
         waits_for = QueueReason.NO_NODE if moved.state is AgentState.QUEUED else None
         self._turns.took(life, moved, now, waits_for)
         if moved.state is AgentState.QUEUED:
-            await heard(self._signals.wake_pool(life.pool), "capacity_changed", pool=life.pool)
+            await wake_pools(self._signals.wake_pool, [life.pool])
         return Rejoined(applied=moved.applied, state=moved.state, attempt=moved.attempt, waits_for=waits_for)

@@ -13,7 +13,7 @@ import structlog
 from temporalio import activity
 
 from activities.beats import beating
-from activities.hearing import heard
+from activities.hearing import heard, wake_pools
 from activities.leftovers import Leftovers, Look
 from activities.lives import LifeActivities
 from activities.messages import Nothing, Reaped
@@ -95,8 +95,7 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)
-        for pool in pools:
-            await heard(self._signals.wake_pool(pool), "capacity_changed", pool=pool)
+        await wake_pools(self._signals.wake_pool, pools)
         found = Reaped(
             objects=objects.removed,
             rows=ended.removed,

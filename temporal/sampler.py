@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from activities.hearing import heard
+from activities.hearing import wake_pools
 from activities.ports import Meter, Unmetered, note_runtime_error
 from core.db.engine import Db
 from core.db.repositories import channels, clusters, queue
@@ -97,8 +97,7 @@ class Sampler:
             )
             waiting = await queue.somebody_waits(session, pool.cluster) if grew else []
         self._tell(pool.cluster, shut, look)
-        for name in waiting:
-            await heard(self._lives.wake_pool(name), "capacity_changed", pool=name)
+        await wake_pools(self._lives.wake_pool, waiting)
 
     async def _too_large(self, known: Mapping[str, Template], runtime: AgentRuntime) -> dict[str, str]:
         """Templates that the cluster could never run, each with why; what cannot be asked now is not known to be."""

@@ -66,7 +66,7 @@ async def terminate(deps: Deps, who: Identity, agent_id: str, body: TerminateBod
     view = await anyones(deps, who, agent_id)
     if view.over:
         raise wrong_state(view, "its life is over")
-    known = body.reason in {reason.value for reason in _REASONS}
+    known = body.reason in _REASONS
     reason, detail = (body.reason, "") if known else (EndReason.OPERATOR.value, body.reason)
     if body.abandon:
         # Its template, or its times, may be in the settings no more, and nothing is waited for any more either.

@@ -7,7 +7,6 @@ questions (DNS rebinding) gains nothing; because every hop of a redirect is a re
 import asyncio
 import contextlib
 import html
-import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from agent_image.agent.addresses import AddressPolicy, Refused, check_scheme, normal
 from agent_image.agent.journal import log
+from agent_image.agent.names import Names
 from core.domain.addresses import IpAddress
 
 _HEAD_BYTES = 64 << 10
@@ -50,6 +50,7 @@ class Gateway:
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
+        self._names = Names()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -64,6 +65,7 @@ class Gateway:
         for task in list(self._open):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
+        self._names.close()
 
     async def resolve(self, host: str, port: int) -> list[IpAddress]:
         """The addresses of `host` that the browser may use, in the resolver's order.
@@ -74,8 +76,7 @@ class Gateway:
         if name == "localhost" or name.endswith(".localhost"):
             name = "127.0.0.1"  # RFC 6761: always this machine, whatever the resolver makes of it
         async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found))
+            addresses = await self._names.addresses(name, port)
         return self._policy.choose(host, port, addresses)
 
     async def check(self, url: str) -> None:

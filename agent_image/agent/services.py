@@ -33,6 +33,7 @@ from core.domain.excerpts import place
 from core.domain.wire import BROWSER_REOPENED, CommandFault, Health
 
 _MEMORY_SECONDS = 5
+_MEASURED_SECONDS = 1
 _PAGE_AGAIN_SECONDS = 2
 
 
@@ -59,7 +60,9 @@ class Services:
         self._parts = parts
         self._obstacle = "the agent is not ready yet"
         self._stopping = self._repairing = False
-        self._memory = (0.0, 0)
+        self._memory = 0
+        self._measuring: asyncio.Task[None] | None = None
+        self._measure_again = 0.0
         self._runners: list[web.AppRunner] = []
         self._background: set[asyncio.Task[None]] = set()
         self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {config.token}"})
@@ -224,10 +227,16 @@ class Services:
             log.info("page.not_there_again", error=str(error)[:300])
 
     async def _used(self) -> int:
-        now = time.monotonic()
-        if self._memory[0] == 0.0 or now - self._memory[0] > _MEMORY_SECONDS:
-            self._memory = (now, await asyncio.to_thread(memory.used))
-        return self._memory[1]
+        """Measured at most every few seconds. Whoever asks for the agent's health waits for it a moment, then takes the
+        last known: that a number is late is no reason to be taken for dead."""
+        if self._measuring is None or (self._measuring.done() and time.monotonic() >= self._measure_again):
+            self._measuring = asyncio.create_task(self._measure())
+        await asyncio.wait([self._measuring], timeout=_MEASURED_SECONDS)
+        return self._memory
+
+    async def _measure(self) -> None:
+        self._memory = await asyncio.to_thread(memory.used)
+        self._measure_again = time.monotonic() + _MEMORY_SECONDS
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

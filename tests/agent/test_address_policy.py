@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,16 +90,15 @@ async def test_name_that_turns_into_loopback_between_two_questions_gains_nothing
 ) -> None:
     """DNS rebinding: public when the page is checked, loopback when it is fetched."""
     answers = ["93.184.216.34", "127.0.0.1"]
-    loop = asyncio.get_running_loop()
 
-    async def rebound(host: str, port: int, **kwargs: Any) -> list[Any]:
+    def rebound(host: str, port: int, **kwargs: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers.pop(0), port))]
 
     gateway = Gateway(AddressPolicy.of(()))
     await gateway.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        monkeypatch.setattr(loop, "getaddrinfo", rebound)
+        monkeypatch.setattr(socket, "getaddrinfo", rebound)
         await gateway.check(f"http://rebound.example:{secret.port}/secret")
         writer.write(f"GET http://rebound.example:{secret.port}/secret HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         answer = await asyncio.wait_for(reader.read(), 10)
@@ -108,6 +108,35 @@ async def test_name_that_turns_into_loopback_between_two_questions_gains_nothing
     assert answer.startswith(b"HTTP/1.1 403")
     assert answers == []
     assert secret.seen == []
+
+
+async def test_names_that_nobody_answers_for_hold_up_nothing_but_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nameserver that is away, or one of a page's own that never answers: the agent's health needs a thread too."""
+    asked, answered = threading.Semaphore(0), threading.Event()
+
+    def silent(host: str, port: int, **kwargs: Any) -> list[Any]:
+        asked.release()
+        answered.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    gateway = Gateway(AddressPolicy.of(()))
+    lookups = [asyncio.create_task(gateway.check(f"http://{number}.silent.example/")) for number in range(100)]
+    try:
+        assert await asyncio.wait_for(asyncio.to_thread(asked.acquire), 10)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "well"), 10) == "well"
+        assert not any(lookup.done() for lookup in lookups)
+    finally:
+        answered.set()
+    assert all(isinstance(end, OSError) for end in await asyncio.gather(*lookups, return_exceptions=True))
+    await gateway.stop()
+
+
+async def test_name_that_cannot_be_one_is_a_site_that_is_not_found() -> None:
+    gateway = Gateway(AddressPolicy.of(()))
+    with pytest.raises(socket.gaierror):
+        await gateway.check(f"http://{'a' * 64}.example/")
+    await gateway.stop()
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,17 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
     app.state.deps = deps
     app.state.settings = settings
     app.state.live = hub
-    app.state.starter = Starter(deps)
-    app.state.logs = LogReader(deps)
     metrics = app.state.metrics = Metrics({} if hub is None else hub.intake.reopened)
-    app.state.shown = Fresh(lambda: metrics.render(deps.db, settings), SHOWN_SECONDS)
-    app.state.ready = Fresh(lambda: check(deps.probes), SHOWN_SECONDS)
+    app.state.starter = Starter(deps, metrics.undecided)
+    app.state.logs = LogReader(deps)
+    ready: Fresh[dict[str, str]] = Fresh(lambda: check(deps.probes), SHOWN_SECONDS)
+
+    async def shown() -> bytes:
+        metrics.answered(await ready.get())
+        return await metrics.render(deps.db, settings)
+
+    app.state.ready = ready
+    app.state.shown = Fresh(shown, SHOWN_SECONDS)
     # The one added last is the outermost.
     app.add_middleware(BodyLimit)
     if traces is not None:

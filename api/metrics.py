@@ -89,6 +89,10 @@ class Metrics:
         self._registry.register(self._waits)
         self._registry.register(BrowsersCollector(reopened))
         self._database = Gauge("berth_database_up", "1 when the counts are of now", registry=self._registry)
+        self._temporal = Gauge("berth_temporal_up", "1 when the Temporal server answered", registry=self._registry)
+        self._undecided = Counter(
+            "berth_starts_undecided", "Starts that no worker decided in time", registry=self._registry
+        )
         self._clusters = ClusterMetrics(self._registry)
         self._pools = PoolGauges(self._registry)
         self._outbox = OutboxMetrics(self._registry)
@@ -97,6 +101,14 @@ class Metrics:
         """`route` is the path's template, never the path: labels must stay few."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
+
+    def undecided(self) -> None:
+        """A start was answered `pending`: no worker has decided on it yet."""
+        self._undecided.inc()
+
+    def answered(self, checks: Mapping[str, str]) -> None:
+        """What the parts behind this process answered, as `/ready` shows it. The database speaks for itself below."""
+        self._temporal.set(checks.get("temporal") == "ok")
 
     async def render(self, db: Db, settings: Settings) -> bytes:
         now, most = datetime.now(UTC), settings.queue.max

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -63,8 +64,10 @@ class Starter:
     workflow, and 2,000 in a run. Replicas do not know of each other; rows and keys in Postgres make them agree.
     """
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, undecided: Callable[[], None]) -> None:
+        """`undecided` is told of each start that no worker decided in time."""
         self._deps = deps
+        self._undecided = undecided
         self._flights: dict[tuple[str, str], _Flight] = {}
 
     async def close(self) -> None:
@@ -116,6 +119,7 @@ class Starter:
         except Unavailable as error:
             if error.error_code != "worker_silent":
                 raise
+            self._undecided()
             return _pending(project_id)
         if outcome.reason == RejectReason.QUEUE_FULL:
             raise await self._full(who, pool, outcome)

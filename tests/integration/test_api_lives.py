@@ -90,6 +90,7 @@ async def test_start_without_a_worker_is_pending_and_its_key_finds_the_answer(li
     await stage.worker_down()
     pending = await lively.start(key="k")
     assert (pending.status_code, pending.json()) == (202, {"status": "pending"})
+    assert "berth_starts_undecided_total 1.0\n" in (await lively.http.get("/metrics")).text
     await stage.worker_up()
     answer = await _insist(lively)
     assert answer.status_code == 201, answer.text

@@ -45,6 +45,16 @@ async def test_ready_names_the_part_that_does_not_answer(api: Api) -> None:
     assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize(("answer", "up"), [(None, "1.0"), (ConnectionError("away"), "0.0")], ids=["well", "away"])
+async def test_metrics_tell_whether_temporal_answers(api: Api, answer: Exception | None, up: str) -> None:
+    async def probe() -> None:
+        if answer is not None:
+            raise answer
+
+    api.app.state.deps.probes["temporal"] = probe
+    assert f"berth_temporal_up {up}\n" in (await api.http.get("/metrics")).text
+
+
 async def test_parts_are_asked_once_for_all_who_ask_whether_they_are_ready(api: Api) -> None:
     asked, go = 0, asyncio.Event()
 

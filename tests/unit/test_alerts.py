@@ -35,6 +35,17 @@ CASES = {
         {'berth_database_up{pod="a"}': "0x90", 'berth_database_up{pod="b"}': "0x90"},
         {},
     ),
+    "BerthTemporalAway": Case(
+        {'berth_temporal_up{pod="a"}': "0x90", 'berth_temporal_up{pod="b"}': "1x90"},
+        {'berth_temporal_up{pod="a"}': "0x90", 'berth_temporal_up{pod="b"}': "0x90"},
+        {},
+    ),
+    "BerthStartsUndecided": Case(
+        # One now and then, while a worker is rolled out.
+        {f'berth_starts_undecided_total{{pod="{pod}"}}': "0+0.1x90" for pod in "ab"},
+        {f'berth_starts_undecided_total{{pod="{pod}"}}': "0+0.5x90" for pod in "ab"},
+        {},
+    ),
     "BerthWorkerAway": Case({'berth_failures_total{kind="crash",pod="a"}': "0x90"}, {}, {}),
     "BerthWorkLate": Case(
         {f'{LATENCY}{{le="{le}"}}': "0+60x90" for le in ("1", "5", "10", "+Inf")},

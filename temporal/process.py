@@ -1,6 +1,8 @@
 """How a process that works for lives begins and ends: signals, Temporal when it answers, a file that says ready."""
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -16,6 +18,7 @@ from temporal.client import connect
 from temporal.tracing import Traces
 
 log = structlog.get_logger()
+_PATIENCE_SECONDS = 600
 
 
 def told_to_stop() -> asyncio.Event:
@@ -27,15 +30,26 @@ def told_to_stop() -> asyncio.Event:
     return stop
 
 
-async def when_there(settings: Settings, runtime: Runtime | None = None, traces: Traces | None = None) -> Client:
-    """A connected client, the namespace prepared, as soon as the server answers; it may be just starting."""
-    for pause in (0.1, 0.2, 0.5, 1, 1, 2, 2, 5, 5, 10):
+async def when_there(
+    settings: Settings, stop: asyncio.Event, runtime: Runtime | None = None, traces: Traces | None = None
+) -> Client | None:
+    """A connected client, the namespace prepared, as soon as the server answers; it may be just starting.
+
+    None when told to `stop` before that. Raises what is wrong with the server when it has not answered for ten minutes:
+    a process that only waits is tried again by its supervisor at once, one that keeps ending at ever longer pauses.
+    """
+    last = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+    for pause in itertools.chain((0.1, 0.2, 0.5, 1, 1, 2, 2), itertools.repeat(5)):
         try:
             return await _prepared(settings, runtime, traces)
         except (RPCError, RuntimeError) as error:
+            if asyncio.get_running_loop().time() >= last:
+                raise
             log.info("temporal.waited_for", error=type(error).__name__)
-            await asyncio.sleep(pause)
-    return await _prepared(settings, runtime, traces)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+            return None
+    raise AssertionError("pauses have no end")
 
 
 async def _prepared(settings: Settings, runtime: Runtime | None, traces: Traces | None) -> Client:
@@ -63,3 +77,9 @@ def announce(path: Path) -> None:
     """Say in a file that this process is ready, by its id."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(str(os.getpid()))
+
+
+def not_ready_yet(path: Path | None) -> None:
+    """Take back what the process before this one announced: killed, it left its word behind for whoever asks now."""
+    if path is not None:
+        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from core.settings import Settings, Watch
 from temporal.lives import Lives
 from temporal.metrics import CODES
 from temporal.places import open_runtimes, places_to_serve
-from temporal.process import announce, told_to_stop, until, when_there
+from temporal.process import announce, not_ready_yet, told_to_stop, until, when_there
 from temporal.watcher import Watcher
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ Work = Callable[[], Awaitable[None]]
 async def run_watch(settings: Settings, *, ready_file: Path | None = None) -> int:
     """Watch, or stand by for who does, until SIGTERM or SIGINT. Returns the exit code."""
     stop = told_to_stop()
+    not_ready_yet(ready_file)
     url = settings.database.url
     if url is None:
         raise ValueError("set BERTH_DATABASE__URL, or start everything with `berth up`")
@@ -39,7 +40,10 @@ async def run_watch(settings: Settings, *, ready_file: Path | None = None) -> in
         shared = {name: runtime for name, runtime in runtimes.items() if isinstance(runtime, SharedRuntime)}
         if not shared:
             log.warning("watch.nothing_to_do", runtimes=sorted(runtimes), why="workers watch these themselves")
-        lives = Lives(await when_there(settings), settings.timings.grant_tick_seconds)
+        client = await when_there(settings, stop)
+        if client is None:
+            return 0
+        lives = Lives(client, settings.timings.grant_tick_seconds)
         numbers = Numbers(shared)
         with served(numbers, settings.watch):
             background = []

@@ -31,7 +31,7 @@ from temporal.lives import Lives
 from temporal.metrics import metered
 from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
-from temporal.process import announce, told_to_stop, until, when_there
+from temporal.process import announce, not_ready_yet, told_to_stop, until, when_there
 from temporal.sampler import Sampler
 from temporal.tracing import tracing
 from temporal.versions import deployment_of
@@ -57,6 +57,7 @@ _MOST_STEPS = 20
 async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> int:
     """Work until SIGTERM or SIGINT. Returns the exit code."""
     stop = told_to_stop()
+    not_ready_yet(ready_file)
     settings.require_one_runtime_a_cluster()
     url = settings.database.url
     if url is None:
@@ -74,7 +75,9 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         await open_channels(db, settings, senders)
         places = await places_to_serve(db, settings)
         runtimes = await opened.enter_async_context(open_runtimes(settings, set(places.values())))
-        client = await when_there(settings, sdk, traces)
+        client = await when_there(settings, stop, sdk, traces)
+        if client is None:
+            return 0
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives, meter)
         await sampler.look()

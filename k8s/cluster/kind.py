@@ -11,6 +11,8 @@ from core.dev.failure import CannotStart
 
 _ASK_SECONDS = 10
 _CREATE_SECONDS = 600
+_SECCOMP = Path(__file__).resolve().parent.parent / "seccomp" / "agent.json"
+_ON_NODE = "/var/lib/kubelet/seccomp"
 
 
 def usable() -> bool:
@@ -28,6 +30,7 @@ def up(folder: Path, nodes: int, announce: Callable[[str], None]) -> Path:
         roles = [{"role": "control-plane"}, *({"role": "worker"} for _ in range(nodes - 1))]
         config = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": roles}
         _run("kind", "create", "cluster", "--name", name, "--wait", "120s", "--config", "-", stdin=json.dumps(config))
+    _install_seccomp(name)
     kubeconfig.write_text(_run("kind", "get", "kubeconfig", "--name", name))
     kubeconfig.chmod(0o600)
     return kubeconfig
@@ -39,6 +42,13 @@ def down(folder: Path, announce: Callable[[str], None]) -> None:
         _run("kind", "delete", "cluster", "--name", _name(folder))
         (folder / "kubeconfig").unlink(missing_ok=True)
         announce(f"kind deleted {_name(folder)}")
+
+
+def _install_seccomp(name: str) -> None:
+    """Bring agents' profile to the nodes of cluster `name`: without it none of them starts there."""
+    for node in _run("kind", "get", "nodes", "--name", name).split():
+        _run("docker", "exec", node, "mkdir", "-p", _ON_NODE)
+        _run("docker", "cp", str(_SECCOMP), f"{node}:{_ON_NODE}/{_SECCOMP.name}")
 
 
 def _name(folder: Path) -> str:

@@ -39,7 +39,8 @@ def test_what_the_machine_lacks_is_one_line(tmp_path: Path) -> None:
 
 
 def test_kind_is_taken_where_it_and_a_docker_that_answers_are_there(tmp_path: Path) -> None:
-    for name, said in {"kind": 'echo "$@" >>"$(dirname "$0")/calls"; echo "said: $*"', "docker": "exit 0"}.items():
+    noted = 'echo "$(basename "$0") $*" >>"$(dirname "$0")/calls"'
+    for name, said in {"kind": f'{noted}; echo "said: $*"', "docker": noted}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
         (tmp_path / name).chmod(0o755)
     folder = tmp_path / "cluster"
@@ -47,7 +48,12 @@ def test_kind_is_taken_where_it_and_a_docker_that_answers_are_there(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.splitlines()[-1]) == folder / "kubeconfig"
     assert (folder / "kubeconfig").read_text().startswith("said: get kubeconfig --name berth-")
-    assert "create cluster --name berth-" in (tmp_path / "calls").read_text()
+    calls = (tmp_path / "calls").read_text()
+    assert "kind create cluster --name berth-" in calls
+    # Where nodes lack the agents' profile none of them starts.
+    assert calls.index("kind create cluster") < calls.index("docker cp")
+    assert calls.rstrip().endswith("kind get kubeconfig --name " + calls.rstrip().split()[-1])
+    assert ":/var/lib/kubelet/seccomp/agent.json" in calls
 
 
 def test_python_trusts_the_servers_of_an_authority_and_nobody_else(tmp_path: Path) -> None:

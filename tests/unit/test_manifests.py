@@ -4,6 +4,7 @@ import ipaddress
 import os
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -306,6 +307,28 @@ def test_settings_given_to_parts_are_settings_that_parts_know(overlay: str, monk
     assert config.load().pool.runtime == "kubernetes"
 
 
+@pytest.mark.needs("kubectl")
+def test_users_of_a_production_cluster_keep_their_cookies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from api.cli import config
+
+    (settings,) = [found["data"] for found in of_kind("ConfigMap", built("overlays/prod"))
+                   if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert config.load().templates["default"].kubernetes.profile is not None
+
+
+def test_a_changed_setting_leaves_the_migrations_job_as_it_is() -> None:
+    """Its pod cannot be changed, and the name of the settings' map ends in a hash of them."""
+    assert "berth-settings" not in yaml.safe_dump(named("Job", "berth-migrate"))
+
+
+def test_an_outage_behind_the_api_takes_no_replica_out_of_its_service() -> None:
+    (api,) = named("Deployment", "berth-api")["spec"]["template"]["spec"]["containers"]
+    asked = {name: api[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert asked == {"startupProbe": "/ready", "readinessProbe": "/health", "livenessProbe": "/health"}
+
+
 def with_component(name: str, folder: Path) -> list[Object]:
     """The overlay `dev` with one component beside it, made in an empty `folder`."""
     parts = {what: os.path.relpath(MANIFESTS / where, folder.resolve())
@@ -326,6 +349,24 @@ def test_placeholders_make_way_for_agents_where_nothing_but_their_component_is_a
     first, last = (named("PriorityClass", name, objects) for name in (agents, placeholder["spec"]["priorityClassName"]))
     assert first.get("preemptionPolicy", "PreemptLowerPriority") == "PreemptLowerPriority"
     assert first["value"] > last["value"]
+
+
+@pytest.mark.needs("kubectl")
+def test_every_part_reads_the_file_of_templates_that_the_guide_adds(tmp_path: Path) -> None:
+    _, guide = (ROOT / "docs/kubernetes.md").read_text().split("**Templates and pools**", 1)
+    told = yaml.safe_load(textwrap.dedent(guide.split("\n\n")[1]))
+    told["resources"] = [os.path.relpath(MANIFESTS / "overlays/prod", tmp_path.resolve())]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(told))
+    (tmp_path / "berth.yaml").write_text("templates: {large: {resources: {memory_mib: 1024}}}\n")
+    parts = [found["spec"]["template"]["spec"] for found in of_kind("Deployment", built(str(tmp_path)))]
+    assert len(parts) == 3
+    for spec in parts:
+        (volume,) = [each["name"] for each in spec["volumes"] if "configMap" in each]
+        for container in [*spec["initContainers"], *spec["containers"]]:
+            folders = {mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume}
+            assert folders == {"/etc/berth"}
+        (names,) = [{each["name"]: each.get("value") for each in container["env"]} for container in spec["containers"]]
+        assert names["BERTH_CONFIG"] == "/etc/berth/berth.yaml"
 
 
 def named_in(among: list[Object], name: str) -> Object:

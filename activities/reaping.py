@@ -25,6 +25,7 @@ from activities.told import Told
 from core.db.engine import Db
 from core.db.repositories import ordering, queue, retention, scheduled, upkeep
 from core.db.repositories.upkeep import LivingRow
+from core.domain import silence
 from core.domain.lifecycle import EndReason
 from core.domain.orders import FailureReport, StopOrder
 from core.domain.orphans import OrphanKind
@@ -156,10 +157,14 @@ class ReapingActivities:
         own = {name: each.timings for name, each in self._settings.templates.items() if each.timings is not None}
         async with self._db.transaction() as session:
             silent = await upkeep.silent_channels(session, self._settings.timings, own)
+            # Those who fell silent with them may be a heartbeat behind, and this look in between.
+            quiet, heard_once = await upkeep.heard_channels(session, self._settings.timings.silent_after)
         told = 0
-        for row in silent:
-            if self._told.lately(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST):
-                continue
+        lost = [row for row in silent if not self._told.lately(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST)]
+        if lost and silence.of_many(quiet, heard_once):
+            log.error("reaper.silence_of_many", silent=quiet, of=heard_once)
+            lost = lost[:1]
+        for row in lost:
             report = FailureReport(
                 agent_id=row.agent_id,
                 attempt=row.attempt,

@@ -15,7 +15,7 @@ from api.cluster_metrics import ClusterMetrics
 from api.gauges import PoolGauges
 from api.outbox_metrics import OutboxMetrics
 from core.db.engine import Db
-from core.db.repositories import census, clusters, notices, tallies
+from core.db.repositories import census, clusters, notices, tallies, upkeep
 from core.db.repositories.tallies import BOUNDS, REST, Measure, Tally
 from core.domain.lifecycle import LIVING
 from core.domain.waits import Came
@@ -85,6 +85,7 @@ class Metrics:
         self._agents = Gauge(
             "berth_agents", "Living agents by pool and state", ["pool", "state"], registry=self._registry
         )
+        self._silent = Gauge("berth_agents_silent", "Running agents that have not been heard", registry=self._registry)
         self._waits = WaitsCollector()
         self._registry.register(self._waits)
         self._registry.register(BrowsersCollector(reopened))
@@ -117,6 +118,7 @@ class Metrics:
                 counts, measured = await census.living(session), await census.measured(session)
                 waits, longest = await tallies.all_of(session), await census.longest_waits(session, now)
                 backlogs = await notices.backlogs(session)
+                silent, _ = await upkeep.heard_channels(session, settings.timings.silent_after)
                 pools = settings.all_pools().items()
                 rooms = {name: await clusters.room(session, name, pool, now, most) for name, pool in pools}
         except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -130,7 +132,10 @@ class Metrics:
         for pool in {pool for pool, _ in counts}:
             for state in sorted(LIVING):
                 self._agents.labels(pool, state.value).set(counts.get((pool, state), 0))
-        self._clusters.tell(measured, now)
+        # One that no pool names any more is measured by nobody, and old for ever.
+        named = {pool.cluster for _, pool in pools}
+        self._silent.set(silent)
+        self._clusters.tell({cluster: seen for cluster, seen in measured.items() if cluster in named}, now)
         self._pools.show(rooms, longest)
         self._outbox.tell(backlogs)
         return generate_latest(self._registry)

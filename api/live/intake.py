@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.live.ports import now
 from api.live.reporter import WAITS_FOR_READY, Reporter
 from core.db.engine import Db
-from core.db.repositories import agents, artefacts, channels, commands, events
+from core.db.repositories import agents, artefacts, channels, commands, events, upkeep
 from core.db.repositories.agents import AgentView
 from core.db.repositories.channels import Opened
 from core.db.repositories.commands import CommandView
 from core.db.repositories.events import Fact
-from core.domain import storable
+from core.domain import silence, storable
 from core.domain.events import EventKind
 from core.domain.excerpts import with_places
 from core.domain.lifecycle import AgentState
@@ -119,8 +119,12 @@ class Intake:
                 return
             failed = row.failed_checks + 1
             row.failed_checks = failed % FAILED_CHECKS_TO_REPORT
+            # Those who fell silent with it may be a heartbeat behind.
+            half = timedelta(seconds=silent_seconds / 2)
+            of_many = silence.of_many(*await upkeep.heard_channels(session, half))
         log.warning("agent.silent", agent_id=who.agent_id, attempt=who.attempt, failed_checks=failed)
-        if failed >= FAILED_CHECKS_TO_REPORT:
+        # Of a crowd that is silent together the reaper decides, which sees all of it.
+        if failed >= FAILED_CHECKS_TO_REPORT and not of_many:
             self._reporter.unhealthy(who, f"no heartbeat for {silent_seconds:.0f} s on an open channel")
 
     async def offline(self, who: AgentView, epoch: int) -> None:

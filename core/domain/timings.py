@@ -41,6 +41,11 @@ class Timings(BaseModel):
         """So long after the end of its grace an agent is gone at the latest, where its runtime answers."""
         return self.shutdown_seconds + REMOVAL_SECONDS
 
+    @property
+    def silent_after(self) -> timedelta:
+        """So long after its last word an agent is silent, though not yet lost: more than one report is missing."""
+        return timedelta(seconds=self.channel_lost_seconds / 2)
+
 
 def _heard_in_time(timings: Timings) -> Timings:
     lost, beat = timings.channel_lost_seconds, timings.heartbeat_seconds

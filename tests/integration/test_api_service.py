@@ -177,6 +177,23 @@ async def test_metrics_tell_each_clusters_use_age_and_evictions(api: Api) -> Non
     assert float(age.split()[1]) >= 40
 
 
+async def test_metrics_count_running_agents_that_have_fallen_silent(api: Api) -> None:
+    agent_id = await api.running()
+    assert "berth_agents_silent 0.0\n" in (await api.http.get("/metrics")).text
+    await api.sql(
+        """INSERT INTO channels (agent_id, attempt, last_seen_at) VALUES (:a, 1, now() - interval '70 s')
+        ON CONFLICT (agent_id, attempt) DO UPDATE SET last_seen_at = excluded.last_seen_at RETURNING 1""",
+        a=agent_id,
+    )
+    assert "berth_agents_silent 1.0\n" in (await api.http.get("/metrics")).text
+
+
+async def test_metrics_tell_nothing_of_a_cluster_that_no_pool_is_of_any_more(api: Api) -> None:
+    await api.lives.look(9)
+    await api.sql("UPDATE clusters SET cluster = 'yesterday' RETURNING 1")
+    assert "yesterday" not in (await api.http.get("/metrics")).text
+
+
 async def test_unknown_paths_and_methods_are_problems(api: Api) -> None:
     nowhere = await api.http.get("/api/nowhere")
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "not_found")

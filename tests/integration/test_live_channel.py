@@ -176,12 +176,38 @@ async def test_agent_is_heard_by_the_databases_clock_whatever_that_of_the_api_sa
 async def test_agent_silent_on_an_open_socket_fails_its_health_checks(live: LiveStage) -> None:
     timings = live.settings.timings.model_copy(update={"heartbeat_seconds": 0.1})
     impatient = live.settings.model_copy(update={"timings": timings})
+    # Of others that are as silent it would be one of many.
+    await live.rows("DELETE FROM channels RETURNING 1")
     agent = await live.agent(await live.user("ann"))
     async with raise_stage(live.url, impatient, count=1) as other, other.fake(agent).online() as fake:
         await fake.ready()
         await eventually(lambda: other.lives.failures)
     assert other.lives.failures[0].kind is FailureKind.HEALTH
     assert "no heartbeat" in other.lives.failures[0].detail
+
+
+async def test_agent_that_is_silent_among_many_is_left_to_the_reaper(live: LiveStage) -> None:
+    """Sockets that all hang at once say something of the way, and nothing of those who are at its end."""
+    crowd = [await live.agent(await live.user(f"crowd{number}")) for number in range(6)]
+    hears = live.apps[0].state.live.intake
+    for each in crowd:
+        async with live.db.transaction() as session:
+            who = await agents.get(session, each.agent_id)
+        assert who is not None
+        epoch = (await hears.online(who, hash_token(each.token), "one", 1)).epoch
+    await live.rows("UPDATE channels SET ready_at = now() RETURNING 1")
+    await live.rows("UPDATE channels SET last_seen_at = now() - interval '1 hour' RETURNING 1")
+    for _ in range(3):
+        await hears.missed(who, epoch, 60)
+    await live.rows("UPDATE channels SET last_seen_at = now() WHERE agent_id <> :a RETURNING 1", a=who.agent_id)
+    for _ in range(3):
+        await hears.missed(who, epoch, 90)
+
+    def told() -> list[str]:
+        return [failure.detail for failure in live.lives.failures if failure.agent_id == who.agent_id]
+
+    await eventually(told)
+    assert told() == ["no heartbeat for 90 s on an open channel"]
 
 
 async def test_viewer_at_work_keeps_the_agent_from_being_idle(live: LiveStage) -> None:

@@ -46,6 +46,11 @@ CASES = {
         {f'berth_starts_undecided_total{{pod="{pod}"}}': "0+0.5x90" for pod in "ab"},
         {},
     ),
+    "BerthAgentsSilent": Case(
+        {'berth_agents_silent{pod="a"}': "4x90", 'berth_agents_silent{pod="b"}': "4x90"},
+        {'berth_agents_silent{pod="a"}': "6x90", 'berth_agents_silent{pod="b"}': "6x90"},
+        {},
+    ),
     "BerthWorkerAway": Case({'berth_failures_total{kind="crash",pod="a"}': "0x90"}, {}, {}),
     "BerthWorkLate": Case(
         {f'{LATENCY}{{le="{le}"}}': "0+60x90" for le in ("1", "5", "10", "+Inf")},

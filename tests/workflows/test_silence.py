@@ -52,6 +52,24 @@ async def test_agent_that_fell_silent_is_restarted(stage: Stage) -> None:
     await stage.until(agent_id, AgentState.RUNNING)
 
 
+async def test_agents_that_all_fall_silent_together_are_not_all_ended(stage: Stage) -> None:
+    """The way from them to the API has broken: whoever is begun anew is not heard either."""
+    lives = [await stage.started(f"user{number}") for number in range(6)]
+    # Two were heard a last time before all others: theirs is not taken for a loss of two, but of many.
+    await heard(stage, 115)
+    for agent_id, seconds in ((lives[3], 140), (lives[4], 130)):
+        await stage.sql(
+            "UPDATE channels SET last_seen_at = now() - :ago * interval '1 s' WHERE agent_id = :a",
+            a=agent_id,
+            ago=seconds,
+        )
+    await api_up(stage, up_seconds=1000)
+    assert (await stage.reap()).channels_lost == 1
+    await until(lambda: restarted(stage, lives[3]), "the longest silent to be begun anew")
+    await stage.until(lives[3], AgentState.RUNNING)
+    assert not any([await restarted(stage, each) for each in lives if each != lives[3]])
+
+
 class Ahead(datetime):
     """The clock of a worker that is half a minute ahead of the database's."""
 

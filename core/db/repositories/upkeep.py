@@ -110,7 +110,7 @@ async def silent_channels(session: AsyncSession, general: Timings, own: Mapping[
 
     That time begins when the API processes that are up now came up (or the database came back to them), plus the
     window in which agents find their way back. All of it by the database's clock, by which both are written: a worker
-    whose own is a little ahead would find no process up, and nobody silent ever.
+    whose own is a little ahead would find no process up, and nobody silent ever. The longest silent come first.
     """
     lost_after = _by_template(general.channel_lost_seconds, {name: t.channel_lost_seconds for name, t in own.items()})
     reconnect = _by_template(general.reconnect_seconds, {name: t.reconnect_seconds for name, t in own.items()})
@@ -127,8 +127,21 @@ async def silent_channels(session: AsyncSession, general: Timings, own: Mapping[
             Channel.last_seen_at.is_not(None),
             heard < func.now() - lost_after,
         )
+        .order_by(Channel.last_seen_at, Agent.agent_id)
     )
     return [_living(row) for row in (await session.scalars(query)).all()]
+
+
+async def heard_channels(session: AsyncSession, silent_for: timedelta) -> tuple[int, int]:
+    """Of the running agents: how many were not heard for so long, and how many were heard once at all."""
+    query = (
+        select(func.count().filter(Channel.last_seen_at < func.now() - silent_for), func.count())
+        .select_from(Agent)
+        .join(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
+        .where(Agent.state == AgentState.RUNNING.value, Channel.last_seen_at.is_not(None))
+    )
+    silent, heard = (await session.execute(query)).one()
+    return int(silent), int(heard)
 
 
 def _by_template(general: float, own: Mapping[str, float]) -> ColumnElement[timedelta]:

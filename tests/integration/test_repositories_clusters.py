@@ -69,6 +69,19 @@ async def register(
     return done.answer
 
 
+async def test_look_that_comes_late_takes_nothing_back_of_a_newer_one(db: Db) -> None:
+    """Two workers look, each for itself, and one of them shows for a while what it saw before."""
+    assert await look(db, total=9)
+    assert not await look(db, total=10, at=now() - timedelta(seconds=20))
+    assert (await room(db)).cluster_free == 9
+
+
+async def test_look_of_a_clock_that_is_far_ahead_stands_in_nobodys_way(db: Db) -> None:
+    await look(db, total=9, at=now() + timedelta(hours=1))
+    assert await look(db, total=10)
+    assert (await room(db)).cluster_free == 10
+
+
 async def test_look_that_is_missing_old_or_cannot_count_is_told_apart(db: Db) -> None:
     assert (await room(db)).snapshot is Snapshot.UNKNOWN
     await look(db, total=None)

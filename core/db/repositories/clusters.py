@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, DateTime, Text, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, DateTime, Text, bindparam, or_, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -34,18 +34,31 @@ async def last_look(session: AsyncSession, cluster: str) -> Look | None:
 async def record_look(
     session: AsyncSession, cluster: str, at: datetime, *, total: int | None, choked: bool, detail: dict[str, Any]
 ) -> bool:
-    """Store a look; True when there may be more room than the one before said, or that said nothing any more."""
+    """Store a look; True when there may be more room than the one before said, or that said nothing any more.
+
+    Workers look each for themselves, and may come late with what they saw: an older look than the one that is stored
+    is not stored. One from a time that is yet to come, by a clock that is wrong, stands in nobody's way.
+    """
     before = await session.get(Cluster, cluster)
+    if before is not None and at < before.measured_at <= at + STALE_AFTER:
+        return False
     roomier = before is None or (total or 0) > (before.total or 0) or _more_fits(detail, before.detail)
     grew = before is None or roomier or (before.choked and not choked) or at - before.measured_at > STALE_AFTER
     values = {"measured_at": at, "total": total, "choked": choked, "detail": detail}
     if roomier or _nodes(detail) > _nodes(before.detail if before is not None else {}):
         # Whom no machine would take may find one now.
         grew, values["refused"] = True, {}
-    await session.execute(
-        insert(Cluster).values(cluster=cluster, **values).on_conflict_do_update(index_elements=["cluster"], set_=values)
+    stored = await session.execute(
+        insert(Cluster)
+        .values(cluster=cluster, **values)
+        .on_conflict_do_update(
+            index_elements=["cluster"],
+            set_=values,
+            where=or_(Cluster.measured_at <= at, Cluster.measured_at > at + STALE_AFTER),
+        )
+        .returning(Cluster.cluster)
     )
-    return grew
+    return grew and stored.first() is not None
 
 
 def _nodes(detail: dict[str, Any]) -> int:

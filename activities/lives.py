@@ -214,6 +214,9 @@ class LifeActivities:
             if place is not None and place.agent_id != life.agent_id:
                 # Perhaps one whom its workflow has forgotten: it is taken up when this life ends.
                 return _moved(await moves.unmoved(session, life.agent_id))
+            if await admission.project_is_full(session, life.project_id, self._rules):
+                # Another of its members has begun one since, for which this one made room.
+                return _moved(await moves.unmoved(session, life.agent_id))
             kept = fact(EventKind.KEPT, AgentState.RUNNING)
             changes = {"reason": None, "deadline_at": None, "keepable": False, "last_activity_at": now}
             moved = await moves.move(
@@ -268,8 +271,8 @@ class LifeActivities:
         async with self._db.transaction() as session:
             steps = await self._conclude(session, ask.model_copy(update={"state": AgentState.TERMINATED}), now)
             await queue.announce(session, ask.life.pool)
-            held = steps[-1].state is AgentState.TERMINATED
-            waiting = await self._may_go_now(session, ask.life) if held else []
+            # It held no slot perhaps, but its place in line may have held up those behind it.
+            waiting = await self._may_go_now(session, ask.life)
             successor = await self._successor_of(session, ask.life)
         return await self._ended(ask, steps, now, waiting, successor)
 

@@ -12,6 +12,7 @@ from activities.lives import LifeActivities, life_of
 from core.db.repositories import agents
 from core.db.repositories.agents import AgentView
 from core.domain.lifecycle import AgentState
+from core.settings import Project
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_draining import LONG, draining, kept
 from tests.workflows.test_forgotten_starts import forgotten
@@ -28,6 +29,19 @@ async def test_life_whose_place_a_forgotten_one_has_is_not_kept_and_hears_on(set
     await stage.until(second, AgentState.RUNNING)
     assert "kept" not in await stage.kinds(first)
     await stage.stop(second)
+    await stage.nothing_left()
+
+
+async def test_agent_is_not_kept_where_another_member_has_begun_one_in_the_room_it_made(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG, project=Project(max_agents=1))
+    first = await draining(stage)
+    second = await stage.started("bob")
+    assert not await kept(stage, first)
+    assert (await stage.agent(first)).state is AgentState.DRAINING
+    await stage.stop(second)
+    await stage.until(second, AgentState.TERMINATED)
+    assert await kept(stage, first)
+    await stage.stop(first)
     await stage.nothing_left()
 
 

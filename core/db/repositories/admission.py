@@ -159,6 +159,14 @@ async def living_of_project(session: AsyncSession, project_id: str, rules: Rules
     return await session.scalar(query) or 0
 
 
+async def project_is_full(session: AsyncSession, project_id: str, rules: Rules) -> bool:
+    """Whether one more agent than those that live and do not drain is one too many; true until the caller commits."""
+    if rules.max_project_agents is None:
+        return False
+    await locks.project(session, project_id)
+    return await living_of_project(session, project_id, rules) >= rules.max_project_agents
+
+
 def standing_of(
     user: User, rows: list[Agent], same_project: bool, rules: Rules, now: datetime, project_living: int
 ) -> Standing:

@@ -19,7 +19,9 @@ from core.runtime.base import AgentRuntime, Observation, Phase
 from core.settings import Settings
 
 log = structlog.get_logger()
-_OBSERVE_SECONDS = 5
+# A look takes one of the few places for short steps: a runtime that hangs must not hold up lives of another.
+_OBSERVE_SECONDS = 2
+_DEAF_SECONDS = 10
 
 
 class LookActivities:
@@ -29,6 +31,7 @@ class LookActivities:
         self._db = db
         self._runtimes = runtimes
         self._pools = settings.all_pools()
+        self._deaf_until: dict[str, float] = {}
 
     @activity.defn(name="look")
     async def look(self, life: Life) -> contracts.Activity:
@@ -52,11 +55,14 @@ class LookActivities:
     async def _observe(self, life: Life) -> Observation | None:
         """What the runtime knows of an attempt; None when it cannot be asked in a moment, as it only adds words."""
         runtime = self._runtimes.get(life.runtime)
-        if runtime is None:
+        clock = asyncio.get_running_loop().time
+        if runtime is None or clock() < self._deaf_until.get(life.runtime, 0):
             return None
         try:
             async with asyncio.timeout(_OBSERVE_SECONDS):
                 return await runtime.observe(life.agent_id, life.attempt)
         except (RuntimeFault, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self._deaf_until[life.runtime] = clock() + _DEAF_SECONDS
             log.warning("agent.not_observed", agent_id=life.agent_id, why=str(error) or "no answer in time")
             return None

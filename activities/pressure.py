@@ -54,6 +54,8 @@ class PressureActivities:
                 seen = await pressure.strain(session, cluster, ask.at)
                 if seen is None:
                     log.warning("pressure.unknown", cluster=cluster)
+                    # What was short an hour ago, before nobody could look, has not lasted.
+                    await pressure.note(session, cluster, None)
                     continue
                 residents = await pressure.residents(session, cluster, ask.at, *self._kinds())
                 found = respond(

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from temporalio.service import RPCError
 
 from core.domain.value import Value
-from core.errors import Unavailable
+from core.errors import BerthError
 
 log = structlog.get_logger()
 _AT_ONCE = 8
@@ -24,7 +25,7 @@ class Swept(Value):
 
 
 async def sweep(steps: Sequence[Step], seconds: float) -> Swept:
-    """What will not go keeps neither the others nor the caller; neither does a Temporal that is away."""
+    """What will not go keeps neither the others nor the caller; neither does a Temporal or a database that is away."""
     gate = asyncio.Semaphore(_AT_ONCE)
     outcomes: list[bool | None] = []
 
@@ -32,8 +33,8 @@ async def sweep(steps: Sequence[Step], seconds: float) -> Swept:
         async with gate:
             try:
                 outcomes.append(await step())
-            except (Unavailable, TimeoutError, RPCError) as away:
-                log.warning("reaper.cannot_ask", why=str(away) or "no answer in time")
+            except (BerthError, TimeoutError, RPCError, DBAPIError, OSError) as away:
+                log.warning("reaper.cannot_ask", kind=type(away).__name__, why=str(away)[:300] or "no answer in time")
                 outcomes.append(False)
 
     try:

@@ -36,6 +36,24 @@ async def test_lives_begin_wait_leave_and_end_although_their_queue_takes_no_sign
         await stage.until_closed(user)
 
 
+async def test_queue_is_told_when_one_that_waits_gives_up_for_it_may_have_held_up_those_behind(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage({}, capacity=1)
+    await stage.started()
+    first = await stage.queued("bob")
+    second = await stage.queued("carl")
+    asked = deafen(stage, monkeypatch)
+    await stage.stop(first)
+    await stage.until(first, AgentState.CANCELLED)
+
+    async def told() -> bool:
+        return asked == ["default"]
+
+    await until(told, "the queue to be told")
+    assert (await stage.agent(second)).state is AgentState.QUEUED
+
+
 async def test_looks_at_the_machines_go_on_although_a_queue_takes_no_signal(
     set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

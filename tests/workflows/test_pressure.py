@@ -178,6 +178,20 @@ async def test_nobody_is_evicted_upon_a_look_that_is_too_old(short: Stage) -> No
     assert await states(short, agent_id) == [AgentState.RUNNING]
 
 
+async def test_memory_that_was_short_before_nobody_could_look_has_not_lasted(short: Stage) -> None:
+    agent_id = await short.started()
+    short.runtime.pretend(memory_percent=85.0)
+    await measured(short)
+    assert await blind(short) == PressureSeen()
+    await short.worker_down()
+    await short.sql("UPDATE clusters SET measured_at = measured_at - interval '2 minutes'")
+    await blind(short)
+    await short.sql("UPDATE clusters SET measured_at = now()")
+    assert await blind(short) == PressureSeen()
+    [forced] = (await blind(short, datetime.now(UTC) + timedelta(seconds=30))).leaving
+    assert forced.eviction.agent_id == agent_id
+
+
 async def test_look_that_is_tried_once_more_is_the_same_look_and_not_a_later_one(short: Stage) -> None:
     agent_id = await short.started()
     short.runtime.pretend(memory_percent=85.0)

@@ -192,9 +192,9 @@ async def test_agent_that_is_silent_among_many_is_left_to_the_reaper(live: LiveS
     hears = live.apps[0].state.live.intake
     for each in crowd:
         async with live.db.transaction() as session:
-            who = await agents.get(session, each.agent_id)
-        assert who is not None
-        epoch = (await hears.online(who, hash_token(each.token), "one", 1)).epoch
+            found = await agents.get(session, each.agent_id)
+        assert found is not None
+        who, epoch = found, (await hears.online(found, hash_token(each.token), "one", 1)).epoch
     await live.rows("UPDATE channels SET ready_at = now() RETURNING 1")
     await live.rows("UPDATE channels SET last_seen_at = now() - interval '1 hour' RETURNING 1")
     for _ in range(3):

@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
         IDLE_TIME_GOES_ON,
         LIVES_FROM_ITS_BEGIN,
         LOCAL,
+        LOST_HOST_ENDS_NOBODY,
         PLACE_IS_GIVEN_BACK,
         WARNING_IS_GIVEN_AGAIN,
         create_options,
@@ -281,12 +282,14 @@ class Passage:
         if since is not None and workflow.now() - since >= seconds(course.timings.healthy_seconds):
             course.restarts = 0
         backoff = course.timings.restart_backoff_seconds
-        match recovery.decide(failure.kind, course.restarts, backoff, held_away=course.held_away):
+        spent = recovery.spends(failure.kind, was_usable=since is not None)
+        if not spent and course.restarts >= recovery.MAX_RESTARTS and failure.kind not in recovery.ORDERED:
+            spent = not workflow.patched(LOST_HOST_ENDS_NOBODY)
+        match recovery.decide(failure.kind, course.restarts, backoff, held_away=course.held_away, spent=spent):
             case Restart(after_seconds=after):
                 ordered = failure.kind in recovery.ORDERED
                 # What breaks in the grace before a move is begun anew where it was to go.
                 away_from = course.move.node if course.move is not None else None
-                spent = recovery.spends(failure.kind, was_usable=since is not None)
                 restarts = course.restarts + (1 if spent else 0)
                 ask = contracts.Restarting(
                     life=course.life,

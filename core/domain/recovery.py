@@ -49,8 +49,12 @@ class GiveUp(BaseModel):
     reason: str
 
 
-def decide(kind: FailureKind, restarts: int, backoff_seconds: float, *, held_away: bool = False) -> Restart | GiveUp:
-    """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4 times the back-off.
+def decide(
+    kind: FailureKind, restarts: int, backoff_seconds: float, *, held_away: bool = False, spent: bool = True
+) -> Restart | GiveUp:
+    """`restarts` were done since the agent was last healthy for long; pauses are 1, 2, 4, 8 times the back-off.
+
+    What has not `spent` a restart gives nobody up either, however many the failures before it have used.
 
     An attempt that was `held_away` from a machine may have no other: the next one may go anywhere again.
     """
@@ -58,7 +62,7 @@ def decide(kind: FailureKind, restarts: int, backoff_seconds: float, *, held_awa
         return Restart(after_seconds=0)
     if kind in _PERMANENT and not (held_away and kind is FailureKind.UNSCHEDULABLE):
         return GiveUp(reason=kind.value)
-    if restarts >= MAX_RESTARTS:
+    if restarts >= MAX_RESTARTS and spent:
         return GiveUp(reason=kind.value)
     return Restart(after_seconds=backoff_seconds * 2**restarts)
 

@@ -13,6 +13,7 @@ from tests.workflows.test_giving_up import Deaf
 from tests.workflows.test_idleness import handed_on_unused, waited_then_ran
 from tests.workflows.test_keeping import warned_in_a_lost_step
 from tests.workflows.test_outages import BRIEF, moved_and_stopped_in_an_outage
+from tests.workflows.test_recovery import lost_its_host_after_three_crashes
 from tests.workflows.test_starts import HUGE, refused_beside_another
 from tests.workflows.test_succession import kept_unheard, stopped_and_started_unready, unheard
 
@@ -136,3 +137,10 @@ async def test_warned_in_a_lost_step(set_stage: SetStage, monkeypatch: pytest.Mo
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "warned_in_a_lost_step")
+
+
+async def test_lost_its_host_after_three_crashes(stage: Stage) -> None:
+    agent_id = await lost_its_host_after_three_crashes(stage)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "lost_its_host_after_three_crashes")

@@ -18,6 +18,11 @@ def test_pauses_are_two_four_and_eight_seconds_then_it_is_over() -> None:
     ]
 
 
+def test_what_spends_no_restart_ends_nobody_who_has_none_left() -> None:
+    assert decide(FailureKind.HOST_LOST, MAX_RESTARTS, 2, spent=False) == Restart(after_seconds=16)
+    assert decide(FailureKind.HOST_LOST, MAX_RESTARTS, 2) == GiveUp(reason="host_lost")
+
+
 @given(st.sampled_from(sorted(ORDERED)), st.integers(0, 100))
 def test_what_people_order_is_no_failure(kind: FailureKind, restarts: int) -> None:
     assert decide(kind, restarts, 2) == Restart(after_seconds=0)

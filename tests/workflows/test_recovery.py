@@ -131,6 +131,24 @@ async def test_machine_that_goes_down_again_and_again_fails_no_healthy_agent(sta
         assert (await stage.until_runs(agent_id, attempt)).restart_count == 0
 
 
+async def lost_its_host_after_three_crashes(stage: Stage) -> str:
+    """Id of an agent whose machine, which had crashed it before, went down at last: it runs on another."""
+    agent_id = await stage.started()
+    for attempt in (2, 3, 4):
+        await stage.fail(agent_id, FailureKind.CRASH)
+        await stage.until_runs(agent_id, attempt)
+    await stage.fail(agent_id, FailureKind.HOST_LOST)
+    await stage.until_runs(agent_id, 5)
+    return agent_id
+
+
+async def test_machine_that_crashed_an_agent_before_it_went_down_does_not_fail_it_by_that(stage: Stage) -> None:
+    agent_id = await lost_its_host_after_three_crashes(stage)
+    assert (await stage.agent(agent_id)).restart_count == 3
+    await stage.fail(agent_id, FailureKind.CRASH)
+    assert (await stage.until(agent_id, AgentState.FAILED)).reason == "crash"
+
+
 @pytest.mark.parametrize("kind", [FailureKind.CRASH, FailureKind.HEALTH])
 async def test_stop_in_the_pause_before_a_restart_ends_the_life_at_once(set_stage: SetStage, kind: FailureKind) -> None:
     stage = await set_stage({"restart_backoff_seconds": 600, "grace_seconds": 600})

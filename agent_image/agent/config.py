@@ -39,6 +39,7 @@ class Config:
     novnc_web: Path
     heartbeat_seconds: float
     own_network: bool
+    downloads_mib: int
     model: ModelAccess | None
 
     def socket_folder(self) -> Path:
@@ -69,6 +70,7 @@ def read(environ: MutableMapping[str, str]) -> Config:
         novnc_web=Path(environ.get(env.AGENT_NOVNC_WEB) or CHECKOUT / "node_modules" / "@novnc" / "novnc"),
         heartbeat_seconds=_seconds(environ, env.AGENT_HEARTBEAT_SECONDS, "30"),
         own_network=environ.get(env.AGENT_OWN_NETWORK) == "1",
+        downloads_mib=_number(environ, env.AGENT_DOWNLOADS_MIB, "512", 1, 1 << 20),
         model=_model(environ),
     )
 

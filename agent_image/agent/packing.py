@@ -28,7 +28,7 @@ _PER_FILE = 4096
 _EARLIEST, _LATEST = 315_619_200, 4_354_732_800
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\\]")
 # How Chromium names a download that it has not finished.
-_UNFINISHED = ".crdownload"
+UNFINISHED = ".crdownload"
 
 
 class LeftOut(StrEnum):
@@ -183,7 +183,7 @@ class _Look:
                 self.into(way)
         elif not stat.S_ISREG(about.st_mode):
             self._packed.leave(way, None, LeftOut.NOT_A_FILE)
-        elif way[0] == DOWNLOADS and way[-1].endswith(_UNFINISHED):
+        elif way[0] == DOWNLOADS and way[-1].endswith(UNFINISHED):
             self._packed.leave(way, about.st_size, LeftOut.UNFINISHED)
         elif about.st_size:  # browser-use begins with empty files, and Chromium takes the name of a download with one
             self.found.append(Found(way, about.st_size, about.st_mtime))

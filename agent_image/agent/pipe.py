@@ -34,7 +34,7 @@ class CdpPipe:
         self._number = 0
         self._waiting: dict[int, tuple[str | None, Handler]] = {}
         self._sessions: dict[str, Handler] = {}
-        self._root: Handler = lambda message: None
+        self._domains: dict[str, Handler] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._input: asyncio.ReadTransport | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -67,9 +67,9 @@ class CdpPipe:
         self._fail(None)
         self._sessions.clear()
 
-    def on_root(self, handler: Handler) -> None:
-        """`handler` gets every event that belongs to no session."""
-        self._root = handler
+    def on_root(self, domain: str, handler: Handler) -> None:
+        """`handler` gets every event of `domain` that belongs to no session."""
+        self._domains[domain] = handler
 
     def route(self, session: str, handler: Handler) -> None:
         """`handler` gets every event of `session` from now on."""
@@ -136,9 +136,10 @@ class CdpPipe:
                 deliver(message)
             return
         session = message.get("sessionId")
-        handler = self._root if session is None else self._sessions.get(session)
+        domain = message.get("method", "").partition(".")[0]
+        handler = self._domains.get(domain) if session is None else self._sessions.get(session)
         if handler is None:
-            return  # an event of a session that was just detached
+            return  # of a session that was just detached, or nothing that anybody here asked for
         try:
             handler(message)
         except Exception as error:  # owner: the pipe must go on reading, whatever one handler does with one event

@@ -19,10 +19,12 @@ from agent_image.agent.commands import CommandFailed, PageCommands
 from agent_image.agent.config import Config
 from agent_image.agent.desktop import Desktop
 from agent_image.agent.doors import Doorkeeper
+from agent_image.agent.downloads import Downloads
 from agent_image.agent.executor import Executor
 from agent_image.agent.gateway import Gateway
 from agent_image.agent.journal import log, process_age
 from agent_image.agent.outbox import Outbox
+from agent_image.agent.packing import DOWNLOADS
 from agent_image.agent.pipe import CdpError
 from agent_image.agent.repairs import Death
 from agent_image.agent.saving import Saver
@@ -68,6 +70,7 @@ class Services:
         self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {config.token}"})
         self.outbox = Outbox()
         self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
+        self._downloads = Downloads(parts.browser.pipe, config.work / DOWNLOADS, config.downloads_mib << 20, self._tell)
         self._pages = PageCommands(self._tabs, parts.oom)
         self._bridge = Bridge(parts.browser.pipe)
         self._tasks = TaskRunner(config.model, self._bridge, config.work)
@@ -134,9 +137,7 @@ class Services:
 
     async def _take_over(self) -> None:
         await self._tabs.start()
-        downloads = self._parts.config.work / "downloads"
-        how = {"behavior": "allow", "downloadPath": str(downloads)}
-        await self._parts.browser.pipe.call("Browser.setDownloadBehavior", how)
+        await self._downloads.start()
 
     async def health(self) -> Health:
         """The agent's own judgement, right now."""

@@ -114,7 +114,7 @@ class Tabs:
         self._tabs.clear()
         self._by_target.clear()
         self.loss = None
-        self._pipe.on_root(self._on_root)
+        self._pipe.on_root("Target", self._on_root)
         watched = [{"type": "page"}]
         await self._pipe.call("Target.setDiscoverTargets", {"discover": True, "filter": watched})
         await self._pipe.call(

@@ -42,6 +42,7 @@ AGENT_WORK = "AGENT_WORK"  # scratch folder of this attempt: sockets, downloads,
 AGENT_BROWSER = "AGENT_BROWSER"  # BrowserSettings as JSON
 AGENT_NOVNC_WEB = "AGENT_NOVNC_WEB"  # folder of @novnc/novnc
 AGENT_HEARTBEAT_SECONDS = "AGENT_HEARTBEAT_SECONDS"
+AGENT_DOWNLOADS_MIB = "AGENT_DOWNLOADS_MIB"  # what it may hold of downloads; the oldest go
 AGENT_OWN_NETWORK = "AGENT_OWN_NETWORK"  # 1: its network interfaces carry nobody else's traffic
 LLM_BASE_URL = "LLM_BASE_URL"
 LLM_MODEL = "LLM_MODEL"

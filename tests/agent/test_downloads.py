@@ -1,0 +1,64 @@
+"""What pages make the browser download, within the room that an agent has for it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent import running
+from tests.agent.backend import Backend
+from tests.agent.running import eventually
+
+pytestmark = pytest.mark.needs("agent")
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[str]:
+    """`/N/name` is a file of N MiB, `/endless/name` one that never ends."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, size, name = (await reader.readline()).decode().split(" ")[1].split("/")
+        kind = f"Content-Disposition: attachment; filename={name}\r\nContent-Type: application/octet-stream"
+        with contextlib.suppress(ConnectionError):
+            writer.write(f"HTTP/1.1 200 OK\r\nConnection: close\r\n{kind}\r\n\r\n".encode())
+            left = float("inf") if size == "endless" else int(size)
+            while left > 0:
+                writer.write(bytes(MIB))
+                await writer.drain()
+                left -= 1
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def held(folder: Path) -> dict[str, int]:
+    """Files and their MiB."""
+    return {path.name: path.stat().st_size // MIB for path in folder.iterdir()}
+
+
+async def test_oldest_downloads_go_for_newer_ones(backend: Backend, site: str) -> None:
+    async with running.started(backend, AGENT_DOWNLOADS_MIB="20") as agent:
+        folder = agent.home / "work" / "downloads"
+        for name in ("first", "second", "third", "fourth"):
+            await agent.post("navigate", url=f"{site}/8/{name}")
+            await eventually(lambda: asyncio.to_thread(held, folder), lambda seen, name=name: seen.get(name) == 8)
+        await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {"third": 8, "fourth": 8})
+
+
+async def test_download_that_never_ends_is_cancelled_and_the_agent_works_on(backend: Backend, site: str) -> None:
+    async with running.started(backend, AGENT_DOWNLOADS_MIB="20") as agent:
+        folder = agent.home / "work" / "downloads"
+        await agent.post("navigate", url=f"{site}/endless/flood")
+        told = await backend.status("download_cancelled", 30)
+        assert told["detail"] == "flood is larger than the 20 MiB there are"
+        await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {})
+        await agent.post("navigate", url=f"{site}/8/after")
+        await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {"after": 8})

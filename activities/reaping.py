@@ -6,10 +6,12 @@ of a scheduled start without a row that is to go on. `docs/reaper.md` tells it t
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 from activities.beats import beating
@@ -38,10 +40,13 @@ log = structlog.get_logger()
 _SETTLE = timedelta(seconds=10)
 _REMOVE_SECONDS = 20.0
 _PRUNE_EVERY = 3600.0
-# Deleting is done in short transactions: an agent's artefacts may be many MiB.
+# Deleting is done in short transactions, so that none meets the end of a statement's time.
+_AGENTS = 10
 _BATCH = 50
 _NOTICES = 1000
 _BATCHES = 10
+# Of each kind; all of it and the rest of a look have three minutes.
+_FORGET_SECONDS = 10.0
 
 
 class ReapingActivities:
@@ -135,21 +140,40 @@ class ReapingActivities:
         return await self._profiles.prune(timedelta(days=days), self._runtimes, seconds=_REMOVE_SECONDS)
 
     async def forget_ended(self, now: datetime) -> None:
-        """A bounded part of what is due: what is left over is the next look's."""
+        """A bounded part of what is due: what is left over is the next look's, and so is what cannot be deleted.
+
+        Each kind by itself, and nothing else waits for them: what fails now may fail at every look.
+        """
         kept = self._settings.retention
         before = now - timedelta(days=kept.agent_days)
         # A notice tells of an agent, so it is not kept for longer than one.
         told_before = now - timedelta(days=min(kept.notice_days, kept.agent_days))
-        for _ in range(_BATCHES):
-            async with self._db.transaction() as session:
-                agents = await retention.forget_ended(session, before, _BATCH)
-                refusals = await retention.forget_refusals(session, before, _BATCH)
-                starts = await scheduled.forget_ended(session, before, _BATCH)
-                notices = await retention.forget_notices(session, told_before, _NOTICES)
-            if agents or refusals or starts or notices:
-                log.info("reaper.forgot", agents=agents, refusals=refusals, scheduled_starts=starts, notices=notices)
-            if max(agents, refusals, starts) < _BATCH and notices < _NOTICES:
-                break
+        kinds: dict[str, Callable[[AsyncSession], Awaitable[int]]] = {
+            "artefacts": lambda session: retention.forget_artefacts(session, before),
+            "agents": lambda session: retention.forget_ended(session, before, _AGENTS),
+            "refusals": lambda session: retention.forget_refusals(session, before, _BATCH),
+            "scheduled_starts": lambda session: scheduled.forget_ended(session, before, _BATCH),
+            "notices": lambda session: retention.forget_notices(session, told_before, _NOTICES),
+        }
+        numbers = {kind: await self._forget(kind, forget) for kind, forget in kinds.items()}
+        if any(numbers.values()):
+            log.info("reaper.forgot", **numbers)
+
+    async def _forget(self, kind: str, forget: Callable[[AsyncSession], Awaitable[int]]) -> int:
+        """Some of what is due of a kind, a batch a transaction; how much went."""
+        clock, number = asyncio.get_running_loop().time, 0
+        until = clock() + _FORGET_SECONDS
+        try:
+            for _ in range(_BATCHES):
+                async with self._db.transaction() as session:
+                    gone = await forget(session)
+                number += gone
+                if not gone or clock() > until:
+                    break
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            why = error.orig if isinstance(error, DBAPIError) else error
+            log.warning("reaper.not_forgotten", kind=kind, why=str(why)[:300])
+        return number
 
     # ---- who has gone silent, who may not stay ----------------------------------------------------------------------
 

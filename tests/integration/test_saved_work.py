@@ -126,6 +126,7 @@ async def test_saved_work_is_forgotten_with_its_agent(live: LiveStage) -> None:
     await live.change(agent, state=AgentState.TERMINATED.value, ended_at=at - timedelta(days=2))
     async with live.db.transaction() as session:
         assert await artefacts.chunk(session, stored["artefactId"], 0) is not None
+        assert await retention.forget_artefacts(session, at - timedelta(days=1)) == 1
         assert await retention.forget_ended(session, at - timedelta(days=1), 50) == 1
         assert await artefacts.chunk(session, stored["artefactId"], 0) is None
 

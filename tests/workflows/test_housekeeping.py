@@ -90,6 +90,40 @@ async def test_one_look_forgets_a_thing_of_every_kind_whose_time_is_over_and_non
     assert await left(stage, "replicas", "replica") == ["recent"]
 
 
+async def refuse_to_delete(stage: Stage, table: str) -> None:
+    """From here on no row of the table can be deleted, as if that took longer than a statement may."""
+    await stage.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'too much' USING ERRCODE = 'query_canceled'; END $$"
+    )
+    await stage.sql(f"CREATE TRIGGER refuse BEFORE DELETE ON {table} EXECUTE FUNCTION refuse()")
+
+
+@pytest.mark.parametrize("table", ["agents", "artefacts"])
+async def test_what_cannot_be_deleted_keeps_nothing_else_of_a_look_from_being_done(
+    set_stage: SetStage, table: str
+) -> None:
+    stage = await set_stage({"grant_tick_seconds": 600}, capacity=1, retention=Retention(agent_days=12, notice_days=2))
+    stuck = await ended(stage, "old", days_ago=13)
+    await stage.sql(
+        "INSERT INTO artefacts (artefact_id, agent_id, command_id, user_id, content_type, bytes)"
+        " VALUES ('art-1', :a, 'shot', 'old', 'image/png', 1)",
+        a=stuck,
+    )
+    await settled(stage, "old", days_ago=3)
+    await stage.sql(
+        "INSERT INTO idempotency (user_id, scope, key, body_hash, created_at)"
+        " VALUES ('old', 's', 'old', 'h', now() - interval '25 hours')"
+    )
+    await stage.started("ann")
+    await stage.queued("bob")
+    await refuse_to_delete(stage, table)
+    assert (await stage.reap()).pools_woken == 1
+    assert stuck in await left(stage, "agents", "agent_id")
+    assert await left(stage, "notices", "notice_id") == []
+    assert await left(stage, "idempotency", "key") == []
+
+
 async def test_look_after_ageing_was_turned_on_puts_those_in_line_where_their_wait_takes_them(
     set_stage: SetStage,
 ) -> None:

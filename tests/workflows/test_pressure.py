@@ -26,7 +26,7 @@ from core.settings import Memory, Retention
 from temporal import schedules
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
-from tests.workflows.test_housekeeping import ended
+from tests.workflows.test_housekeeping import ended, refuse_to_delete
 from workflows.options import CONTROL_QUEUE
 from workflows.pressure import PressureWatch
 
@@ -267,6 +267,14 @@ async def test_emergency_forgets_agents_that_ended_longer_ago_than_they_are_kept
     emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
     await ActivityEnvironment().run(acting(stage).clear_disks, emergency)
     assert [row["agent_id"] for row in await stage.sql("SELECT agent_id FROM agents")] == [recent]
+
+
+async def test_emergency_takes_profiles_also_where_rows_cannot_be_deleted(set_stage: SetStage) -> None:
+    stage, disk = await set_stage(retention=Retention(agent_days=12)), _Disk()
+    await ended(stage, "ann", days_ago=13)
+    await refuse_to_delete(stage, "agents")
+    emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
+    assert (await ActivityEnvironment().run(acting(stage, disk).clear_disks, emergency)).profiles == 7
 
 
 class _Disk(MemoryRuntime):

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +14,10 @@ from core.domain.wire import Artefact, SavedWork, saved_work_id
 from core.ids import new_uuid7
 
 CHUNK_BYTES = 1 << 20
+# What one transaction deletes, and the rest of the artefact that is over it: half a second's work, of the 15 s that a
+# statement has. More than an artefact may have, so that whoever stores one after the other is not ahead of what goes.
+GONE_BYTES = 64 << 20
+_GONE_AT_ONCE = 500
 
 
 class ArtefactView(BaseModel):
@@ -104,7 +108,10 @@ async def add(
 
 
 async def keep_newest(session: AsyncSession, agent_id: str, most_bytes: int) -> None:
-    """Remove an agent's oldest pictures and documents until the others have at most so many bytes; saved work stays."""
+    """Remove an agent's oldest pictures and documents until the others have at most so many bytes; saved work stays.
+
+    What is far beyond that, as when the limit was lowered, goes in parts: one with each artefact that is stored.
+    """
     newest_first = (ArtefactRow.created_at.desc(), ArtefactRow.artefact_id.desc())
     counted = (
         select(ArtefactRow.artefact_id, func.sum(ArtefactRow.bytes).over(order_by=newest_first).label("through"))
@@ -112,7 +119,28 @@ async def keep_newest(session: AsyncSession, agent_id: str, most_bytes: int) -> 
         .subquery()
     )
     over = select(counted.c.artefact_id).where(counted.c.through > most_bytes)
-    await session.execute(delete(ArtefactRow).where(ArtefactRow.artefact_id.in_(over)))
+    oldest_first = (ArtefactRow.created_at, ArtefactRow.artefact_id)
+    await remove(session, select(ArtefactRow).where(ArtefactRow.artefact_id.in_(over)).order_by(*oldest_first))
+
+
+async def remove(session: AsyncSession, due: Select[ArtefactRow]) -> int:
+    """Delete of the artefacts that are `due`, in that order, about as many as have 64 MiB; return how many went.
+
+    Those that somebody else deletes just now are left to them.
+    """
+    query = due.with_only_columns(ArtefactRow.artefact_id, ArtefactRow.bytes)
+    taken = query.limit(_GONE_AT_ONCE).with_for_update(of=ArtefactRow, skip_locked=True)
+    gone: list[str] = []
+    left = GONE_BYTES
+    for artefact_id, size in (await session.execute(taken)).all():
+        if left <= 0:
+            break
+        gone.append(artefact_id)
+        left -= size
+    if gone:
+        # Chunks go with their artefact.
+        await session.execute(delete(ArtefactRow).where(ArtefactRow.artefact_id.in_(gone)))
+    return len(gone)
 
 
 async def chunk(session: AsyncSession, artefact_id: str, number: int) -> bytes | None:

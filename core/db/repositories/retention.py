@@ -2,33 +2,44 @@
 
 from datetime import datetime
 
-from sqlalchemy import CursorResult, delete, select
+from sqlalchemy import CursorResult, Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, EventRow, Notice
+from core.db.models import Agent, ArtefactRow, EventRow, Notice
+from core.db.repositories import artefacts
 from core.domain.lifecycle import FINAL
 
 _FINAL = [state.value for state in FINAL]
+# Among so many agents at a time artefacts are looked for, however many are past their time.
+_AGENTS_AT_ONCE = 500
+
+
+async def forget_artefacts(session: AsyncSession, ended_before: datetime) -> int:
+    """Delete some artefacts of agents that ended before then, about 64 MiB; return how many went."""
+    longest_gone = _ended(ended_before).limit(_AGENTS_AT_ONCE)
+    return await artefacts.remove(session, select(ArtefactRow).where(ArtefactRow.agent_id.in_(longest_gone)))
 
 
 async def forget_ended(session: AsyncSession, ended_before: datetime, most: int) -> int:
-    """Delete at most `most` agents that ended before then, with events, commands and artefacts; return how many.
+    """Delete at most `most` agents that ended before then, with events and commands; return how many.
 
-    The longest gone go first. A row that somebody else deletes just now is left to them.
+    The longest gone go first. One that has artefacts stays until `forget_artefacts` took them: they may be GiBs, and a
+    batch that cannot be deleted in a statement's time would be the next one again, for ever. A row that somebody else
+    deletes just now is left to them.
     """
-    query = (
-        select(Agent.agent_id)
-        .where(Agent.state.in_(_FINAL), Agent.ended_at < ended_before)
-        .order_by(Agent.ended_at)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
+    has_artefacts = select(ArtefactRow.artefact_id).where(ArtefactRow.agent_id == Agent.agent_id).exists()
+    query = _ended(ended_before).where(~has_artefacts).limit(most).with_for_update(skip_locked=True)
     gone = list((await session.scalars(query)).all())
     if gone:
         await session.execute(delete(EventRow).where(EventRow.agent_id.in_(gone)))
-        # Commands, channels and artefacts go with their agent.
+        # Commands and channels go with their agent.
         await session.execute(delete(Agent).where(Agent.agent_id.in_(gone)))
     return len(gone)
+
+
+def _ended(before: datetime) -> Select[str]:
+    """Ids of the agents that ended before then, the longest gone first."""
+    return select(Agent.agent_id).where(Agent.state.in_(_FINAL), Agent.ended_at < before).order_by(Agent.ended_at)
 
 
 async def forget_refusals(session: AsyncSession, before: datetime, most: int) -> int:

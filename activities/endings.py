@@ -28,6 +28,6 @@ async def usage_of(
 
 
 async def left_behind(session: AsyncSession, agent_id: str) -> dict[str, Any]:
-    """`savedWork`: what each attempt saved, the newest first."""
+    """`savedWork`: what its last attempts saved, the newest first."""
     saved = await artefacts.saved_work(session, agent_id)
     return {"savedWork": [work.model_dump(by_alias=True) for work in saved]}

@@ -50,8 +50,8 @@ class OneAgentBody(AgentBody):
     """An agent that was asked for, with what it left to its user."""
 
     saved_work: list[SavedWork] = Field(
-        description="what each attempt that was told to stop saved, the newest first: what fitted of open task, "
-        "downloads and files, as a zip; its `manifest.json` names what did not"
+        description="what the last five attempts saved that were told to stop, the newest first: what fitted of open "
+        "task, downloads and files, as a zip; its `manifest.json` names what did not"
     )
 
 

@@ -120,6 +120,21 @@ async def test_what_each_attempt_saved_is_found_the_newest_first_also_beyond_nin
         assert fetched.content == str(work["attempt"]).encode() * work["attempt"]
 
 
+async def test_work_of_the_last_five_attempts_that_saved_some_is_kept_of_each_agent(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    other = await live.agent(agent.user_id)
+    assert (await put(live, other)).status_code == 200
+    urls: dict[int, str] = {}
+    for attempt in (1, 2, 3, 5, 8, 9, 10):  # not all of them saved something
+        await live.change(agent, attempt=attempt)
+        urls[attempt] = (await put(live, agent, f"saved {attempt}", content=b"PK")).json()["url"]
+    assert [each["attempt"] for each in await saved_work(live, agent)] == [10, 9, 8, 5, 3]
+    bearer = live.bearer(agent.user_id)
+    found = [(await live.http.get(live.replicas[0] + url, headers=bearer)).status_code for url in urls.values()]
+    assert found == [404, 404, 200, 200, 200, 200, 200]
+    assert [each["attempt"] for each in await saved_work(live, other)] == [1]
+
+
 async def test_saved_work_is_forgotten_with_its_agent(live: LiveStage) -> None:
     agent, at = await live.agent(await live.user("ann")), datetime.now(UTC)
     stored = (await put(live, agent)).json()

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy import Select, delete, func, insert, select, union_all
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -42,21 +42,21 @@ class ArtefactView(BaseModel):
 
 # The reserved ids of all attempts.
 _SAVED = saved_work_id(0).removesuffix("0")
+_IS_SAVED = ArtefactRow.command_id.startswith(_SAVED, autoescape=True)
+# By the number of the attempt: of two numbers the longer one is the greater.
+_LAST_ATTEMPT_FIRST = (func.length(ArtefactRow.command_id).desc(), ArtefactRow.command_id.collate("C").desc())
+# A user may order as many restarts as there is time for, each of which may save 50 MiB.
+SAVES_KEPT = 5
 
 
 async def saved_work(session: AsyncSession, agent_id: str) -> list[SavedWork]:
-    """What the agent's attempts saved, the newest attempt first."""
+    """What is there of the work that the agent's attempts saved, the newest attempt first."""
     return (await saved_works(session, [agent_id])).get(agent_id, [])
 
 
 async def saved_works(session: AsyncSession, agent_ids: Collection[str]) -> dict[str, list[SavedWork]]:
     """The same of many agents, by their ids; who saved nothing is left out."""
-    query = (
-        select(ArtefactRow)
-        .where(ArtefactRow.agent_id.in_(agent_ids), ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
-        # By the number of the attempt: of two numbers the longer one is the greater.
-        .order_by(func.length(ArtefactRow.command_id).desc(), ArtefactRow.command_id.collate("C").desc())
-    )
+    query = select(ArtefactRow).where(ArtefactRow.agent_id.in_(agent_ids), _IS_SAVED).order_by(*_LAST_ATTEMPT_FIRST)
     found: dict[str, list[SavedWork]] = {}
     for row in await session.scalars(query):
         attempt = int(row.command_id.removeprefix(_SAVED))
@@ -108,17 +108,21 @@ async def add(
 
 
 async def keep_newest(session: AsyncSession, agent_id: str, most_bytes: int) -> None:
-    """Remove an agent's oldest pictures and documents until the others have at most so many bytes; saved work stays.
+    """Remove an agent's oldest pictures and documents until the others have at most so many bytes, and what it saved
+    but for the last five attempts that did.
 
     What is far beyond that, as when the limit was lowered, goes in parts: one with each artefact that is stored.
     """
     newest_first = (ArtefactRow.created_at.desc(), ArtefactRow.artefact_id.desc())
-    counted = (
-        select(ArtefactRow.artefact_id, func.sum(ArtefactRow.bytes).over(order_by=newest_first).label("through"))
-        .where(ArtefactRow.agent_id == agent_id, ~ArtefactRow.command_id.startswith(_SAVED, autoescape=True))
-        .subquery()
+    through = func.sum(ArtefactRow.bytes).over(order_by=newest_first).label("through")
+    place = func.row_number().over(order_by=_LAST_ATTEMPT_FIRST).label("place")
+    its_own = select(ArtefactRow.artefact_id).where(ArtefactRow.agent_id == agent_id)
+    made = its_own.add_columns(through).where(~_IS_SAVED).subquery()
+    saved = its_own.add_columns(place).where(_IS_SAVED).subquery()
+    over = union_all(
+        select(made.c.artefact_id).where(made.c.through > most_bytes),
+        select(saved.c.artefact_id).where(saved.c.place > SAVES_KEPT),
     )
-    over = select(counted.c.artefact_id).where(counted.c.through > most_bytes)
     oldest_first = (ArtefactRow.created_at, ArtefactRow.artefact_id)
     await remove(session, select(ArtefactRow).where(ArtefactRow.artefact_id.in_(over)).order_by(*oldest_first))
 

@@ -63,6 +63,7 @@ class Membership(Base):
     __tablename__ = "memberships"
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True)
+    __table_args__ = (Index("ix_memberships_user_id", "user_id", "project_id"),)
 
 
 class PoolOverride(Base):
@@ -156,6 +157,8 @@ class Agent(Base):
         Index("ix_agents_holding", "cluster", "state", postgresql_where=text(_in(LIVING - WAITING))),
         Index("ix_agents_user_page", "user_id", "created_at", "agent_id"),
         Index("ix_agents_page", "created_at", "agent_id"),
+        # Of all states, not of final ones alone: then it serves also a plan that is made before the state is known.
+        Index("ix_agents_state_page", "state", "created_at", "agent_id"),
         Index("ix_agents_token_hash", "token_hash", unique=True),
         Index("ix_agents_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )
@@ -254,6 +257,13 @@ class Command(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending','sent','done','failed','expired','cancelled')", name="state"),
         Index("ix_commands_open", "agent_id", "attempt", postgresql_where=text("state IN ('pending','sent')")),
+        Index(
+            "ix_commands_answered",
+            "agent_id",
+            "attempt",
+            "ended_at",
+            postgresql_where=text("kind = 'execute' AND state IN ('done','failed','cancelled')"),
+        ),
     )
 
 

@@ -87,16 +87,40 @@ async def test_migrating_takes_as_long_as_it_needs(empty: Db, monkeypatch: pytes
     await check(empty)
 
 
-async def test_migrating_gives_way_where_others_use_a_table_and_comes_again(empty: Db) -> None:
+@pytest.mark.parametrize(("before", "table"), [("0006", "events"), ("0007", "commands")])
+async def test_migrating_gives_way_where_others_use_a_table_and_comes_again(empty: Db, before: str, table: str) -> None:
     """Everybody else would wait behind it."""
     await migrate(empty)
-    await down(empty, "0006")
+    await down(empty, before)
     url = empty.engine.url.render_as_string(hide_password=False)
     async with empty.engine.connect() as dump:
-        await dump.execute(text("LOCK TABLE events IN ROW EXCLUSIVE MODE"))
+        await dump.execute(text(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))
         with pytest.raises(Unreachable, match="lock timeout"):
             await schema._until_current(url, False, 0)
     await schema._until_current(url, False, 0)
+    await check(empty)
+
+
+async def test_migrating_keeps_nobody_from_a_table_while_it_waits_for_another(empty: Db) -> None:
+    """Whoever ends a life writes its agent and then its commands: each would wait for the other."""
+    await migrate(empty)
+    await down(empty, "0007")
+    locks = (
+        "SELECT relation::regclass::text AS name, granted FROM pg_locks JOIN pg_database ON oid = database"
+        " WHERE datname = current_database() AND mode = 'ShareLock'"
+    )
+    async with empty.engine.connect() as user, empty.single() as other:
+        await user.execute(text("LOCK TABLE commands IN ROW EXCLUSIVE MODE"))
+        migrating = asyncio.create_task(migrate(empty))
+
+        async def waits() -> bool:
+            held = {(name, granted) for name, granted in await other.execute(text(locks))}
+            return held == {("commands", False)} or migrating.done()
+
+        await eventually(waits)
+        assert not migrating.done()
+        await user.rollback()
+    await migrating
     await check(empty)
 
 

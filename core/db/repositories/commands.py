@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Exists, Row, ScalarSelect, and_, func, or_, select, update
+from sqlalchemy import BindParameter, Exists, Row, ScalarSelect, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -308,6 +308,13 @@ async def tasks_begun(session: AsyncSession, agent_id: str) -> int:
     return int((await session.execute(query)).scalar_one())
 
 
+# Spelt out in the query, not sent beside it. Else a plan that a connection keeps for whatever it is asked cannot know
+# that the small indexes of commands hold what is looked for, and reads all that an agent was ever told to do.
+_EXECUTE: BindParameter[str] = bindparam("execute", EXECUTE, literal_execute=True)
+_IS_OPEN = Command.state.in_(bindparam("open", [*OPEN], expanding=True, literal_execute=True))
+_IS_ANSWERED = Command.state.in_(bindparam("answered", [*ANSWERED], expanding=True, literal_execute=True))
+
+
 def runs(at: datetime) -> Exists:
     """Of a query's agent: whether a command of its attempt is under way, and may still be."""
     return (
@@ -315,8 +322,8 @@ def runs(at: datetime) -> Exists:
         .where(
             Command.agent_id == Agent.agent_id,
             Command.attempt == Agent.attempt,
-            Command.kind == EXECUTE,
-            Command.state.in_(OPEN),
+            Command.kind == _EXECUTE,
+            _IS_OPEN,
             Command.deadline_at > at,
         )
         .exists()
@@ -330,8 +337,8 @@ def last_answer() -> ScalarSelect[datetime | None]:
         .where(
             Command.agent_id == Agent.agent_id,
             Command.attempt == Agent.attempt,
-            Command.kind == EXECUTE,
-            Command.state.in_(ANSWERED),
+            Command.kind == _EXECUTE,
+            _IS_ANSWERED,
         )
         .scalar_subquery()
     )

@@ -1,0 +1,90 @@
+"""What is asked for often reads what it is about, however much is kept beside it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.db.engine import Db
+from core.db.repositories import agents, pressure, sights, users
+from core.domain.lifecycle import AgentState
+from core.domain.pressure import Kind
+from core.domain.templates import Resources
+
+# Users with a project each; some agents run, many are over. Commands and events as many as a long life has.
+_KEPT = """
+INSERT INTO users (user_id) SELECT 'user-' || n FROM generate_series(1, 3000) n;
+INSERT INTO projects (project_id) SELECT 'project-' || n FROM generate_series(1, 3000) n;
+INSERT INTO memberships (project_id, user_id) SELECT 'project-' || n, 'user-' || n FROM generate_series(1, 3000) n;
+INSERT INTO agents (agent_id, user_id, project_id, workflow_id, template, pool, cluster, runtime, tier, state,
+                    order_tier, order_at, created_at, last_activity_at, ended_at)
+    SELECT 'agent-' || n, 'user-' || n, 'project-' || n, 'w', 'default', 'default', 'local', 'memory', 'free',
+           CASE WHEN n > 2990 THEN 'running' WHEN n > 2980 THEN 'draining' WHEN n % 1000 = 0 THEN 'failed'
+                ELSE 'terminated' END,
+           4, now(), now() - (3000 - n) * interval '1 minute', now() - interval '1 day',
+           CASE WHEN n <= 2980 THEN now() END
+    FROM generate_series(1, 3000) n;
+INSERT INTO commands (agent_id, command_id, attempt, name, parameters, state, deadline_at, ended_at)
+    SELECT agent_id, 'command-' || n, 1, 'state', '{}', CASE WHEN n % 3 = 1 THEN 'expired' ELSE 'done' END, now(),
+           now() - n * interval '1 minute'
+    FROM agents, generate_series(1, 500) n WHERE ended_at IS NULL;
+INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state)
+    SELECT user_id, n, agent_id, project_id, n, now() - (500 - n) * interval '1 minute', 'agent.ready',
+           CASE WHEN n < 500 THEN 'running' ELSE 'draining' END
+    FROM agents, generate_series(1, 500) n WHERE ended_at IS NULL
+"""
+
+
+@pytest.fixture
+async def kept(db: Db) -> Db:
+    async with db.transaction() as session:
+        for statement in _KEPT.split(";"):
+            await session.execute(text(statement))
+    async with db.single() as session:
+        await session.execute(text("ANALYZE"))
+    return db
+
+
+@asynccontextmanager
+async def asking(kept: Db) -> AsyncIterator[AsyncSession]:
+    """A transaction with the plans that a connection comes to keep: made once, for whatever is asked for."""
+    async with kept.transaction() as session:
+        await session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        yield session
+
+
+async def rows_read(session: AsyncSession, table: str) -> int:
+    """How many rows of the table this transaction has read, whichever way."""
+    query = "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables"
+    return int(await session.scalar(text(f"{query} WHERE relname = :table"), {"table": table}))
+
+
+async def test_look_for_pressure_reads_one_command_of_each_agent_however_many_it_answered(kept: Db) -> None:
+    async with asking(kept) as session:
+        kind = Kind(resources=Resources(), away_seconds=900)
+        found = await pressure.residents(session, "local", datetime.now(UTC), {}, kind)
+        assert await rows_read(session, "commands") <= len(found) == 20
+        answered = await session.scalar(text("SELECT max(ended_at) FROM commands WHERE state = 'done'"))
+        assert {each.last_activity_at for each in found} == {answered}
+
+
+async def test_look_at_one_life_reads_one_command_however_many_it_answered(kept: Db) -> None:
+    async with asking(kept) as session:
+        await sights.of(session, "agent-3000", 1, datetime.now(UTC))
+        assert await rows_read(session, "commands") <= 1
+
+
+async def test_projects_of_a_user_are_read_without_those_of_others(kept: Db) -> None:
+    async with asking(kept) as session:
+        assert await users.projects_of(session, "user-7") == ["project-7"]
+        assert await rows_read(session, "memberships") == 1
+
+
+async def test_agents_of_a_rare_state_are_read_without_all_others(kept: Db) -> None:
+    async with asking(kept) as session:
+        found, _ = await agents.page(session, None, state=AgentState.FAILED)
+        assert [each.agent_id for each in found] == ["agent-2000", "agent-1000"]
+        assert await rows_read(session, "agents") == 2

@@ -88,3 +88,13 @@ async def test_agents_of_a_rare_state_are_read_without_all_others(kept: Db) -> N
         found, _ = await agents.page(session, None, state=AgentState.FAILED)
         assert [each.agent_id for each in found] == ["agent-2000", "agent-1000"]
         assert await rows_read(session, "agents") == 2
+
+
+async def test_moment_at_which_agents_began_to_leave_is_read_without_all_that_they_lived_through(kept: Db) -> None:
+    async with asking(kept) as session:
+        found, _ = await agents.page(session, None, state=AgentState.DRAINING)
+        dated = await agents.with_since(session, found)
+        # Of each the event that tells of it, once by either question, and the one before it.
+        assert await rows_read(session, "events") <= 3 * len(dated) == 30
+        left = await session.scalar(text("SELECT max(at) FROM events"))
+        assert {each.state_since for each in dated} == {left}

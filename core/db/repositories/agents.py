@@ -148,14 +148,13 @@ async def with_since(session: AsyncSession, found: Sequence[AgentView]) -> list[
     if unsaid:
         other = aliased(EventRow)
         before = select(func.max(other.seq)).where(other.agent_id == Agent.agent_id, other.state != Agent.state)
-        query = (
-            select(Agent.agent_id, func.min(EventRow.at))
-            .join(EventRow, (EventRow.agent_id == Agent.agent_id) & (EventRow.state == Agent.state))
-            .where(
-                Agent.agent_id == any_(literal(unsaid, ARRAY(Text))),
-                EventRow.seq > func.coalesce(before.scalar_subquery(), 0),
-            )
-            .group_by(Agent.agent_id)
+        came = select(func.min(EventRow.at)).where(
+            EventRow.agent_id == Agent.agent_id,
+            EventRow.state == Agent.state,
+            EventRow.seq > func.coalesce(before.correlate(Agent).scalar_subquery(), 0),
+        )
+        query = select(Agent.agent_id, came.correlate(Agent).scalar_subquery()).where(
+            Agent.agent_id == any_(literal(unsaid, ARRAY(Text)))
         )
         moments |= {agent_id: moment for agent_id, moment in (await session.execute(query)).all()}
     return [each.model_copy(update={"state_since": moments[each.agent_id]}) for each in found]

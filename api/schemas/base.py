@@ -1,6 +1,6 @@
 """How bodies look outside: camelCase names, and nothing that Berth does not know in what it is sent."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path
@@ -34,21 +34,14 @@ def _id(what: str) -> Any:
     return AfterValidator(lambda value: check_id(value, what))
 
 
-def _as_text(value: Any) -> Any:
-    """Times come as RFC 3339 text; numbers, which pydantic would take for seconds since 1970, are mistakes here."""
-    if value is not None and not isinstance(value, str | datetime):
+def _read(value: Any) -> datetime:
+    """Times come as RFC 3339 text. Numbers, also those in text, are mistakes: pydantic takes them for Unix time."""
+    if not isinstance(value, str):
         raise ValueError("a time is RFC 3339 text, such as 2026-03-01T09:30:00Z")
-    return value
+    return schedule.moment(value)
 
 
-def _in_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time lies in the years 1 to 9999 of UTC") from None
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_as_text), AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_read)]
 
 
 def _due(value: Any) -> datetime | None:

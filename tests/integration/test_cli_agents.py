@@ -198,6 +198,8 @@ async def test_admin_orders_a_maintenance_and_nobody_else_does(desk: Desk) -> No
     assert (await admin("maintenance", "--pool", "default")).out.endswith(": 2 agents of pool default warned\n")
     later = (datetime.now(UTC) + timedelta(hours=3)).isoformat()
     assert "agents are warned at" in (await admin("maintenance", "--node", "worker-3", "--at", later)).out
+    day = await admin("maintenance", "--pool", "default", "--at", "20261201")
+    assert (day.code, "startsAt" in day.err, "it has no zone" in day.err) == (2, True, True)
     desk.api.lives.warned = 0
     nobody = await admin("maintenance", "--node", "worker-33")
     assert (nobody.code, "no agent lives on machine worker-33, so nobody is warned" in nobody.out) == (0, True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -54,8 +55,10 @@ class Calls:
         self._db, self._listener, self._reach = db, listener, reach
         self._posts: set[asyncio.Task[None]] = set()
 
-    async def execute(self, call: Call) -> CommandView:
-        """Run the command, or find it when its id is known, and return it ended.
+    async def execute(self, call: Call, departed: Coroutine[Any, Any, None]) -> CommandView:
+        """Run the command, or find it when its id is known, and return it ended; open still, when the caller is gone.
+
+        `departed` returns when that is so. What was asked for goes on all the same, and is there for the same id.
 
         Raises `NotFound`, `Conflict` (`agent_not_ready`; `order_refused` for a simulated agent), `KeyReused`, `Busy`;
         after the seconds `TimedOut`, and the command goes on.
@@ -67,8 +70,14 @@ class Calls:
             (Wake.EVENTS, call.user_id),
         )
         with self._listener.subscribe(*keys) as news:
-            view, command = await self._submit(call)
-            return await self._ended(view, command, news, until)
+            gone = asyncio.create_task(departed, name=f"caller-{call.agent_id}")
+            gone.add_done_callback(lambda _: news.nudge())
+            try:
+                view, command = await self._submit(call)
+                return await self._ended(view, command, news, until, gone)
+            finally:
+                gone.cancel()
+                await asyncio.gather(gone, return_exceptions=True)
 
     async def close(self) -> None:
         under_way = list(self._posts)
@@ -103,9 +112,16 @@ class Calls:
             )
             return view, await commands.submit(session, asked, at)
 
-    async def _ended(self, view: AgentView, command: CommandView, news: Subscription, until: float) -> CommandView:
+    async def _ended(
+        self, view: AgentView, command: CommandView, news: Subscription, until: float, gone: asyncio.Task[None]
+    ) -> CommandView:
         unsent_until = time.monotonic() + _UNSENT_SECONDS
+        posted = False
         while command.open:
+            # Not before somebody has it: where no socket takes it, nobody else would send it.
+            if gone.done() and (posted or command.state is not CommandState.PENDING):
+                gone.result()
+                return command
             left = until - time.monotonic()
             if left <= 0:
                 raise TimedOut(
@@ -116,6 +132,7 @@ class Calls:
             unsent = unsent_until - time.monotonic()
             if command.state is CommandState.PENDING and unsent <= 0:
                 await self._post(view, command)
+                posted = True
                 unsent_until = time.monotonic() + _LOOK_SECONDS
             look = min(left, _LOOK_SECONDS)
             await news.wait(min(look, max(unsent, 0.05)) if command.state is CommandState.PENDING else look)

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Response, status
+from fastapi import APIRouter, Depends, Header, Path, Request, Response, status
 from pydantic import ValidationError
 
 from api.deps import Caller, DepsOf
 from api.live.calls import Call
+from api.live.departure import departed
 from api.live.faults import REFUSALS, error_of
 from api.live.hub import Live, live_of
 from api.live.ports import now
@@ -23,11 +24,14 @@ from core.ids import check_id, new_command_id
 router = APIRouter(prefix="/api/agents/{agentId}", tags=["commands"])
 
 CommandIdPath = Annotated[str, Path(alias="commandId", max_length=255)]
+# What servers call it in their logs; nobody is there to read it.
+_CALLER_LEFT = 499
 
 
 @router.post(
     "/execute",
     summary="Run one command in the agent's browser",
+    response_model=ExecuteAnswer,
     responses=responses(
         NotFound,
         (Conflict, "agent_not_ready"),
@@ -38,6 +42,7 @@ CommandIdPath = Annotated[str, Path(alias="commandId", max_length=255)]
     ),
 )
 async def execute(
+    request: Request,
     agent_id: AgentIdPath,
     body: ExecuteBody,
     who: Caller,
@@ -47,7 +52,7 @@ async def execute(
         str | None,
         Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$"),
     ] = None,
-) -> ExecuteAnswer:
+) -> ExecuteAnswer | Response:
     """Waits for the result. The `Idempotency-Key` is the command's id: a repeated one runs once, with one answer."""
     name, parameters = _checked(body)
     async with deps.acting(who):
@@ -61,7 +66,9 @@ async def execute(
         seconds=body.timeout_seconds,
     )
     with live.calling.take(who.user_id):
-        command = await live.calls.execute(call)
+        command = await live.calls.execute(call, departed(request))
+    if command.open:
+        return Response(status_code=_CALLER_LEFT)
     if command.state is not CommandState.DONE:
         raise error_of(command)
     return ExecuteAnswer(command_id=command.command_id, result=command.result or {})

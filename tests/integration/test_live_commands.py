@@ -92,6 +92,27 @@ async def test_slow_command_times_out_goes_on_and_can_be_looked_at(live: LiveSta
         assert (await live.http.delete(url, headers=headers)).status_code == 204
 
 
+async def test_caller_that_left_holds_no_seat_and_its_command_goes_on_for_the_same_key(live: LiveStage) -> None:
+    go = asyncio.Event()
+
+    async def slow(_: Execute) -> Answer:
+        await go.wait()
+        return {"late": True}
+
+    agent = await live.agent(await live.user("ann"))
+    calling = live.apps[0].state.live.calling
+    async with live.fake(agent, execute=slow).online() as fake:
+        waiting = asyncio.create_task(live.execute(agent, {**STATE, "timeoutSeconds": 3600}, key="left"))
+        await fake.until(lambda fake: fake.runs == ["left"])
+        assert calling.taken(agent.user_id) == 1
+        waiting.cancel()
+        await eventually(lambda: calling.taken(agent.user_id) == 0)
+        go.set()
+        again = await live.execute(agent, STATE, key="left")
+        assert (again.status_code, again.json()["result"]) == (200, {"late": True})
+        assert (fake.runs, fake.cancels) == (["left"], [])
+
+
 async def test_cancel_reaches_the_agent_and_ends_the_wait(live: LiveStage) -> None:
     async def never(_: Execute) -> Answer:
         return None
@@ -196,6 +217,22 @@ async def test_agent_without_a_socket_is_reached_over_http(live: LiveStage) -> N
         assert body == {"command": "navigate", "parameters": {"url": "http://shop/"}, "commandId": "h"}
     events = await live.rows("SELECT kind FROM events WHERE agent_id = :a", a=agent.agent_id)
     assert [event["kind"] for event in events] == ["command.executed"]
+
+
+async def test_command_whose_caller_leaves_at_once_still_comes_to_an_agent_without_a_socket(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    done = {"status": "executed", "commandId": "h", "result": {"title": "Shop"}}
+    async with http_agent(live, agent, (200, done)) as asked:
+        waiting = asyncio.create_task(live.execute(agent, STATE, key="h"))
+
+        async def submitted() -> bool:
+            return bool(await live.rows("SELECT 1 FROM commands WHERE agent_id = :a", a=agent.agent_id))
+
+        await eventually(submitted)
+        waiting.cancel()
+        await eventually(lambda: asked)
+        assert (await live.execute(agent, STATE, key="h")).json()["result"] == {"title": "Shop"}
+    await eventually(lambda: live.apps[0].state.live.calling.taken(agent.user_id) == 0)
 
 
 async def test_half_a_character_in_an_answer_over_http_does_not_cost_the_command(live: LiveStage) -> None:

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.live.inbox import Inbox
 from api.live.intake import Intake
-from api.live.limits import SEND_SECONDS, Close, Closing
+from api.live.limits import HEARTBEAT_APART_SECONDS, SEND_SECONDS, Close, Closing
 from api.live.ports import DATABASE_AWAY, now
 from api.live.together import together
 from api.live.whole import whole
@@ -37,7 +37,6 @@ _ONLINE_SECONDS = 10.0
 _CLAIM_LIMIT = 32
 # A wake-up wakes the sender at once; this is how soon it notices what no wake-up told, such as a dead token.
 _LOOK_SECONDS = 30.0
-_HEARTBEAT_APART_SECONDS = 1.0
 
 
 class AgentSocket:
@@ -136,7 +135,7 @@ class AgentSocket:
     async def _heard(self, beat: Heartbeat) -> None:
         self._beat_at = time.monotonic()
         status = beat.health.status
-        if status == self._beat_status and self._beat_at - self._beat_stored_at < _HEARTBEAT_APART_SECONDS:
+        if status == self._beat_status and self._beat_at - self._beat_stored_at < HEARTBEAT_APART_SECONDS:
             return
         self._beat_stored_at, self._beat_status = self._beat_at, status
         await whole(self._intake.heartbeat(self._who, self._epoch, beat.health))

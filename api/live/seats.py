@@ -1,4 +1,4 @@
-"""How many sockets or waiting calls each user holds in this process, and how many uploads each agent."""
+"""How many sockets or waiting calls each user holds in this process, and how many uploads and reports each agent."""
 
 import contextlib
 from collections import Counter

@@ -1,5 +1,6 @@
 """The agents' own doors: the socket, and the same by HTTP for agents that cannot hold one."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
@@ -16,6 +17,7 @@ from core.db.repositories.channels import Superseded
 from core.domain.wire import Ack, HeartbeatBody, RegisterBody
 from core.errors import (
     BerthError,
+    Busy,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -31,15 +33,33 @@ log = structlog.get_logger()
 router = APIRouter(tags=["agents' side"])
 
 _TOKEN_CHARACTERS = 512
-_REFUSALS = problems(Unauthenticated, NotFound, Forbidden, Conflict, InvalidRequest, TooLarge, Unavailable)
+_REFUSALS = problems(Unauthenticated, NotFound, Forbidden, Conflict, InvalidRequest, TooLarge, Unavailable, Busy)
 
 
 async def speaker(connection: HTTPConnection) -> tuple[AgentView, str]:
     """The agent whose token the request carries, and the token's hash.
 
-    Raises `Unauthenticated` for a token that is unknown or whose attempt is over, and `Forbidden` for a page's request:
-    agents are programs and send no Origin.
+    Raises `Unauthenticated` for a token that is unknown or whose attempt is over, and `Forbidden` as `_token_hash`.
     """
+    token_hash = _token_hash(connection)
+    async with live_of(connection).deps.db.transaction() as session:
+        who = await channels.speaker(session, token_hash)
+    if who is None:
+        raise Unauthenticated("no living agent has this token")
+    return who, token_hash
+
+
+async def reporter(connection: HTTPConnection) -> AsyncIterator[tuple[AgentView, str]]:
+    """The same, for what locks the agent's row: each waiting one has a connection to the database. Raises `Busy` too.
+
+    Seated before the database is asked anything, so that whoever knocks a thousand times costs others nothing.
+    """
+    with live_of(connection).reporting.take(_token_hash(connection)):
+        yield await speaker(connection)
+
+
+def _token_hash(connection: HTTPConnection) -> str:
+    """Raises `Unauthenticated` for no token, and `Forbidden` for a page's request: programs send no Origin."""
     if "origin" in connection.headers:
         raise Forbidden("browsers have no business here")
     token = connection.headers.get("x-agent-token") or ""
@@ -48,15 +68,12 @@ async def speaker(connection: HTTPConnection) -> tuple[AgentView, str]:
         token = bearer.strip()
     if not token or len(token) > _TOKEN_CHARACTERS:
         raise Unauthenticated("the agent's token is missing")
-    token_hash = hash_token(token)
-    async with live_of(connection).deps.db.transaction() as session:
-        who = await channels.speaker(session, token_hash)
-    if who is None:
-        raise Unauthenticated("no living agent has this token")
-    return who, token_hash
+    return hash_token(token)
 
 
 Speaker = Annotated[tuple[AgentView, str], Depends(speaker)]
+# The seat is free before the answer is sent: the next report may come as soon as that is read.
+Reporting = Annotated[tuple[AgentView, str], Depends(reporter, scope="function")]
 LiveOf = Annotated[Live, Depends(live_of)]
 
 
@@ -88,7 +105,7 @@ async def channel(socket: WebSocket) -> None:
 
 
 @router.post("/agent-register", summary="An agent without a socket reports itself", responses=_REFUSALS)
-async def register(body: RegisterBody, speaking: Speaker, live: LiveOf) -> Ack:
+async def register(body: RegisterBody, speaking: Reporting, live: LiveOf) -> Ack:
     """Does what `agent_online` does, and says what was heard last."""
     who, token_hash = speaking
     _same(who, body.agent_id)
@@ -101,13 +118,19 @@ async def register(body: RegisterBody, speaking: Speaker, live: LiveOf) -> Ack:
 
 
 @router.post("/agent-heartbeat", summary="An agent without a socket says how it is", responses=_REFUSALS)
-async def heartbeat(body: HeartbeatBody, speaking: Speaker, live: LiveOf) -> Ack:
-    who, _ = speaking
+async def heartbeat(body: HeartbeatBody, speaking: Reporting, live: LiveOf) -> Ack:
+    """Stored once a second, and at once when the agent is in another state than before."""
+    who, token_hash = speaking
     _same(who, body.agent_id)
+    status = body.health.status
+    if (known := live.beats.known(token_hash, status)) is not None:
+        return Ack(seq=known)
     try:
-        return Ack(seq=await live.intake.heartbeat(who, None, body.health))
+        seq = await live.intake.heartbeat(who, None, body.health)
     except Superseded:
         raise Conflict("register first") from None
+    live.beats.stored(token_hash, status, seq)
+    return Ack(seq=seq)
 
 
 def _same(who: AgentView, agent_id: str) -> None:

@@ -10,11 +10,13 @@ from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_ARTEFACT_BYTES = 50 << 20
+# Characters of a sentence that an agent says of something.
+MAX_DETAIL = 2000
 
 
 ZIP = "application/zip"
@@ -250,7 +252,7 @@ class AgentStatus(UpMessage):
 
     type: Literal["agent_status"] = "agent_status"
     status: str = Field(max_length=64)
-    detail: str = Field("", max_length=2000)
+    detail: str = Field("", max_length=MAX_DETAIL)
     data: dict[str, Any] = {}
 
 
@@ -261,7 +263,7 @@ class CommandResult(UpMessage):
     command_id: str
     result: dict[str, Any] | None = None
     fault: CommandFault | None = None
-    detail: str = Field("", max_length=2000)
+    detail: str = Field("", max_length=MAX_DETAIL)
 
 
 class Health(Wire):
@@ -283,7 +285,8 @@ class Health(Wire):
     channel: Literal["connecting", "open", "refused"]
     task_running: bool = False
     viewers: int = Field(0, ge=0, lt=1 << 31)
-    detail: str = ""
+    # Cut and not refused: an agent of an earlier release may say more, and is no less healthy for it.
+    detail: Annotated[str, AfterValidator(lambda said: said[:MAX_DETAIL])] = ""
 
 
 class Heartbeat(UpMessage):

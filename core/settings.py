@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from core.domain.addresses import called
 from core.domain.admission import Rules
 from core.domain.environment import ModelAccess
 from core.domain.notices import Channel, Patience
@@ -391,9 +392,9 @@ class Settings(BaseSettings):
         return frozenset(channel for channel, where in ways.items() if where is not None)
 
     def public_url(self) -> str:
-        return (self.api.public_url or f"http://{self.api.host}:{self.api.port}").rstrip("/")
+        return (self.api.public_url or f"http://{called(self.api.host)}:{self.api.port}").rstrip("/")
 
     def agent_url(self) -> str:
         if self.api.agent_url is None and self.api.agent_host is not None:
-            return f"http://{self.api.agent_host}:{self.api.port}"
+            return f"http://{called(self.api.agent_host)}:{self.api.port}"
         return (self.api.agent_url or self.public_url()).rstrip("/")

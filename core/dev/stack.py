@@ -18,6 +18,7 @@ from core.dev.postgres import Postgres
 from core.dev.probe import announces, http_status
 from core.dev.supervise import Part
 from core.dev.temporal import Temporal
+from core.domain.addresses import called
 
 _MIGRATIONS = Path(__file__).parents[1] / "db" / "migrations"
 _HOSTED = frozenset({"process", "memory"})  # run by `berth host`; the others have agents elsewhere, which are watched
@@ -135,7 +136,7 @@ class Stack:
             )
             address, ui = temporal.address, temporal.ui_url
             parts.append(temporal.part())
-        base = f"http://{_for_people(options.api_host)}:{api_port}"
+        base = f"http://{called(options.api_host)}:{api_port}"
         self._what = {
             "api": base,
             "dashboard": f"{base}/",
@@ -279,14 +280,3 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def _two(base: int) -> tuple[int, int]:
     return base, base + 1
-
-
-def _for_people(host: str) -> str:
-    """An address a browser on this machine can open, for a server that listens on `host`."""
-    match host:
-        case "0.0.0.0" | "":  # noqa: S104 (compared, not bound)
-            return "127.0.0.1"
-        case "::":
-            return "[::1]"
-        case _:
-            return f"[{host}]" if ":" in host else host

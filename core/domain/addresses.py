@@ -1,4 +1,4 @@
-"""Which addresses of the network are public: where a browser, or a message of ours, may go without being told so."""
+"""Which addresses of the network are public, where a browser or a message of ours may go; how a URL says one."""
 
 import ipaddress
 
@@ -27,3 +27,14 @@ def is_public(address: IpAddress) -> bool:
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_loopback or address.is_link_local
     )
+
+
+def called(host: str) -> str:
+    """What stands in a URL of a server that listens on `host`, for whoever is on the same machine at the least."""
+    match host:
+        case "0.0.0.0" | "":  # noqa: S104 (compared, not bound)
+            return "127.0.0.1"
+        case "::":
+            return "[::1]"
+        case _:
+            return f"[{host}]" if ":" in host else host

@@ -122,6 +122,22 @@ def test_agents_are_told_the_address_that_they_can_reach() -> None:
     assert Settings(api=named).agent_url() == "http://api.berth:8000"
 
 
+@pytest.mark.parametrize(
+    ("host", "called"),
+    [
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104  (compared, not bound)
+        ("fd00::7", "[fd00::7]"),
+        ("berth.internal", "berth.internal"),
+    ],
+)
+def test_address_that_the_api_listens_on_is_told_so_that_a_url_can_hold_it(host: str, called: str) -> None:
+    settings = Settings(api=Api(host=host, port=81))
+    assert settings.public_url() == settings.agent_url() == f"http://{called}:81"
+    assert Settings(api=Api(port=81, agent_host=host)).agent_url() == f"http://{called}:81"
+
+
 def test_notices_are_set_up_by_their_variables_and_printed_without_their_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

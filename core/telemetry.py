@@ -1,12 +1,13 @@
 """How every part logs: events with fields, one line each on stderr, the standard library's loggers included."""
 
+import io
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 MASK = "**********"
 _SECRET_WORDS = ("token", "authorization", "secret", "password", "api_key", "cookie")
@@ -36,10 +37,7 @@ def configure(part: str, *, json: bool = False, level: int = logging.INFO) -> No
     last: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if json
-        else [
-            # Plain tracebacks: the pretty ones print local variables, which may hold tokens.
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        else [show_controls, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -68,6 +66,39 @@ def _mask(fields: MutableMapping[str, Any]) -> None:
             inner = dict(value)
             _mask(inner)
             fields[key] = inner
+
+
+def show_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Have what no terminal prints shown escaped: it may be a stranger's, and order the reader's terminal about.
+
+    JSON is escaped by its nature, and so is every value here that is no text by its `repr`.
+    """
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            # The renderer prints the words of an event as they are.
+            event[key] = _escaped(value.rstrip()) if key == "event" else _Quoted(value)
+    return event
+
+
+class _Quoted:
+    """A text that the renderer shows as Python writes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
+
+
+def _escaped(text: str, kept: str = "") -> str:
+    return "".join(each if each.isprintable() or each in kept else repr(each)[1:-1] for each in text)
+
+
+def _traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    # A plain one: the pretty ones print local variables, which may hold tokens.
+    found = io.StringIO()
+    structlog.dev.plain_traceback(found, exc_info)
+    out.write(_escaped(found.getvalue(), kept="\n\t"))
 
 
 class _Named:

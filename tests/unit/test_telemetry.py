@@ -35,6 +35,32 @@ def test_events_are_lines_of_json_without_secrets() -> None:
     assert "ZeroDivisionError" in failed["exception"]
 
 
+_STRANGE = r"""
+import logging, structlog
+from core import telemetry
+telemetry.configure("api")
+log = structlog.get_logger()
+log.info("agent.status", agent_id="\x1b]0;mine\x07", status="\x9b2J", known=["\x1b[8m"], kind="fine")
+logging.getLogger("library").warning("spoke %s", "\x1b[2J\nof an event that never was")
+try:
+    raise ValueError("no \x1b[31m number")
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def test_what_a_stranger_writes_cannot_order_the_terminal_of_a_logs_reader_about() -> None:
+    done = subprocess.run([sys.executable, "-c", _STRANGE], capture_output=True, text=True, timeout=60, check=True)
+    assert [each for each in done.stderr.replace("\n", "") if not each.isprintable()] == []
+    told, spoke, failed, *trace = done.stderr.splitlines()
+    assert r"agent_id='\x1b]0;mine\x07'" in told
+    assert r"status='\x9b2J'" in told
+    assert r"kind=fine known=['\x1b[8m']" in told
+    assert r"spoke \x1b[2J\nof an event that never was" in spoke
+    assert "failed" in failed
+    assert trace[-1] == r"ValueError: no \x1b[31m number"
+
+
 def test_tokens_differ_and_are_kept_as_hashes_only() -> None:
     first, second = new_token("agt"), new_token("agt")
     assert first.get_secret_value() != second.get_secret_value()

@@ -151,7 +151,7 @@ async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:
         )
         hub = await stack.enter_async_context(open_live(deps, url))
         file = ready_file or settings.data_dir / "run" / "api.ready"
-        return await serve(create_app(settings, deps, hub, traces), listening, file)
+        return await serve(create_app(settings, deps, hub, traces), listening, file, hub.background)
 
 
 async def _schema_answers(db: Db) -> None:

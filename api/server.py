@@ -38,16 +38,31 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: FastAPI, listening: Sequence[socket.socket], ready_file: Path) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code. `ready_file` holds our pid meanwhile."""
+async def serve(
+    app: FastAPI, listening: Sequence[socket.socket], ready_file: Path, background: Sequence[asyncio.Task[None]]
+) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code. `ready_file` holds our pid meanwhile.
+
+    Also until a part of `background` ends, which none should: then all of it goes, to be started anew. Requests are
+    answered and sockets closed as at any stop, so that callers and agents turn to another replica.
+    """
     server = _Server(uvicorn.Config(app, **_OPTIONS))
+    broken: list[str] = []
 
     def leave() -> None:
         server.should_exit = True
 
+    def ended(part: asyncio.Task[None]) -> None:
+        broken.append(part.get_name())
+        fault = None if part.cancelled() else part.exception()
+        log.error("process.part_ended", part=part.get_name(), exc_info=fault)
+        leave()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
+    for part in background:
+        part.add_done_callback(ended)
     serving = asyncio.create_task(server.serve(sockets=[*listening]))
     try:
         while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn tells by an attribute alone)
@@ -58,10 +73,12 @@ async def serve(app: FastAPI, listening: Sequence[socket.socket], ready_file: Pa
             log.info("api.ready", host=host, port=port)
         await serving
     finally:
+        for part in background:
+            part.remove_done_callback(ended)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         await asyncio.to_thread(ready_file.unlink, missing_ok=True)
-    return 0 if server.started else 1
+    return 0 if server.started and not broken else 1
 
 
 def listen(host: str, port: int) -> socket.socket:

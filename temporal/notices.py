@@ -41,7 +41,7 @@ class Bell:
         self._history_limit = history_limit
 
     async def run(self) -> None:
-        """Ring until cancelled."""
+        """Ring until cancelled. Raises what ended its listener, should anything."""
         keys = [(Wake.NOTICES, channel.value) for channel in Channel]
         async with Listener.open(self._url) as listener:
             with listener.subscribe(*keys) as written:
@@ -49,6 +49,8 @@ class Bell:
                     await self._ring()
                     await asyncio.sleep(_GATHER_SECONDS)
                     await written.wait(self._tick_seconds)
+                    if listener.task.done():
+                        listener.task.result()
 
     async def _ring(self) -> None:
         try:

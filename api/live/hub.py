@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,10 @@ _REACH_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """`replica` names this process, `listener` is its one ear to the database."""
+    """`replica` names this process, `listener` is its one ear to the database.
+
+    `background` never ends by itself; when some of it does, whoever serves the app ends the process.
+    """
 
     replica: str
     deps: Deps
@@ -40,6 +43,7 @@ class Live:
     calls: Calls
     desktops: Desktops
     positions: Positions
+    background: Sequence[asyncio.Task[None]]
     seats: Seats = field(default_factory=lambda: Seats(MAX_USER_SOCKETS, "sockets"))
     calling: Seats = field(default_factory=lambda: Seats(MAX_USER_CALLS, "waiting calls"))
     reporting: Seats = field(default_factory=lambda: Seats(MAX_AGENT_REPORTS, "reports of an agent"))
@@ -69,8 +73,8 @@ async def open_live(
         calls = Calls(deps.db, listener, reach)
         stack.push_async_callback(calls.close)
         positions = Positions(deps.db, listener, deps.settings)
-        await stack.enter_async_context(_running(positions.run(), "positions"))
-        await stack.enter_async_context(_running(stay_present(deps.db, replica), "presence"))
+        looking = await stack.enter_async_context(_running(positions.run(), "positions"))
+        present = await stack.enter_async_context(_running(stay_present(deps.db, replica), "presence"))
         yield Live(
             replica=replica,
             deps=deps,
@@ -79,15 +83,16 @@ async def open_live(
             calls=calls,
             desktops=Desktops(deps.db, listener, reach),
             positions=positions,
+            background=(listener.task, looking, present),
             user_socket_seconds=user_socket_seconds,
         )
 
 
 @asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+async def _running(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(work, name=name)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -77,7 +77,11 @@ class Listener:
 
     Subscribe first, then read, then wait: a change is either seen by the read or wakes. While the connection is broken
     wake-ups are lost, so after it is back every subscriber is woken once.
+
+    `task` is its work, which never ends by itself; whoever opened it watches for that, as nothing is heard from then.
     """
+
+    task: asyncio.Task[None]
 
     def __init__(self, url: str) -> None:
         self._url = plain_url(url)
@@ -89,13 +93,12 @@ class Listener:
     async def open(cls, url: str) -> AsyncIterator[Self]:
         """A listener at work; it connects by itself, also when the database is not there yet."""
         listener = cls(url)
-        task = asyncio.create_task(listener._run(), name="listener")
+        listener.task = asyncio.create_task(listener._run(), name="listener")
         try:
             yield listener
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            listener.task.cancel()
+            await asyncio.gather(listener.task, return_exceptions=True)
 
     @property
     def connected(self) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from pydantic import SecretStr
+from websockets.asyncio.client import connect
+from websockets.frames import CloseCode
 
 from api.auth import Role, issue
 from core.db.engine import Db
@@ -22,11 +24,18 @@ from tests.fixtures.api import SECRET
 from tests.fixtures.stage import until
 
 _RUN = """
-import asyncio, sys
+import asyncio, os, sys
 from api.app import run_api
+from core import telemetry
 from core.errors import BerthError
 from core.leaving import leave
 from core.settings import Settings
+telemetry.configure("api")
+async def breaks(*_):
+    while not os.path.exists(os.path.join(os.environ["BERTH_DATA_DIR"], "break")):
+        await asyncio.sleep(0.02)
+    raise RuntimeError("made to break")
+exec(os.environ.get("BREAKS", ""))
 try:
     leave(asyncio.run(run_api(Settings())))
 except BerthError as error:
@@ -36,7 +45,7 @@ except BerthError as error:
 
 @asynccontextmanager
 async def _process(
-    folder: Path, port: int, database: str, temporal: str, **more: str
+    folder: Path, port: int, database: str, temporal: str, *, breaks: str = "", **more: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     settings = {
         "DATA_DIR": str(folder),
@@ -48,7 +57,7 @@ async def _process(
         **more,
     }
     env = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
-    env |= {f"BERTH_{name}": value for name, value in settings.items()}
+    env |= {f"BERTH_{name}": value for name, value in settings.items()} | {"BREAKS": breaks}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _RUN, env=env, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
@@ -121,3 +130,34 @@ async def test_agents_are_answered_at_an_address_of_their_own_beside_that_of_peo
         async with httpx2.AsyncClient(timeout=30) as http:
             with pytest.raises(httpx2.ConnectError):
                 await http.get(f"http://127.0.0.3:{port}/health")
+
+
+@pytest.mark.parametrize(
+    ("part", "breaks"),
+    [
+        ("listener", "from core.db.notify import Listener; Listener._run = breaks"),
+        ("positions", "from api.live.positions import Positions; Positions.run = breaks"),
+        ("presence", "from api.live import hub; hub.stay_present = breaks"),
+    ],
+    ids=["listener", "positions", "presence"],
+)
+async def test_api_whose_part_broke_closes_its_sockets_and_ends_to_be_started_anew(
+    tmp_path: Path, database_url: str, part: str, breaks: str
+) -> None:
+    async with Db.open(database_url, application="test", pool_size=1) as db, db.transaction() as session:
+        await users.put(session, "owner")
+    token = issue(Auth(secret=SecretStr(SECRET)), "owner", Role.USER, datetime.now(UTC), timedelta(minutes=5))
+    port = Ports().pick(0)
+    async with _process(tmp_path, port, database_url, "127.0.0.1:1", breaks=breaks) as process:
+        await _announced(tmp_path / "run" / "api.ready", process)
+        url, headers = f"ws://127.0.0.1:{port}/ws/events", {"Authorization": f"Bearer {token}"}
+        async with asyncio.timeout(20), connect(url, additional_headers=headers, proxy=None) as socket:
+            await asyncio.to_thread((tmp_path / "break").touch)
+            await socket.wait_closed()
+            _, said = await process.communicate()
+    assert socket.close_code == CloseCode.SERVICE_RESTART
+    assert process.returncode == 1
+    (told,) = [line for line in said.decode().splitlines() if "process.part_ended" in line]
+    assert f"part={part}" in told
+    assert "RuntimeError: made to break" in said.decode()
+    assert not await asyncio.to_thread((tmp_path / "run" / "api.ready").exists)

@@ -1,10 +1,11 @@
 """The command line: `berth`. Commands import what they need when they run, so that help comes at once."""
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -25,6 +26,9 @@ from api.cli import (
 )
 from api.cli.faults import fault_of, line_of
 from core.leaving import leave
+
+# As shells have it for what SIGINT ended.
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Gives every user a browser agent of their own, and owns that agent's whole life.",
@@ -76,19 +80,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     words, debug = _without_debug(list(sys.argv[1:] if argv is None else argv))
     try:
-        code = typer.main.get_command(app).main(args=words, prog_name="berth", standalone_mode=False)
+        code = _outcome(words)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. What is still buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # the owner is the person at the terminal, who is told here
+        if isinstance(error, BrokenPipeError) and _unread(sys.stdout):
+            # Whoever read the output has seen enough. What is still buffered must not fail again when Python ends.
+            for stream in filter(_unread, (sys.stdout, sys.stderr)):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            return 0
         if debug:
             traceback.print_exc()
         fault = fault_of(error)
         show.note(f"berth: {line_of(fault)}")
         return fault.code
+
+
+def _outcome(words: list[str]) -> Any:
+    """What the command returns, or the code it ends with. Typer's own `main` makes any broken pipe an exit with 1."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("berth", words) as context:
+            return command.invoke(context)
+    except typer.Exit as over:
+        return over.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _unread(stream: TextIO) -> bool:
+    """Whether it is a pipe whose reader is gone."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:

@@ -60,7 +60,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> 
         shown.add_column(column, overflow="fold", no_wrap=column in {"AGENT", "ID", "STATE", "SINCE"})
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(shown)
+    # Not by rich's own hand: it ends the process with 1 when the reader has left.
+    with console.capture() as printed:
+        console.print(shown)
+    sys.stdout.write(printed.get())
+    sys.stdout.flush()
 
 
 def ago(moment: str | None, now: datetime | None = None) -> str:

@@ -87,6 +87,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
         docs_url=None,
+        openapi_url=None,  # `api.routes.docs` has it
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(decode_parameters)],
@@ -107,6 +108,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
 
     app.state.ready = ready
     app.state.shown = Fresh(shown, SHOWN_SECONDS)
+    app.state.written = None  # what `api.routes.docs` serves, once somebody has asked for it
     # The one added last is the outermost.
     app.add_middleware(BodyLimit)
     if traces is not None:

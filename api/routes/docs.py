@@ -1,11 +1,11 @@
-"""`/docs`: the API for people, written from its own OpenAPI document; nothing is fetched from elsewhere."""
+"""The API's own OpenAPI document, and `/docs`, written from it for people; nothing is fetched from elsewhere."""
 
 import json
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,7 +24,28 @@ table { border-collapse: collapse; } td { padding: .15rem .8rem .15rem 0; vertic
 
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    return HTMLResponse(page(request.app.openapi()), headers={"Content-Security-Policy": _POLICY})
+    return HTMLResponse(_kept(request).page, headers={"Content-Security-Policy": _POLICY})
+
+
+@router.get("/openapi.json")
+async def document(request: Request) -> Response:
+    return Response(_kept(request).document, media_type="application/json")
+
+
+class Written(NamedTuple):
+    """The bytes of both. They are asked for without a token, and what they say is settled when the app is made."""
+
+    document: bytes
+    page: bytes
+
+
+def _kept(request: Request) -> Written:
+    state = request.app.state
+    if state.written is None:
+        found = request.app.openapi()
+        state.written = Written(bytes(JSONResponse(found).body), page(found).encode())
+    kept: Written = state.written
+    return kept
 
 
 def page(document: dict[str, Any]) -> str:

@@ -3,11 +3,14 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import asyncpg
 import httpx2
 import pytest
+from fastapi.responses import JSONResponse
 
+from api.routes import docs
 from api.routes.service import SHOWN_SECONDS
 from core.db.engine import Db
 from core.db.repositories import tallies
@@ -323,3 +326,27 @@ async def test_docs_are_one_page_without_anything_from_elsewhere(api: Api) -> No
     assert "<script" not in page.text
     assert "http://" not in page.text
     assert "https://" not in page.text
+
+
+async def test_docs_and_their_document_are_written_once_however_often_a_stranger_asks(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    page, render = docs.page, JSONResponse.render
+
+    def counted_page(found: dict[str, Any]) -> str:
+        written.append("page")
+        return page(found)
+
+    def counted_render(answer: JSONResponse, found: Any) -> bytes:
+        written.append("document")
+        return render(answer, found)
+
+    monkeypatch.setattr(docs, "page", counted_page)
+    monkeypatch.setattr(JSONResponse, "render", counted_render)
+    for path, kind in (("/docs", "text/html; charset=utf-8"), ("/openapi.json", "application/json")):
+        first, *others = [await api.http.get(path) for _ in range(3)]
+        assert (first.status_code, first.headers["content-type"]) == (200, kind)
+        assert {each.content for each in others} == {first.content}
+    assert sorted(written) == ["document", "page"]
+    assert (await api.http.get("/openapi.json")).json() == api.app.openapi()

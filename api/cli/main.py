@@ -32,7 +32,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     help="Gives every user a browser agent of their own, and owns that agent's whole life.",
-    epilog="Exit codes: 0 done, 1 it failed, 2 wrong use, 3 refused by Berth, 4 not reachable.",
+    epilog="Exit codes: 0 done, 1 it failed, 2 wrong use, 3 refused by Berth, 4 not reachable, 130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     add_completion=False,
     rich_markup_mode=None,

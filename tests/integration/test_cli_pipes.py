@@ -63,7 +63,8 @@ async def test_pipe_that_broke_elsewhere_is_a_failure_still(cli: Cli) -> None:
     assert (process.returncode, "of another program" in said.decode()) == (1, True)
 
 
-async def test_command_that_is_interrupted_exits_as_shells_have_it(desk: Desk) -> None:
+async def test_command_that_is_interrupted_exits_as_shells_and_its_help_have_it(desk: Desk) -> None:
+    assert "130 interrupted" in (await desk.cli("--help")).out
     # The agent waits in line, so there is something to be interrupted in.
     await desk.api.lives.look(0)
     async with desk.as_user("owner").running("agents", "start", "shop", "--wait") as process, asyncio.timeout(SECONDS):

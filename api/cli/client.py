@@ -110,12 +110,14 @@ class Berth:
                 break
         return found
 
-    def stream(self, path: str, params: Mapping[str, Any] | None = None, *, silent: bool = False) -> Iterator[bytes]:
-        """The bytes of an answer as they come; `silent` for one that may say nothing for as long as it likes.
+    def stream(
+        self, path: str, params: Mapping[str, Any] | None = None, *, silent_seconds: float = _SECONDS
+    ) -> Iterator[bytes]:
+        """The bytes of an answer as they come.
 
-        Raises `Unreachable` too when it breaks off before its end.
+        Raises `Unreachable` too when it breaks off before its end, or says nothing for so many seconds.
         """
-        timeout = httpx2.Timeout(None if silent else _SECONDS, connect=_CONNECT_SECONDS)
+        timeout = httpx2.Timeout(_SECONDS, read=silent_seconds, connect=_CONNECT_SECONDS)
         with self._translated(), self._http.stream("GET", path, params=params, timeout=timeout) as answer:
             if answer.status_code >= 300:
                 answer.read()

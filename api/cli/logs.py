@@ -10,6 +10,8 @@ from api.cli.life import find
 
 _PAUSE_SECONDS = 1.0
 _MOST_BYTES = 32 << 20
+# Berth ends a followed log after 15 minutes; one that is silent for longer has nobody at its other end.
+SILENT_SECONDS = 16 * 60.0
 
 
 def followed(berth: Berth, agent_id: str) -> Iterator[bytes]:
@@ -22,7 +24,7 @@ def followed(berth: Berth, agent_id: str) -> Iterator[bytes]:
     while True:
         # Asked before: of one that is over, the log that is read then is all of it.
         over = find(berth, agent_id)["endedAt"] is not None
-        yield from printed.beyond(berth.stream(log_path(agent_id), {"follow": "true"}, silent=True))
+        yield from printed.beyond(berth.stream(log_path(agent_id), {"follow": "true"}, silent_seconds=SILENT_SECONDS))
         if over:
             return
         if printed.too_long:

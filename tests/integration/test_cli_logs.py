@@ -1,9 +1,12 @@
 """An agent's log on the command line: as it comes, once, and whole or not to be taken for it."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from api.cli.logs import SILENT_SECONDS
+from api.services import logs
 from core.errors import RuntimeRetryable
 from tests.fixtures.terminal import Desk
 
@@ -69,3 +72,14 @@ async def test_log_that_does_not_end_in_time_does_not_look_whole(desk: Desk, mon
     agent_id = await desk.api.running()
     desk.api.runtime.stalls = True
     assert (await desk.as_user("owner")("agents", "logs", agent_id)).code == 4
+
+
+async def test_followed_log_of_a_server_that_says_nothing_any_more_is_given_up(desk: Desk) -> None:
+    agent_id = await desk.api.running()
+    impatient = "from api.cli import logs; logs.SILENT_SECONDS = 0.3; from api.cli.main import run; run()"
+    ended = await replace(desk.as_user("owner"), program=("-c", impatient))("agents", "logs", agent_id, "--follow")
+    assert (ended.code, "did not answer in time" in ended.line) == (4, True)
+
+
+def test_silence_that_berth_itself_ends_is_waited_for() -> None:
+    assert SILENT_SECONDS > logs._FOLLOW_SECONDS

@@ -47,12 +47,13 @@ class Berth:
         parts = urlsplit(self.url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise WrongUse(f"BERTH_API_URL is no http address: {url}")
+        # A proxy has no way to this machine's own loopback.
+        self.by_proxy = parts.hostname not in _LOOPBACK
         self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx2.Timeout(_SECONDS, connect=_CONNECT_SECONDS),
-            # A proxy has no way to this machine's own loopback.
-            trust_env=parts.hostname not in _LOOPBACK,
+            trust_env=self.by_proxy,
         )
 
     @classmethod

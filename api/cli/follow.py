@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 from websockets.sync.client import connect
 
 from api.cli import show
 from api.cli.client import Berth, fault_of_problem
-from api.cli.faults import Fault, TurnedDown, Unreachable
+from api.cli.faults import Fault, TurnedDown, Unreachable, WrongUse
 
 _OPEN_SECONDS = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
@@ -43,6 +43,9 @@ def events(berth: Berth, after: str | None, opened: Callable[[], None] | None = 
                 raise TurnedDown(f"Berth closed the stream: {closed.rcvd.reason}") from None
             if closed.rcvd is not None and closed.rcvd.code == _ITS_TIME_IS_UP:
                 continue
+        except InvalidProxy:
+            # Without its address, which may hold a password.
+            raise WrongUse("what the environment names as the proxy is none", "see HTTP_PROXY, HTTPS_PROXY") from None
         except InvalidStatus as error:
             fault = _fault(berth, error)
             if not (was_open and isinstance(fault, Unreachable)):
@@ -65,7 +68,8 @@ def _open(berth: Berth, after: str | None) -> Any:
         open_timeout=_OPEN_SECONDS,
         close_timeout=1,
         compression=None,
-        proxy=None,
+        # True: as the environment says, like all else that is asked of Berth.
+        proxy=True if berth.by_proxy else None,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from api.live.feed import cursor_of
@@ -45,6 +45,23 @@ async def test_watch_loses_nothing_when_the_connection_breaks(desk: Desk) -> Non
         assert len(kinds) == len(set(kinds))
 
 
+async def test_watch_goes_by_the_proxy_of_the_environment_and_not_to_loopback(desk: Desk) -> None:
+    async with Tunnel.to(desk.url) as tunnel:
+        proxied = desk.as_user("owner").beside(http_proxy=tunnel.url, https_proxy="", no_proxy="", NO_PROXY="")
+        for url, asked in (("http://berth.invalid:8000", ["CONNECT berth.invalid:8000 HTTP/1.1"]), (desk.url, [])):
+            watch = proxied.given(API_URL=url).running("agents", "watch", "--json", "--after", cursor_of(0))
+            async with watch as process:
+                await _first_event(desk, _lines(process))
+            assert tunnel.asked == asked
+            tunnel.asked.clear()
+
+
+async def test_proxy_that_cannot_be_one_is_named_without_its_password(desk: Desk) -> None:
+    berth = desk.as_user("owner").beside(http_proxy="http://ann:hunter22@proxy/path", no_proxy="", NO_PROXY="")
+    said = await berth.given(API_URL="http://berth.invalid:8000")("agents", "watch")
+    assert (said.code, "HTTP_PROXY" in said.line, "hunter22" in said.line) == (2, True, False)
+
+
 def _lines(process: asyncio.subprocess.Process) -> Told:
     """Waits for the next event that fits."""
 
@@ -78,7 +95,7 @@ class Line:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, url: str) -> AsyncIterator["Line"]:
+    async def to(cls, url: str) -> AsyncIterator[Self]:
         parts = urlsplit(url)
         line = cls(parts.hostname or "", parts.port or 0)
         async with await asyncio.start_server(line._carry, "127.0.0.1", 0) as server:
@@ -109,3 +126,16 @@ class Line:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+
+class Tunnel(Line):
+    """A proxy whose every tunnel leads to that server, and what it was asked for."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.asked: list[str] = []
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append((await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0])
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await super()._carry(reader, writer)

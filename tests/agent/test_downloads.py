@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,16 @@ def held(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size // MIB for path in folder.iterdir()}
 
 
+def has(name: str, seen: dict[str, int]) -> bool:
+    return seen.get(name) == 8
+
+
 async def test_oldest_downloads_go_for_newer_ones(backend: Backend, site: str) -> None:
     async with running.started(backend, AGENT_DOWNLOADS_MIB="20") as agent:
         folder = agent.home / "work" / "downloads"
         for name in ("first", "second", "third", "fourth"):
             await agent.post("navigate", url=f"{site}/8/{name}")
-            await eventually(lambda: asyncio.to_thread(held, folder), lambda seen, name=name: seen.get(name) == 8)
+            await eventually(lambda: asyncio.to_thread(held, folder), partial(has, name))
         await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {"third": 8, "fourth": 8})
 
 

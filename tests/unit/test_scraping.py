@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_manifests import MANIFESTS, Object, built, of_kind, selects, with_component
+from tests.fixtures.manifests import MANIFESTS, Object, built, of_kind, selects, with_component
 
 # Groups that every cluster has, whatever was added to it.
 BUILT_IN = frozenset(

@@ -119,12 +119,13 @@ class Intake:
                 return
             failed = row.failed_checks + 1
             row.failed_checks = failed % FAILED_CHECKS_TO_REPORT
-            # Those who fell silent with it may be a heartbeat behind.
-            half = timedelta(seconds=silent_seconds / 2)
-            of_many = silence.of_many(*await upkeep.heard_channels(session, half))
+            lost = failed >= FAILED_CHECKS_TO_REPORT
+            if lost:
+                # Those who fell silent with it may be a heartbeat behind. The reaper decides of a crowd: it sees all.
+                half = timedelta(seconds=silent_seconds / 2)
+                lost = not silence.of_many(*await upkeep.heard_channels(session, half))
         log.warning("agent.silent", agent_id=who.agent_id, attempt=who.attempt, failed_checks=failed)
-        # Of a crowd that is silent together the reaper decides, which sees all of it.
-        if failed >= FAILED_CHECKS_TO_REPORT and not of_many:
+        if lost:
             self._reporter.unhealthy(who, f"no heartbeat for {silent_seconds:.0f} s on an open channel")
 
     async def offline(self, who: AgentView, epoch: int) -> None:

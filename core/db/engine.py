@@ -1,15 +1,28 @@
 """The database as every part opens it: one async engine with limits, and transactions as sessions."""
 
+import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import asyncpg
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 STATEMENT_TIMEOUT_MS = 15_000
 IDLE_IN_TRANSACTION_MS = 15_000
+# Longer than the server lets a statement go on: what is not answered by then is not there.
+_COMMAND_SECONDS = 20.0
+# How long a connection has to answer that it is there, and after how long a rest it is asked at the least.
+_ANSWER_SECONDS = 3.0
+_RESTED_SECONDS = 1.0
+_CLOSE_SECONDS = 5.0
 
 
 class Db:
@@ -27,7 +40,8 @@ class Db:
     async def open(
         cls, url: str, *, application: str, pool_size: int = 10, ask_first: bool = True, patient: bool = False
     ) -> AsyncIterator[Self]:
-        """`ask_first` False saves a round trip a transaction; for callers that are tried again when it died.
+        """`ask_first` False asks only a connection that has rested whether it still answers, which saves a round trip a
+        transaction; for callers that are tried again when it died.
 
         `patient`: a statement may take as long as it needs, for what reads or rewrites whole tables.
         """
@@ -36,12 +50,10 @@ class Db:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=10,
-            # A server that was killed leaves dead connections in the pool.
-            pool_pre_ping=ask_first,
             connect_args={
                 "async_creator_fn": _connected,
                 "timeout": 5,
-                "command_timeout": None if patient else 20,
+                "command_timeout": None if patient else _COMMAND_SECONDS,
                 "server_settings": {
                     "application_name": f"berth-{application}",
                     "statement_timeout": "0" if patient else str(STATEMENT_TIMEOUT_MS),
@@ -50,10 +62,14 @@ class Db:
                 },
             },
         )
+        _distrust(engine, 0 if ask_first else _RESTED_SECONDS)
         try:
             yield cls(engine)
         finally:
-            await engine.dispose()
+            # Each that is dead would have its whole time to say goodbye.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await engine.dispose()
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[AsyncSession]:
@@ -65,6 +81,37 @@ class Db:
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         async with self._sessions() as session, session.begin():
             yield session
+
+
+def _distrust(engine: AsyncEngine, rested_seconds: float) -> None:
+    """Throw away all connections there are as soon as one that has rested for so long does not answer.
+
+    A server that was killed leaves dead ones in the pool, and so does a way to it that broke without a word: each of
+    those would hold up whoever takes it for as long as a statement may take.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkin")
+    def rest(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def take(connection: Any, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        since = record.info.get("rests_since")  # None: it was made just now
+        if since is None or time.monotonic() - since < rested_seconds:
+            return
+        try:
+            connection.run_async(_answers)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise InvalidatePoolError(str(error)) from error
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def broke(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, TimeoutError):
+            context.invalidate_pool_on_disconnect = True
+
+
+async def _answers(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT", timeout=_ANSWER_SECONDS)
 
 
 async def _connected(*args: Any, **options: Any) -> Any:

@@ -48,53 +48,65 @@ async def kept(db: Db) -> Db:
     return db
 
 
+class Asking:
+    """One transaction, and how many rows of each table it has read."""
+
+    def __init__(self, session: AsyncSession, before: dict[str, int]) -> None:
+        self.session = session
+        self._before = before
+
+    async def rows_read(self, table: str) -> int:
+        """Whichever way they were read."""
+        return (await _counted(self.session))[table] - self._before[table]
+
+
 @asynccontextmanager
-async def asking(kept: Db) -> AsyncIterator[AsyncSession]:
-    """A transaction with the plans that a connection comes to keep: made once, for whatever is asked for."""
+async def asking(kept: Db) -> AsyncIterator[Asking]:
+    """With the plans that a connection comes to keep: made once, for whatever is asked for."""
     async with kept.transaction() as session:
         await session.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
-        yield session
+        # What the connection read before is told with it, until the server has taken note of that: a second or so.
+        yield Asking(session, await _counted(session))
 
 
-async def rows_read(session: AsyncSession, table: str) -> int:
-    """How many rows of the table this transaction has read, whichever way."""
-    query = "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables"
-    return int(await session.scalar(text(f"{query} WHERE relname = :table"), {"table": table}))
+async def _counted(session: AsyncSession) -> dict[str, int]:
+    query = "SELECT relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables"
+    return {table: int(rows) for table, rows in (await session.execute(text(query))).all()}
 
 
 async def test_look_for_pressure_reads_one_command_of_each_agent_however_many_it_answered(kept: Db) -> None:
-    async with asking(kept) as session:
+    async with asking(kept) as its:
         kind = Kind(resources=Resources(), away_seconds=900)
-        found = await pressure.residents(session, "local", datetime.now(UTC), {}, kind)
-        assert await rows_read(session, "commands") <= len(found) == 20
-        answered = await session.scalar(text("SELECT max(ended_at) FROM commands WHERE state = 'done'"))
+        found = await pressure.residents(its.session, "local", datetime.now(UTC), {}, kind)
+        assert await its.rows_read("commands") <= len(found) == 20
+        answered = await its.session.scalar(text("SELECT max(ended_at) FROM commands WHERE state = 'done'"))
         assert {each.last_activity_at for each in found} == {answered}
 
 
 async def test_look_at_one_life_reads_one_command_however_many_it_answered(kept: Db) -> None:
-    async with asking(kept) as session:
-        await sights.of(session, "agent-3000", 1, datetime.now(UTC))
-        assert await rows_read(session, "commands") <= 1
+    async with asking(kept) as its:
+        await sights.of(its.session, "agent-3000", 1, datetime.now(UTC))
+        assert await its.rows_read("commands") <= 1
 
 
 async def test_projects_of_a_user_are_read_without_those_of_others(kept: Db) -> None:
-    async with asking(kept) as session:
-        assert await users.projects_of(session, "user-7") == ["project-7"]
-        assert await rows_read(session, "memberships") == 1
+    async with asking(kept) as its:
+        assert await users.projects_of(its.session, "user-7") == ["project-7"]
+        assert await its.rows_read("memberships") == 1
 
 
 async def test_agents_of_a_rare_state_are_read_without_all_others(kept: Db) -> None:
-    async with asking(kept) as session:
-        found, _ = await agents.page(session, None, state=AgentState.FAILED)
+    async with asking(kept) as its:
+        found, _ = await agents.page(its.session, None, state=AgentState.FAILED)
         assert [each.agent_id for each in found] == ["agent-2000", "agent-1000"]
-        assert await rows_read(session, "agents") == 2
+        assert await its.rows_read("agents") == 2
 
 
 async def test_moment_at_which_agents_began_to_leave_is_read_without_all_that_they_lived_through(kept: Db) -> None:
-    async with asking(kept) as session:
-        found, _ = await agents.page(session, None, state=AgentState.DRAINING)
-        dated = await agents.with_since(session, found)
+    async with asking(kept) as its:
+        found, _ = await agents.page(its.session, None, state=AgentState.DRAINING)
+        dated = await agents.with_since(its.session, found)
         # Of each the event that tells of it, once by either question, and the one before it.
-        assert await rows_read(session, "events") <= 3 * len(dated) == 30
-        left = await session.scalar(text("SELECT max(at) FROM events"))
+        assert await its.rows_read("events") <= 3 * len(dated) == 30
+        left = await its.session.scalar(text("SELECT max(at) FROM events"))
         assert {each.state_since for each in dated} == {left}

@@ -18,6 +18,7 @@ from tests.fixtures.manifests import (
     named,
     of_kind,
     selects,
+    settings_of,
     with_component,
 )
 
@@ -54,8 +55,7 @@ def test_what_is_applied_fits_together(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_agents_are_made_of_the_image_that_nodes_hold_ready(overlay: str) -> None:
     objects = built(f"overlays/{overlay}")
-    (settings,) = [found["data"] for found in of_kind("ConfigMap", objects)
-                   if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
+    settings = settings_of(objects)
     (holder,) = named("DaemonSet", "berth-prepull", objects)["spec"]["template"]["spec"]["containers"]
     assert settings["BERTH_TEMPLATES__DEFAULT__IMAGE"] == holder["image"]
 
@@ -74,10 +74,8 @@ def test_production_runs_images_by_digest_alone() -> None:
 def test_settings_given_to_parts_are_settings_that_parts_know(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from api.cli import config
 
-    for found in of_kind("ConfigMap", built(f"overlays/{overlay}")):
-        if found["metadata"]["name"].startswith("berth-settings-"):
-            for name, value in found["data"].items():
-                monkeypatch.setenv(name, value)
+    for name, value in settings_of(built(f"overlays/{overlay}")).items():
+        monkeypatch.setenv(name, value)
     assert config.unknown() == []
     assert config.load().pool.runtime == "kubernetes"
 
@@ -86,8 +84,7 @@ def test_settings_given_to_parts_are_settings_that_parts_know(overlay: str, monk
 def test_users_of_a_production_cluster_keep_their_cookies(monkeypatch: pytest.MonkeyPatch) -> None:
     from api.cli import config
 
-    (settings,) = [found["data"] for found in of_kind("ConfigMap", built("overlays/prod"))
-                   if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
+    settings = settings_of(built("overlays/prod"))
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert config.load().templates["default"].kubernetes.profile is not None
@@ -107,8 +104,7 @@ def test_an_outage_behind_the_api_takes_no_replica_out_of_its_service() -> None:
 @pytest.mark.needs("kubectl")
 def test_placeholders_make_way_for_agents_where_nothing_but_their_component_is_added(tmp_path: Path) -> None:
     objects = with_component("headroom", tmp_path)
-    (settings,) = [found["data"] for found in of_kind("ConfigMap", objects)
-                   if found["metadata"]["name"].startswith("berth-settings-")]  # fmt: skip
+    settings = settings_of(objects)
     agents = settings["BERTH_TEMPLATES__DEFAULT__KUBERNETES__PRIORITY_CLASS"]
     placeholder = named("Deployment", "berth-headroom", objects)["spec"]["template"]
     assert placeholder["metadata"]["labels"][marks.PLACEHOLDER] == agents

@@ -95,12 +95,19 @@ class Leftovers:
         # Read after all of them were seen: a row that is not there now will not come any more.
         living = await self._living({seen.agent_id for _, seen in found})
         settled = datetime.now(UTC) - look.settle
-        strays = [(name, seen) for name, seen in found if _is_stray(seen, living, settled)]
+        strays = await self._still([(name, seen) for name, seen in found if _is_stray(seen, living, settled)])
         # An attempt is written before it is made, so its row was taken back since: a backup was restored.
         outrun = {seen.agent_id for _, seen in found if seen.attempt > living.get(seen.agent_id, seen.attempt)}
         behind = [row for row in look.rows.values() if row.agent_id in outrun]
         ended = await sweep([partial(self._give_up, row) for row in behind], self._seconds)
         return await sweep([partial(self._remove, name, seen) for name, seen in strays], self._seconds), ended
+
+    async def _still(self, strays: Sequence[tuple[str, Present]]) -> list[tuple[str, Present]]:
+        """Those that have outlived their row: a life may have ended in order between the list and the rows."""
+        names = sorted({name for name, _ in strays})
+        lists = await asyncio.gather(*(self._list(name) for name in names))
+        there = {(name, seen.agent_id, seen.attempt) for name, now in zip(names, lists, strict=True) for seen in now}
+        return [(name, seen) for name, seen in strays if (name, seen.agent_id, seen.attempt) in there]
 
     async def _give_up(self, row: LivingRow) -> bool | None:
         """End the run of a row that it can write no more; the next look finds the row without a workflow."""

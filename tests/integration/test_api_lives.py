@@ -16,6 +16,7 @@ from activities import reaping
 from core.domain.tiers import Tier
 from core.settings import Auth
 from tests.fixtures.api import SECRET, Api, replica
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.stage import Stage, until
 
 
@@ -152,7 +153,7 @@ async def test_agent_whose_workflow_is_gone_is_not_said_to_restart(
     monkeypatch.setattr(reaping, "_SETTLE", timedelta(0))  # nothing counts as too young
     agent_id = (await lively.start()).json()["agent"]["agentId"]
     await _state(lively, agent_id, "running")
-    await stage.workflow("owner").terminate("by an operator")
+    await orphaned(stage, "owner")
     path, again = f"/api/agents/{agent_id}/restart", {"Idempotency-Key": "again"}
     refused = await lively.ask("POST", path, headers=again)
     assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (503, "workflow_gone", "30")

@@ -10,6 +10,7 @@ from core.domain.orders import AbandonOrder, StartOutcome
 from core.errors import RuntimeFault, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Usage
 from tests.fakes.stubborn import Stubborn
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.stage import SetStage, Stage, until
 from workflows.removal import UNSEEN
 
@@ -69,7 +70,7 @@ async def test_operator_ends_an_agent_in_any_state_that_its_runtime_does_not_let
     ids = {state: await in_state(stage, state, user_id=state.value) for state in reversed(HELD)}
     for state, agent_id in ids.items():
         if not carried:
-            await stage.workflow(state.value).terminate("stuck")
+            await orphaned(stage, state.value)
         await abandon(stage, agent_id)
     for state, agent_id in ids.items():
         ended = await stage.until(agent_id, AgentState.TERMINATED)
@@ -120,7 +121,7 @@ async def test_one_that_waits_is_given_up_by_leaving_the_line(set_stage: SetStag
     stage = await set_stage(capacity=0)
     agent_id = await stage.queued()
     if not carried:
-        await stage.workflow().terminate("stuck")
+        await orphaned(stage)
     await abandon(stage, agent_id)
     assert (await stage.until(agent_id, AgentState.CANCELLED)).reason == "operator"
     await stage.nothing_left()
@@ -128,7 +129,7 @@ async def test_one_that_waits_is_given_up_by_leaving_the_line(set_stage: SetStag
 
 async def test_start_that_clears_up_behind_a_terminated_run_goes_on_when_that_is_given_up(stage: Stage) -> None:
     first = await stage.started()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     deaf = Deaf(stage)
     starting = asyncio.create_task(stage.insist(stage.request()))
     await deaf.was_asked()
@@ -151,7 +152,7 @@ async def test_start_behind_a_terminated_run_that_only_waited_does_not_wait_for_
 ) -> None:
     stage = await set_stage(capacity=0)
     first = await stage.queued()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     Deaf(stage)
     second = await stage.queued()
     assert second != first

@@ -11,6 +11,7 @@ from activities import reaping
 from core.domain.lifecycle import AgentState
 from core.domain.orders import StartOutcome
 from temporal import schedules
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_draining import draining
 
@@ -81,7 +82,7 @@ async def test_slot_of_a_terminated_agent_goes_to_who_waits(
     stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
     await stage.started("ann")
     second = await stage.queued("bob")
-    await stage.workflow("ann").terminate("stuck")
+    await orphaned(stage, "ann")
 
     async def found() -> bool:
         # A list of workflows may be a moment old.
@@ -106,7 +107,7 @@ async def test_start_right_after_a_terminate_of_two_lives_clears_up_behind_both(
     stage = await set_stage({"grace_seconds": 600})
     first = await draining(stage, "maintenance")
     second = await stage.queued()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     third = await stage.started()
     assert (await stage.agent(first)).state is AgentState.TERMINATED
     assert (await stage.agent(second)).state is AgentState.CANCELLED

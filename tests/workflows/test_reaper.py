@@ -10,7 +10,8 @@ from activities import reaping
 from activities.ports import Owner
 from core.domain.lifecycle import AgentState
 from core.errors import RuntimeRetryable
-from core.runtime.base import AgentSpec, Usage
+from core.runtime.base import AgentSpec, Observation, Usage
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.refusals import refuse_signals
 from tests.fixtures.stage import SetStage, Stage, until
 from tests.workflows.test_draining import draining
@@ -54,6 +55,24 @@ async def test_object_without_a_life_is_removed_and_the_others_stay(stage: Stage
 
 
 @pytest.mark.usefixtures("hasty")
+async def test_life_that_ends_in_order_during_the_look_leaves_nothing_to_find(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_id = await stage.started()
+    looks = stage.runtime.list
+    seen_first = await looks()
+
+    async def ended_meanwhile() -> list[Observation]:
+        monkeypatch.setattr(stage.runtime, "list", looks)
+        await stage.stop(agent_id)
+        await stage.until(agent_id, AgentState.TERMINATED)
+        return seen_first
+
+    monkeypatch.setattr(stage.runtime, "list", ended_meanwhile)
+    assert (await stage.reap()).objects == 0
+
+
+@pytest.mark.usefixtures("hasty")
 async def test_object_that_will_not_go_holds_up_no_other(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaping, "_REMOVE_SECONDS", 0.5)
     for name in ("ag-a", "ag-b", "ag-c"):
@@ -87,7 +106,7 @@ async def test_object_of_an_attempt_that_is_over_is_removed(stage: Stage) -> Non
 
 async def test_young_things_are_left_alone(stage: Stage) -> None:
     agent_id = await stage.started()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     await stray(stage)
     found = await stage.reap()
     assert (found.objects, found.rows) == (0, 0)
@@ -97,7 +116,7 @@ async def test_young_things_are_left_alone(stage: Stage) -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_row_without_a_workflow_is_ended_with_what_it_had(stage: Stage) -> None:
     agent_id = await stage.started()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     found = await stage.reap()
     assert (found.rows, found.objects) == (1, 0)
     ended = await stage.agent(agent_id)
@@ -109,7 +128,7 @@ async def test_row_without_a_workflow_is_ended_with_what_it_had(stage: Stage) ->
 async def test_row_that_only_waits_is_ended_although_its_runtime_is_away(set_stage: SetStage) -> None:
     stage = await set_stage(capacity=0)
     agent_id = await stage.queued()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     Deaf(stage)
     assert (await stage.reap()).rows == 1
     ended = await stage.agent(agent_id)
@@ -123,7 +142,7 @@ async def test_row_that_was_granted_while_it_was_looked_at_is_ended_when_its_run
     stage = await set_stage({"grant_tick_seconds": 600}, capacity=1)
     holder = await stage.started("bob")
     agent_id = await stage.queued()
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     deaf, owner = Deaf(stage), stage.lives.owner
 
     async def granted_before(workflow_id: str) -> Owner | None:
@@ -206,7 +225,7 @@ async def test_several_reapers_at_once_do_no_harm(stage: Stage) -> None:
     keeps = await stage.started("ann")
     gone = [await stage.started(f"user{n}") for n in range(3)]
     for n in range(3):
-        await stage.workflow(f"user{n}").terminate("stuck")
+        await orphaned(stage, f"user{n}")
     await stray(stage)
     found = await asyncio.gather(*(stage.reap() for _ in range(4)))
     assert sum(one.rows for one in found) == 3

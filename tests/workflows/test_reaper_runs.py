@@ -23,6 +23,7 @@ from core.runtime.base import Owner, Pruned, Usage
 from core.runtime.memory import MemoryRuntime
 from core.settings import Memory, Retention
 from tests.fixtures.bookings import booked, closed, now_is, row, run_of
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.stage import SetStage, Stage, until
 from workflows.options import AGENT_ID
 
@@ -238,7 +239,7 @@ async def test_look_that_is_killed_in_the_middle_is_finished_by_the_next(
     ended, terminated = await stage.started("ann"), await stage.started("bob")
     keeps = await stage.started("cat")
     await end_row(stage, ended)
-    await stage.workflow("bob").terminate("stuck")
+    await orphaned(stage, "bob")
     delete, reached = stage.runtime.delete, asyncio.Event()
 
     async def held(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
@@ -266,7 +267,7 @@ async def test_row_that_cannot_be_ended_holds_up_no_other_and_is_said_to_stay(
     monkeypatch.setattr(reaping, "_REMOVE_SECONDS", 3)
     hangs, refuses, goes = [await stage.started(name) for name in ("ann", "bob", "cat")]
     for name in ("ann", "bob", "cat"):
-        await stage.workflow(name).terminate("stuck")
+        await orphaned(stage, name)
     delete = stage.runtime.delete
 
     async def unwilling(agent_id: str, attempt: int, grace_seconds: float = 0) -> Usage:
@@ -341,7 +342,7 @@ async def test_each_kind_that_was_found_is_counted_and_nothing_else(stage: Stage
     assert tally.counted == {}
     await take_row_away(stage, await stage.started("cat"))
     await stage.started("dan")
-    await stage.workflow("dan").terminate("stuck")
+    await orphaned(stage, "dan")
     await stage.sql("DELETE FROM scheduled_starts")
     await reaper(stage, tally).look()
     kinds = {"workflow": 1, "object": 1, "row": 1, "scheduled_start": 1}

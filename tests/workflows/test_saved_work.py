@@ -13,6 +13,7 @@ from core.domain.orders import AbandonOrder
 from core.domain.recovery import FailureKind
 from core.domain.wire import ZIP, CommandFault, saved_work_id
 from core.runtime.base import Usage
+from tests.fixtures.orphans import orphaned
 from tests.fixtures.stage import Stage
 
 TELL = "UPDATE channels SET health = CAST(:told AS jsonb) WHERE agent_id = :a AND attempt = :n"
@@ -164,17 +165,17 @@ async def test_where_the_runtime_cannot_measure_an_attempts_own_word_counts(
 
 
 async def by_the_reaper(stage: Stage, agent_id: str) -> None:
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     assert (await stage.reap()).rows == 1
 
 
 async def by_the_next_start(stage: Stage, agent_id: str) -> None:
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     await stage.insist(stage.request())
 
 
 async def by_an_operator(stage: Stage, agent_id: str) -> None:
-    await stage.workflow().terminate("stuck")
+    await orphaned(stage)
     await stage.lives.abandon(await stage.agent(agent_id), AbandonOrder(), stage.settings.timings)
 
 

@@ -164,6 +164,10 @@ class Agent(Base):
     )
 
 
+# Of events that tell of the life itself. Answers to commands are by far the most, and none of these.
+OF_LIFE = "kind <> 'command.executed'"
+
+
 class EventRow(Base):
     __tablename__ = "events"
     user_id: Mapped[str] = mapped_column(primary_key=True)
@@ -179,6 +183,7 @@ class EventRow(Base):
     __table_args__ = (
         UniqueConstraint("agent_id", "seq"),
         Index("ix_events_refusals", "at", postgresql_where=text("agent_id IS NULL")),
+        Index("ix_events_of_life", "agent_id", "seq", postgresql_where=text(OF_LIFE)),
     )
 
 
@@ -257,6 +262,7 @@ class Command(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending','sent','done','failed','expired','cancelled')", name="state"),
         Index("ix_commands_open", "agent_id", "attempt", postgresql_where=text("state IN ('pending','sent')")),
+        Index("ix_commands_tasks", "agent_id", postgresql_where=text("kind = 'execute' AND name = 'run_task'")),
         Index(
             "ix_commands_answered",
             "agent_id",

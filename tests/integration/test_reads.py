@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.engine import Db
-from core.db.repositories import agents, pressure, sights, users
+from core.db.repositories import agents, commands, events, moves, pressure, sights, users
+from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.pressure import Kind
 from core.domain.templates import Resources
@@ -34,7 +35,12 @@ INSERT INTO commands (agent_id, command_id, attempt, name, parameters, state, de
 INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state)
     SELECT user_id, n, agent_id, project_id, n, now() - (500 - n) * interval '1 minute', 'agent.ready',
            CASE WHEN n < 500 THEN 'running' ELSE 'draining' END
-    FROM agents, generate_series(1, 500) n WHERE ended_at IS NULL
+    FROM agents, generate_series(1, 500) n WHERE ended_at IS NULL;
+INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state)
+    SELECT user_id, n, agent_id, project_id, n, now() - (1001 - n) * interval '1 second',
+           CASE n WHEN 501 THEN 'agent.starting' WHEN 502 THEN 'agent.ready' ELSE 'command.executed' END,
+           CASE n WHEN 501 THEN 'starting' ELSE 'running' END
+    FROM agents, generate_series(501, 1000) n WHERE agent_id = 'agent-3000'
 """
 
 
@@ -100,6 +106,34 @@ async def test_agents_of_a_rare_state_are_read_without_all_others(kept: Db) -> N
         found, _ = await agents.page(its.session, None, state=AgentState.FAILED)
         assert [each.agent_id for each in found] == ["agent-2000", "agent-1000"]
         assert await its.rows_read("agents") == 2
+
+
+async def test_end_of_a_life_and_of_an_attempt_read_no_answer_to_a_command(kept: Db) -> None:
+    async with asking(kept) as its:
+        at = datetime.now(UTC)
+        moved = await moves.move(its.session, "agent-3000", 1, AgentState.DRAINING, at)
+        # The one that tells of it, the one before it, and the event of the move itself.
+        assert await its.rows_read("events") <= 4
+        ready = await its.session.scalar(text("SELECT max(at) FROM events WHERE kind = 'agent.ready' AND seq = 502"))
+        assert (moved.left, moved.since) == (AgentState.RUNNING, ready)
+    async with asking(kept) as its:
+        await events.count(its.session, "agent-3000", EventKind.BROWSER_REOPENED, at - timedelta(days=1))
+        assert await its.rows_read("events") <= 502
+
+
+async def test_what_an_agent_may_still_do_is_read_without_all_that_it_has_done(kept: Db) -> None:
+    at = datetime.now(UTC)
+    asked = commands.Asked(
+        agent_id="agent-3000", attempt=1, command_id="new", name="state", parameters={}, deadline_at=at
+    )
+    async with asking(kept) as its:
+        assert await commands.tasks_begun(its.session, "agent-3000") == 0
+        await commands.submit(its.session, asked, at)
+        assert len(await commands.claim(its.session, "agent-3000", 1, 1, at - timedelta(1), 10)) == 1
+        await commands.to_cancel(its.session, "agent-3000", 1)
+        await commands.expire(its.session, "agent-3000", at)
+        await commands.abandon(its.session, "agent-3000", None, at)
+        assert await its.rows_read("commands") <= 8
 
 
 async def test_moment_at_which_agents_began_to_leave_is_read_without_all_that_they_lived_through(kept: Db) -> None:

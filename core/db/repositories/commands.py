@@ -30,6 +30,12 @@ class CommandState(StrEnum):
 OPEN = (CommandState.PENDING, CommandState.SENT)
 # Ended by the agent's word or its user's, not by the clock.
 ANSWERED = (CommandState.DONE, CommandState.FAILED, CommandState.CANCELLED)
+# Spelt out in the query, not sent beside it. Else a plan that a connection keeps for whatever it is asked cannot know
+# that the small indexes of commands hold what is looked for, and reads all that an agent was ever told to do.
+_EXECUTE: BindParameter[str] = bindparam("execute", EXECUTE, literal_execute=True)
+_RUN_TASK: BindParameter[str] = bindparam("run_task", CommandName.RUN_TASK.value, literal_execute=True)
+_IS_OPEN = Command.state.in_(bindparam("open", [*OPEN], expanding=True, literal_execute=True))
+_IS_ANSWERED = Command.state.in_(bindparam("answered", [*ANSWERED], expanding=True, literal_execute=True))
 
 
 class CommandView(BaseModel):
@@ -76,9 +82,7 @@ async def submit(session: AsyncSession, asked: Asked, at: datetime) -> CommandVi
     known = await get(session, asked.agent_id, asked.command_id)
     if known is None:
         await expire(session, asked.agent_id, at)
-        open_ones = select(func.count()).where(
-            Command.agent_id == asked.agent_id, Command.kind == EXECUTE, Command.state.in_(OPEN)
-        )
+        open_ones = select(func.count()).where(Command.agent_id == asked.agent_id, Command.kind == EXECUTE, _IS_OPEN)
         if (await session.execute(open_ones)).scalar_one() >= MAX_OPEN:
             raise Busy(f"the agent has {MAX_OPEN} commands that are not finished; wait for one or cancel one")
         row = (
@@ -141,6 +145,7 @@ async def claim(
         .where(
             Command.agent_id == agent_id,
             Command.attempt == attempt,
+            _IS_OPEN,
             Command.deadline_at > at,
             or_(
                 Command.state == CommandState.PENDING,
@@ -202,6 +207,7 @@ async def to_cancel(session: AsyncSession, agent_id: str, attempt: int) -> list[
     query = select(Command.command_id).where(
         Command.agent_id == agent_id,
         Command.attempt == attempt,
+        _IS_OPEN,
         Command.state == CommandState.SENT,
         Command.cancel_asked,
     )
@@ -261,14 +267,14 @@ async def expire(session: AsyncSession, agent_id: str, at: datetime) -> None:
     """End open commands past their deadline, so that an agent that lost one is not blocked by it."""
     await session.execute(
         update(Command)
-        .where(Command.agent_id == agent_id, Command.state.in_(OPEN), Command.deadline_at < at)
+        .where(Command.agent_id == agent_id, _IS_OPEN, Command.deadline_at < at)
         .values(state=CommandState.EXPIRED, fault=CommandFault.TIMED_OUT, fault_detail="no result in time", ended_at=at)
     )
 
 
 async def abandon(session: AsyncSession, agent_id: str, attempt: int | None, at: datetime) -> None:
     """End what is open of `attempt` (None: of all), which is over: nobody will answer it. Wakes who waits for it."""
-    statement = update(Command).where(Command.agent_id == agent_id, Command.state.in_(OPEN))
+    statement = update(Command).where(Command.agent_id == agent_id, _IS_OPEN)
     if attempt is not None:
         statement = statement.where(Command.attempt == attempt)
     statement = statement.values(
@@ -300,19 +306,12 @@ async def tasks_begun(session: AsyncSession, agent_id: str) -> int:
     )
     query = select(func.count()).where(
         Command.agent_id == agent_id,
-        Command.kind == EXECUTE,
-        Command.name == CommandName.RUN_TASK,
+        Command.name == _RUN_TASK,
+        Command.kind == _EXECUTE,
         given,
         or_(Command.fault.is_(None), Command.fault.not_in(_TURNED_AWAY)),
     )
     return int((await session.execute(query)).scalar_one())
-
-
-# Spelt out in the query, not sent beside it. Else a plan that a connection keeps for whatever it is asked cannot know
-# that the small indexes of commands hold what is looked for, and reads all that an agent was ever told to do.
-_EXECUTE: BindParameter[str] = bindparam("execute", EXECUTE, literal_execute=True)
-_IS_OPEN = Command.state.in_(bindparam("open", [*OPEN], expanding=True, literal_execute=True))
-_IS_ANSWERED = Command.state.in_(bindparam("answered", [*ANSWERED], expanding=True, literal_execute=True))
 
 
 def runs(at: datetime) -> Exists:

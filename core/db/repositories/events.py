@@ -9,7 +9,7 @@ from sqlalchemy import BindParameter, DateTime, Integer, TextClause, bindparam, 
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, EventRow, User
+from core.db.models import OF_LIFE, Agent, EventRow, User
 from core.db.notify import Wake
 from core.domain.events import Event, EventKind
 from core.domain.lifecycle import AgentState
@@ -144,8 +144,11 @@ async def of_user(session: AsyncSession, user_id: str, after_cursor: int, limit:
 
 
 async def count(session: AsyncSession, agent_id: str, kind: EventKind, since: datetime) -> int:
-    """How many events of a kind an agent had."""
-    theirs = (EventRow.agent_id == agent_id) & (EventRow.kind == kind.value) & (EventRow.at > since)
+    """How many events of a kind, which is not that of commands, an agent had."""
+    said = bindparam("said", kind.value, literal_execute=True)
+    theirs = (
+        (EventRow.agent_id == agent_id) & text(f"events.{OF_LIFE}") & (EventRow.kind == said) & (EventRow.at > since)
+    )
     return await session.scalar(select(func.count()).select_from(EventRow).where(theirs)) or 0
 
 

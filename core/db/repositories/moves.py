@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import ARRAY, Boolean, DateTime, Integer, Row, Text, TextClause, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent
+from core.db.models import OF_LIFE, Agent
 from core.db.notify import Wake, notify
 from core.db.repositories import commands, events, tickets
 from core.db.repositories.agents import fact
@@ -63,15 +63,17 @@ async def move(
     return _applied(was, to, attempt)
 
 
-# Which state a row was in and since when: since the first event after the last one that tells of another state.
-_LEFT = """
+# Which state a row was in and since when: since the first event after the last one that tells of another state. Answers
+# to commands begin no state, and there may be a million.
+_LEFT = f"""
     SELECT was.state AS left_state, (
         SELECT min(came.at) FROM events AS came
-        WHERE came.agent_id = was.agent_id AND came.state = was.state AND came.seq > coalesce((
-            SELECT max(other.seq) FROM events AS other WHERE other.agent_id = was.agent_id AND other.state <> was.state
+        WHERE came.agent_id = was.agent_id AND came.state = was.state AND came.{OF_LIFE} AND came.seq > coalesce((
+            SELECT max(other.seq) FROM events AS other
+            WHERE other.agent_id = was.agent_id AND other.state <> was.state AND other.{OF_LIFE}
         ), 0)
     ) AS since FROM agents AS was WHERE was.agent_id = :agent
-"""
+"""  # noqa: S608  a constant of ours
 
 _NOW_IN = text(_LEFT)
 

@@ -41,10 +41,11 @@ _SETTLE = timedelta(seconds=10)
 _REMOVE_SECONDS = 20.0
 _PRUNE_EVERY = 3600.0
 # Deleting is done in short transactions, so that none meets the end of a statement's time.
-_AGENTS = 10
+_AGENTS = 50
 _BATCH = 50
-_NOTICES = 1000
-_BATCHES = 10
+_COMMANDS = 500
+_ROWS = 1000
+_BATCHES = 20
 # Of each kind; all of it and the rest of a look have three minutes.
 _FORGET_SECONDS = 10.0
 
@@ -99,7 +100,6 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             await ordering.adopt_ageing(session, self._settings.queue.ageing)
         async with self._db.transaction() as session:
-            await upkeep.forget_old(session, look.at)
             pools = await queue.pools_with_work(session)
         await wake_pools(self._signals.wake_pool, pools)
         found = Reaped(
@@ -150,10 +150,13 @@ class ReapingActivities:
         told_before = now - timedelta(days=min(kept.notice_days, kept.agent_days))
         kinds: dict[str, Callable[[AsyncSession], Awaitable[int]]] = {
             "artefacts": lambda session: retention.forget_artefacts(session, before),
+            "commands": lambda session: retention.forget_commands(session, before, _COMMANDS),
+            "events": lambda session: retention.forget_events(session, before, _ROWS),
             "agents": lambda session: retention.forget_ended(session, before, _AGENTS),
             "refusals": lambda session: retention.forget_refusals(session, before, _BATCH),
             "scheduled_starts": lambda session: scheduled.forget_ended(session, before, _BATCH),
-            "notices": lambda session: retention.forget_notices(session, told_before, _NOTICES),
+            "notices": lambda session: retention.forget_notices(session, told_before, _ROWS),
+            "answers": lambda session: upkeep.forget_old(session, now, _ROWS),
         }
         numbers = {kind: await self._forget(kind, forget) for kind, forget in kinds.items()}
         if any(numbers.values()):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio.service import RPCError
 
 from core.domain.value import Value
@@ -33,7 +33,7 @@ async def sweep(steps: Sequence[Step], seconds: float) -> Swept:
         async with gate:
             try:
                 outcomes.append(await step())
-            except (BerthError, TimeoutError, RPCError, DBAPIError, OSError) as away:
+            except (BerthError, TimeoutError, RPCError, SQLAlchemyError, OSError) as away:
                 log.warning("reaper.cannot_ask", kind=type(away).__name__, why=str(away)[:300] or "no answer in time")
                 outcomes.append(False)
 

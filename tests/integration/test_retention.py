@@ -6,6 +6,7 @@ from core.db.repositories import artefacts, retention
 from core.domain.lifecycle import AgentState
 from core.domain.wire import MAX_ARTEFACT_BYTES
 from tests.fixtures.live import Berthed, LiveStage
+from tests.fixtures.stage import until
 
 _MIB = 1 << 20
 
@@ -52,11 +53,42 @@ async def test_what_ended_agents_left_goes_in_parts_and_each_agent_after_all_of_
             counts.append(await retention.forget_artefacts(session, before))
         assert len(await pictures(live, heavy)) == 5 - sum(counts)
         async with live.db.transaction() as session:
+            await retention.forget_events(session, before, 50)
             await retention.forget_ended(session, before, 50)
         assert await there() == ({heavy.agent_id} if sum(counts) < 5 else set()) | {recent.agent_id}
     assert counts == [2, 2, 1, 0]
     assert await pictures(live, recent) == ["shot"]
     assert light.agent_id not in await there()
+
+
+async def test_agent_with_more_commands_and_events_than_go_at_once_goes_after_them(live: LiveStage) -> None:
+    before = datetime.now(UTC) - timedelta(days=30)
+    heavy, light, recent = await gone(live, 60), await gone(live, 31), await gone(live, 29)
+    for agent in (heavy, recent):
+        await live.rows(
+            "INSERT INTO commands (agent_id, command_id, attempt, name, parameters, state, deadline_at)"
+            " SELECT :a, n, 1, 'state', '{}', 'done', now() FROM generate_series(1, 25) n RETURNING 1",
+            a=agent.agent_id,
+        )
+        await live.rows(
+            "INSERT INTO events (user_id, cursor, agent_id, project_id, seq, at, kind, state)"
+            " SELECT user_id, 1000 + n, agent_id, project_id, 100 + n, now(), 'command.executed', 'running'"
+            " FROM agents, generate_series(1, 25) n WHERE agent_id = :a RETURNING 1",
+            a=agent.agent_id,
+        )
+    kinds = [retention.forget_commands, retention.forget_events, retention.forget_ended]
+
+    async def all_gone() -> bool:
+        for forget in kinds:
+            async with live.db.transaction() as session:
+                assert await forget(session, before, 10) <= 10
+        left = {row["agent_id"] for row in await live.rows("SELECT agent_id FROM agents")}
+        return left & {heavy.agent_id, light.agent_id, recent.agent_id} == {recent.agent_id}
+
+    # A row that somebody else holds just now is the next look's.
+    await until(all_gone, "what ended long ago to go")
+    (count,) = await live.rows("SELECT count(*) AS n FROM commands WHERE agent_id = :a", a=recent.agent_id)
+    assert count["n"] == 25
 
 
 async def test_limit_that_was_lowered_is_met_in_parts_the_oldest_first(live: LiveStage) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import delete, null, or_, select, update
+from sqlalchemy import CursorResult, delete, null, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -117,8 +117,12 @@ async def forget(session: AsyncSession, user_id: str, scope: str, key: str) -> N
     )
 
 
-async def purge(session: AsyncSession, now: datetime) -> None:
-    await session.execute(delete(Idempotency).where(Idempotency.created_at < now - KEPT))
+async def purge(session: AsyncSession, now: datetime, most: int) -> int:
+    """Delete at most `most` answers whose time is over; return how many."""
+    key = (Idempotency.user_id, Idempotency.scope, Idempotency.key)
+    old = select(*key).where(Idempotency.created_at < now - KEPT).limit(most).with_for_update(skip_locked=True)
+    done = await session.execute(delete(Idempotency).where(tuple_(*key).in_(old)))
+    return done.rowcount if isinstance(done, CursorResult) else 0
 
 
 def _full_queue() -> Any:

@@ -2,15 +2,15 @@
 
 from datetime import datetime
 
-from sqlalchemy import CursorResult, Select, delete, select
+from sqlalchemy import CursorResult, Select, delete, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, ArtefactRow, EventRow, Notice
+from core.db.models import Agent, ArtefactRow, Command, EventRow, Notice
 from core.db.repositories import artefacts
 from core.domain.lifecycle import FINAL
 
 _FINAL = [state.value for state in FINAL]
-# Among so many agents at a time artefacts are looked for, however many are past their time.
+# Among so many agents at a time it is looked for what they left, however many are past their time.
 _AGENTS_AT_ONCE = 500
 
 
@@ -20,19 +20,47 @@ async def forget_artefacts(session: AsyncSession, ended_before: datetime) -> int
     return await artefacts.remove(session, select(ArtefactRow).where(ArtefactRow.agent_id.in_(longest_gone)))
 
 
-async def forget_ended(session: AsyncSession, ended_before: datetime, most: int) -> int:
-    """Delete at most `most` agents that ended before then, with events and commands; return how many.
+async def forget_commands(session: AsyncSession, ended_before: datetime, most: int) -> int:
+    """Delete at most `most` commands of agents that ended before then, about 64 MiB; return how many."""
+    longest_gone = _ended(ended_before).limit(_AGENTS_AT_ONCE)
+    # As large as they are stored, which is found without reading them.
+    size = func.pg_column_size(Command.parameters) + func.coalesce(func.pg_column_size(Command.result), 0)
+    query = select(Command.agent_id, Command.command_id, size).where(Command.agent_id.in_(longest_gone)).limit(most)
+    gone: list[tuple[str, str]] = []
+    left = artefacts.GONE_BYTES
+    for agent_id, command_id, stored in (await session.execute(query.with_for_update(skip_locked=True))).all():
+        if left <= 0:
+            break
+        gone.append((agent_id, command_id))
+        left -= stored
+    if gone:
+        await session.execute(delete(Command).where(tuple_(Command.agent_id, Command.command_id).in_(gone)))
+    return len(gone)
 
-    The longest gone go first. One that has artefacts stays until `forget_artefacts` took them: they may be GiBs, and a
-    batch that cannot be deleted in a statement's time would be the next one again, for ever. A row that somebody else
-    deletes just now is left to them.
+
+async def forget_events(session: AsyncSession, ended_before: datetime, most: int) -> int:
+    """Delete at most `most` events of agents that ended before then; return how many."""
+    longest_gone = _ended(ended_before).limit(_AGENTS_AT_ONCE)
+    query = select(EventRow.user_id, EventRow.cursor).where(EventRow.agent_id.in_(longest_gone)).limit(most)
+    due = query.with_for_update(skip_locked=True)
+    done = await session.execute(delete(EventRow).where(tuple_(EventRow.user_id, EventRow.cursor).in_(due)))
+    return done.rowcount if isinstance(done, CursorResult) else 0
+
+
+async def forget_ended(session: AsyncSession, ended_before: datetime, most: int) -> int:
+    """Delete at most `most` agents that ended before then and of which nothing else is left; return how many.
+
+    The longest gone go first. One that has artefacts, commands or events stays until these went, in parts: they may be
+    GiBs, and a batch that cannot be deleted in a statement's time would be the next one again, for ever. A row that
+    somebody else deletes just now is left to them.
     """
-    has_artefacts = select(ArtefactRow.artefact_id).where(ArtefactRow.agent_id == Agent.agent_id).exists()
-    query = _ended(ended_before).where(~has_artefacts).limit(most).with_for_update(skip_locked=True)
+    left = [
+        select(row.agent_id).where(row.agent_id == Agent.agent_id).exists() for row in (ArtefactRow, Command, EventRow)
+    ]
+    query = _ended(ended_before).where(~or_(*left)).limit(most).with_for_update(skip_locked=True)
     gone = list((await session.scalars(query)).all())
     if gone:
-        await session.execute(delete(EventRow).where(EventRow.agent_id.in_(gone)))
-        # Commands and channels go with their agent.
+        # Channels go with their agent.
         await session.execute(delete(Agent).where(Agent.agent_id.in_(gone)))
     return len(gone)
 

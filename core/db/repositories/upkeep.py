@@ -172,9 +172,11 @@ async def of_former_members(session: AsyncSession) -> list[LivingRow]:
     return [_living(row) for row in (await session.scalars(query)).all()]
 
 
-async def forget_old(session: AsyncSession, now: datetime) -> None:
-    """Drop kept answers after 24 h, tickets and credits past their minutes, and API processes that are long gone."""
-    await idempotency.purge(session, now)
+async def forget_old(session: AsyncSession, now: datetime, most: int = 1000) -> int:
+    """Drop tickets and credits past their minutes, API processes that are long gone, and at most `most` answers that
+    were kept for 24 h; return how many of these.
+    """
     await tickets.purge(session, now)
     await credits.purge(session, now)
     await session.execute(delete(Replica).where(Replica.seen_at < func.now() - timedelta(hours=1)))
+    return await idempotency.purge(session, now, most)

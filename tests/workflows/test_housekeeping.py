@@ -99,7 +99,7 @@ async def refuse_to_delete(stage: Stage, table: str) -> None:
     await stage.sql(f"CREATE TRIGGER refuse BEFORE DELETE ON {table} EXECUTE FUNCTION refuse()")
 
 
-@pytest.mark.parametrize("table", ["agents", "artefacts"])
+@pytest.mark.parametrize("table", ["commands", "events", "artefacts"])
 async def test_what_cannot_be_deleted_keeps_nothing_else_of_a_look_from_being_done(
     set_stage: SetStage, table: str
 ) -> None:
@@ -108,6 +108,11 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_of_a_look_from_being_do
     await stage.sql(
         "INSERT INTO artefacts (artefact_id, agent_id, command_id, user_id, content_type, bytes)"
         " VALUES ('art-1', :a, 'shot', 'old', 'image/png', 1)",
+        a=stuck,
+    )
+    await stage.sql(
+        "INSERT INTO commands (agent_id, command_id, attempt, name, parameters, state, deadline_at)"
+        " VALUES (:a, 'shot', 1, 'screenshot', '{}', 'done', now())",
         a=stuck,
     )
     await settled(stage, "old", days_ago=3)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CursorResult, Select, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, ArtefactRow, Command, EventRow, Notice
@@ -39,8 +39,8 @@ async def forget_commands(session: AsyncSession, ended_before: datetime, most: i
 
 
 async def forget_events(session: AsyncSession, ended_before: datetime, most: int) -> int:
-    """Delete at most `most` events of agents that ended before then; return how many."""
-    longest_gone = _ended(ended_before).limit(_AGENTS_AT_ONCE)
+    """Delete at most `most` events of agents that ended before then and have left nothing else; return how many."""
+    longest_gone = _ended(ended_before).where(_has_none_of(ArtefactRow, Command)).limit(_AGENTS_AT_ONCE)
     query = select(EventRow.user_id, EventRow.cursor).where(EventRow.agent_id.in_(longest_gone)).limit(most)
     due = query.with_for_update(skip_locked=True)
     done = await session.execute(delete(EventRow).where(tuple_(EventRow.user_id, EventRow.cursor).in_(due)))
@@ -54,10 +54,8 @@ async def forget_ended(session: AsyncSession, ended_before: datetime, most: int)
     GiBs, and a batch that cannot be deleted in a statement's time would be the next one again, for ever. A row that
     somebody else deletes just now is left to them.
     """
-    left = [
-        select(row.agent_id).where(row.agent_id == Agent.agent_id).exists() for row in (ArtefactRow, Command, EventRow)
-    ]
-    query = _ended(ended_before).where(~or_(*left)).limit(most).with_for_update(skip_locked=True)
+    nothing_left = _has_none_of(ArtefactRow, Command, EventRow)
+    query = _ended(ended_before).where(nothing_left).limit(most).with_for_update(skip_locked=True)
     gone = list((await session.scalars(query)).all())
     if gone:
         # Channels go with their agent.
@@ -68,6 +66,11 @@ async def forget_ended(session: AsyncSession, ended_before: datetime, most: int)
 def _ended(before: datetime) -> Select[str]:
     """Ids of the agents that ended before then, the longest gone first."""
     return select(Agent.agent_id).where(Agent.state.in_(_FINAL), Agent.ended_at < before).order_by(Agent.ended_at)
+
+
+def _has_none_of(*kinds: type[ArtefactRow | Command | EventRow]) -> ColumnElement[bool]:
+    """Of a query's agent."""
+    return ~or_(*(select(kind.agent_id).where(kind.agent_id == Agent.agent_id).exists() for kind in kinds))
 
 
 async def forget_refusals(session: AsyncSession, before: datetime, most: int) -> int:

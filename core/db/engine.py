@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self
 
 import asyncpg
@@ -44,6 +45,8 @@ class Db:
         transaction; for callers that are tried again when it died.
 
         `patient`: a statement may take as long as it needs, for what reads or rewrites whole tables.
+
+        `url` may say behind its `?` what libpq knows of TLS: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`.
         """
         engine = create_async_engine(
             async_url(url),
@@ -51,7 +54,7 @@ class Db:
             max_overflow=pool_size,
             pool_timeout=10,
             connect_args={
-                "async_creator_fn": _connected,
+                "async_creator_fn": partial(_connected, plain_url(url)),
                 "timeout": 5,
                 "command_timeout": None if patient else _COMMAND_SECONDS,
                 "server_settings": {
@@ -114,13 +117,14 @@ async def _answers(connection: asyncpg.Connection) -> None:
     await connection.execute("SELECT", timeout=_ANSWER_SECONDS)
 
 
-async def _connected(*args: Any, **options: Any) -> Any:
-    """asyncpg's connection. That none can be made is a `ConnectionError` or `TimeoutError`, whatever stood in the way:
+async def _connected(url: str, **options: Any) -> Any:
+    """asyncpg's connection, to where `url` says as asyncpg reads it.
 
-    no such name, no way there, no such socket and several of these at once are an `OSError` like that of any file.
+    That none can be made is a `ConnectionError` or `TimeoutError`, whatever stood in the way: no such name, no way
+    there, no such socket and several of these at once are an `OSError` like that of any file.
     """
     try:
-        return await asyncpg.connect(*args, **options)
+        return await asyncpg.connect(url, **options)
     except (ConnectionError, TimeoutError):
         raise
     except OSError as error:
@@ -128,10 +132,12 @@ async def _connected(*args: Any, **options: Any) -> Any:
 
 
 def async_url(url: str) -> str:
-    """`url` with the asyncpg driver, whatever driver it named."""
-    return make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    """`url` with the asyncpg driver, whatever driver it named, and without its query: that is asyncpg's own to read."""
+    return make_url(url).set(drivername="postgresql+asyncpg", query={}).render_as_string(hide_password=False)
 
 
 def plain_url(url: str) -> str:
-    """`url` for asyncpg itself."""
-    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """`url` for asyncpg itself, which takes `ssl`, as it is called for SQLAlchemy, for a setting of the server."""
+    plain = make_url(url).set(drivername="postgresql")
+    query = {"sslmode" if name == "ssl" else name: value for name, value in plain.query.items()}
+    return plain.set(query=query).render_as_string(hide_password=False)

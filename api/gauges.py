@@ -36,3 +36,4 @@ class PoolGauges:
             shut = closed_by(room)
             for reason in _CLOSED_BY:
                 self._closed.labels(pool, reason.value).set(shut is reason)
+            self._closed.labels(pool, QueueReason.NO_NODE.value).set(shut is None and room.refused)

@@ -12,6 +12,8 @@ from k8s.trouble import Trouble, latest
 _SCHEDULER = re.compile(r"0/(?P<nodes>\d+) nodes are available: (?P<why>.*?)(?:\. |\.$|$)")
 _NO_USE = re.compile(r"(\d+) Preemption is not helpful for scheduling")
 _LACKS = re.compile(r"^\d+ Insufficient (\S+)$")
+# A profile's volume binds its user alone to a zone or a machine, or finds no slot there: others may well be placed.
+_OF_VOLUME = re.compile(r"volume|persistent", re.IGNORECASE)
 # A control plane's node takes no agents, today or tomorrow; other taints come and go.
 _CLOSED_FOR_GOOD = re.compile(r"^\d+ node\(s\) had untolerated taints? \{node-role\.kubernetes\.io/")
 _PULLS = frozenset(
@@ -63,6 +65,9 @@ def _placing(message: str, *, growing: bool) -> Trouble:
     )
     if too_large and not growing:
         return _unplaced(f"no machine of the cluster is large enough for it: it needs more {_listed(lacking)}")
+    if _OF_VOLUME.search(found["why"]) and not growing:
+        detail = f"no machine that has room can take its volume ({one_line(found['why'])})"
+        return Trouble(kind=FailureKind.CANNOT_START, detail=detail, final=False)
     if growing:
         return _unplaced("the cluster is adding a machine for it", final=False)
     if lacking or "Too many pods" in found["why"]:

@@ -163,6 +163,17 @@ async def test_metrics_tell_what_each_pool_would_need_and_what_shuts_it(api: Api
     assert 'berth_pool_closed{pool="default",reason="insufficient_cluster_resources"} 1.0' in shown
 
 
+async def test_metrics_tell_that_the_scheduler_finds_no_place_where_there_should_be_one(api: Api) -> None:
+    closed = 'berth_pool_closed{pool="default",reason="no_suitable_node"}'
+    assert f"{closed} 0.0" in (await api.http.get("/metrics")).text.splitlines()
+    await api.sql("UPDATE clusters SET refused = jsonb_build_object('default', now()) RETURNING cluster")
+
+    async def told() -> bool:
+        return f"{closed} 1.0" in (await api.http.get("/metrics")).text.splitlines()
+
+    await eventually(told)
+
+
 async def test_metrics_tell_each_clusters_use_age_and_evictions(api: Api) -> None:
     await api.lives.look(9, memory_percent=93.5, network_mbit=120)
     await api.sql(

@@ -145,8 +145,16 @@ CASES = {
         {"channel": "email"},
     ),
 }
-# The other half of an alert that fires for two reasons: the watches are gone, numbers and all.
-OTHERWISE = {"BerthWatchAway": CASES["BerthWatchAway"]._replace(ill={}, labels={})}
+# The other half of alerts that fire for two reasons: the watches are gone, numbers and all; a pool is closed but for
+# the minutes in which somebody is let in to try.
+OTHERWISE = {
+    "BerthWatchAway": CASES["BerthWatchAway"]._replace(ill={}, labels={}),
+    "BerthPoolClosed": Case(
+        {'berth_pool_closed{pool="default",reason="no_suitable_node"}': " ".join(["1x5 0x20"] * 4)},
+        {'berth_pool_closed{pool="default",reason="no_suitable_node"}': " ".join(["1x5 0x1"] * 12)},
+        {**POOL, "reason": "no_suitable_node"},
+    ),
+}
 
 
 def test_every_alert_has_a_case_here() -> None:

@@ -118,6 +118,22 @@ def test_agent_for_which_there_is_no_place_now_waits_and_says_why(message: str, 
     assert word in found.detail
 
 
+@pytest.mark.parametrize(
+    "why",
+    [
+        "3 node(s) had volume node affinity conflict",
+        "1 Insufficient memory, 2 node(s) had volume node affinity conflict",
+        "3 node(s) exceed max volume count",
+        "3 node(s) didn't find available persistent volumes to bind",
+        "pod has unbound immediate PersistentVolumeClaims",
+    ],
+)
+def test_agent_whose_own_volume_fits_nowhere_waits_and_says_nothing_of_room_for_others(why: str) -> None:
+    found = diagnose(pod(**unschedulable(f"0/3 nodes are available: {why}. {NO_USE.format(n=3)}")))
+    assert (found.phase, found.failure) == (Phase.STARTING, FailureKind.CANNOT_START)
+    assert found.detail == f"no machine that has room can take its volume ({why})"
+
+
 def test_cluster_that_grows_is_waited_for() -> None:
     message = f"0/1 nodes are available: 1 Insufficient cpu. {NO_USE.format(n=1)}"
     growing = [event("TriggeredScaleUp", "pod triggered scale-up", "Normal")]

@@ -19,7 +19,9 @@ _DISRUPTIONS = {
     "DeletionByTaintManager": "its machine was closed to it or does not answer",
     "TerminationByKubelet": "its machine ran short of something or was shut down",
 }
-_HOST_GONE = frozenset({"DeletionByPodGC", "DeletionByTaintManager"})
+# What the cluster does to its machines, in order or not, for no fault of the agent. The kubelet's own reasons are none
+# of these: a machine that ran short may have run short by this agent.
+_HOST_TAKEN = frozenset({"DeletionByPodGC", "DeletionByTaintManager", "EvictionByEvictionAPI", "PreemptionByScheduler"})
 # Words of the kubelet in a pod's status: its machine went down under it, in order or not.
 _HOST_DOWN = frozenset({"NodeLost", "NodeShutdown", "Shutdown", "Terminated", "ContainerStatusUnknown"})
 # How a container ends that was told or made to: an image that is not ours may take SIGTERM for an order to end well.
@@ -48,7 +50,7 @@ def put_off(status: V1PodStatus) -> Trouble | None:
     if why == "DeadlineExceeded":
         return Trouble(kind=FailureKind.EXITED, detail="it ran longer than its pod may")
     if by := disruption(status):
-        kind = FailureKind.HOST_LOST if by in _HOST_GONE else FailureKind.EVICTED
+        kind = FailureKind.HOST_LOST if by in _HOST_TAKEN else FailureKind.EVICTED
         return Trouble(kind=kind, detail=_DISRUPTIONS.get(by, f"the cluster ended it: {one_line(by)}"))
     if why:
         # The machine's own refusal of a pod that the scheduler had sent there: OutOfcpu, NodeAffinity and the like.

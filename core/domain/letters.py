@@ -30,7 +30,7 @@ _BROKEN: dict[str, str] = {
     FailureKind.CHANNEL_LOST: "It stopped answering.",
     FailureKind.HEALTH: "It failed its health checks.",
     FailureKind.RUNTIME_GONE: "It vanished from the machine it ran on.",
-    FailureKind.HOST_LOST: "The machine it ran on was lost.",
+    FailureKind.HOST_LOST: "It lost the machine it ran on.",
     FailureKind.EXITED: "It ended by itself.",
     FailureKind.IMAGE_PULL: "Its image cannot be fetched.",
     FailureKind.UNSCHEDULABLE: "No machine of the cluster can run it.",

@@ -68,7 +68,7 @@ def decide(
 
 
 def spends(kind: FailureKind, *, was_usable: bool) -> bool:
-    """Whether a failure uses up one of the restarts: an order does not, nor does a host that went down
+    """Whether a failure uses up one of the restarts: an order does not, nor does a host that went down or was emptied
     under an agent that was well, or a machine switched off a few times would fail everybody on it.
     """
     if kind is FailureKind.HOST_LOST:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.domain.recovery import FailureKind, Restart, decide
+from core.domain.recovery import FailureKind, Restart, decide, spends
 from core.runtime.base import Phase
 from k8s.diagnose import Diagnosis, diagnose, lost_with, wants_events
 from tests.fakes.pods import JSON_WORD, condition, container, disrupted, ended, event, pod, running, waiting
@@ -91,7 +91,7 @@ def test_end_in_order_is_no_success_where_the_cluster_ordered_it() -> None:
     late = {"phase": "Failed", "reason": "DeadlineExceeded", "message": "Pod was active on the node longer than ..."}
     assert diagnose(pod(**ended(0, "Completed") | late)).failure is FailureKind.EXITED
     evicted: dict[str, Any] = {"conditions": [disrupted("EvictionByEvictionAPI")]}
-    assert diagnose(pod(deleted=True, **ended(0, "Completed", **evicted))).failure is FailureKind.EVICTED
+    assert diagnose(pod(deleted=True, **ended(0, "Completed", **evicted))).failure is FailureKind.HOST_LOST
     ordered = ended(0, "Completed", said(0, "ordered"), **evicted)
     assert diagnose(pod(deleted=True, **ordered)).failure is None
     assert not wants_events(pod(**ended(137, message=said(0, "ordered"))))
@@ -101,7 +101,20 @@ def test_agent_that_is_asked_to_leave_its_machine_may_save_first() -> None:
     leaving = running() | {"conditions": [disrupted("EvictionByEvictionAPI")]}
     assert diagnose(pod(deleted=True, **leaving)).phase is Phase.STARTED
     found = diagnose(pod(deleted=True, **ended(143, conditions=[disrupted("EvictionByEvictionAPI")])))
-    assert (found.phase, found.failure) == (Phase.EXITED, FailureKind.EVICTED)
+    assert (found.phase, found.failure) == (Phase.EXITED, FailureKind.HOST_LOST)
+
+
+@pytest.mark.parametrize("why", ["EvictionByEvictionAPI", "PreemptionByScheduler", "DeletionByTaintManager"])
+def test_machines_that_are_emptied_one_after_the_other_fail_nobody_on_them(why: str) -> None:
+    found = diagnose(pod(deleted=True, **ended(143, conditions=[disrupted(why)])))
+    assert found.failure is not None
+    assert not spends(found.failure, was_usable=True)
+
+
+def test_agent_that_its_machine_drove_out_for_what_it_took_itself_is_not_begun_for_ever() -> None:
+    found = diagnose(pod(**ended(143, conditions=[disrupted("TerminationByKubelet")])))
+    assert found.failure is not None
+    assert spends(found.failure, was_usable=True)
 
 
 def test_pod_that_we_delete_is_no_failure() -> None:

@@ -46,7 +46,7 @@ const BROKEN = {
   channel_lost: ["It stopped answering.", ""],
   health_check_failed: ["It failed its health checks.", ""],
   runtime_gone: ["It vanished from the machine it ran on.", ""],
-  host_lost: ["The machine it ran on was lost.", ""],
+  host_lost: ["It lost the machine it ran on.", ""],
   exited: ["It ended by itself.", ""],
   image_pull: ["Its image cannot be fetched.", "Your administrator has to correct the image's name, or the cluster's right to it."],
   unschedulable: ["No machine of the cluster can run it.", "Your administrator has to make the agent smaller, or add a machine."],

@@ -24,10 +24,11 @@ from core.settings import Settings
 
 log = structlog.get_logger()
 _PRUNE_SECONDS = 120.0
+_LOOKS_MISSED = 3
 
 
 class PressureActivities:
-    """Looking changes nothing but since when memory is short; the orders that follow are each safe to give twice."""
+    """Looking changes nothing but when memory was last short; the orders that follow are each safe to give twice."""
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class PressureActivities:
         """Decide for each cluster. Asked again with the same moment, it is the same look and not a later one."""
         leaving: list[Leaving] = []
         emergencies: list[str] = []
+        # While nobody looked, as when the schedule was paused, it may have been well and short again.
+        recent = timedelta(seconds=_LOOKS_MISSED * self._settings.timings.pressure_seconds)
         for cluster in sorted({pool.cluster for pool in self._settings.all_pools().values()}):
             async with self._db.transaction() as session:
                 seen = await pressure.strain(session, cluster, ask.at)
@@ -61,10 +64,10 @@ class PressureActivities:
                 found = respond(
                     seen.look,
                     residents,
-                    lasts=seen.since is not None and seen.since < ask.at,
+                    lasts=seen.short_at is not None and timedelta(0) < ask.at - seen.short_at <= recent,
                     at=ask.at,
                 )
-                await pressure.note(session, cluster, (seen.since or ask.at) if found.pressing else None)
+                await pressure.note(session, cluster, ask.at if found.pressing else None)
             if found.queue_new:
                 over = [str(each) for each in found.queue_new]
                 log.warning("pressure.seen", cluster=cluster, over=over, evict=len(found.evict))
@@ -94,7 +97,7 @@ class PressureActivities:
                 agent_id=agent.agent_id, reason=EndReason.RESOURCE_PRESSURE, detail=leaving.eviction.detail
             )
             told = self._signals.order_stop(agent.workflow_id, order)
-            if await heard(told, "stop", agent_id=agent.agent_id) is not None:
+            if await heard(told, "stop", agent_id=agent.agent_id):
                 log.warning("agent.evicted", agent_id=agent.agent_id, reason=leaving.eviction.reason.value)
         return Nothing()
 

@@ -62,7 +62,8 @@ def respond(look: Look, residents: Sequence[Resident], *, lasts: bool, at: datet
     """`lasts`: the look before found memory short too. CPU alone costs nobody an agent: it only queues who is new.
 
     Memory: first agents whose users are away, the longest first; when it lasts, then the oldest of the lowest tier.
-    One that runs a task goes only when all others went. No more go than would help, counting those that are leaving.
+    One that runs a task goes only when all others went. No more go than would help, counting those that are leaving;
+    and nobody whose user is there, where it would not help if all of them went.
     """
     memory = _crossed(look, Measure.MEMORY)
     evict = tuple(_leave(look, memory, residents, lasts, at)) if memory is not None else ()
@@ -92,9 +93,9 @@ def _leave(look: Look, over: Over, residents: Sequence[Resident], lasts: bool, a
         minutes = int((at - resident.last_activity_at).total_seconds() // 60)
         why = f"{over}; not used for {minutes} min"
         yield Eviction(agent_id=resident.agent_id, reason=EvictReason.AWAY, detail=why)
-    if not lasts:
+    others = [each for each in staying if each.agent_id not in gone]
+    if not lasts or not needed.may_be_met_by(others):
         return
-    others = (each for each in staying if each.agent_id not in gone)
     oldest = sorted(others, key=lambda r: (r.busy, -rank(r.tier), r.started_at, r.agent_id))
     for resident in oldest[:MOST_A_LOOK]:
         if not needed.more():
@@ -115,6 +116,8 @@ class _Needed:
     def __init__(self, look: Look, over: Over, leaving: Sequence[Resident]) -> None:
         whole = look.load.memory_bytes
         self._bytes = None if whole is None else (over.value - opens_at(over.limit)) / 100 * whole
+        # To be within the threshold at all.
+        self._least = None if whole is None else (over.value - over.limit) / 100 * whole
         self._agents = MOST_A_LOOK
         for resident in leaving:
             self.take(resident)
@@ -124,5 +127,10 @@ class _Needed:
 
     def take(self, resident: Resident) -> None:
         self._agents -= 1
-        if self._bytes is not None:
+        if self._bytes is not None and self._least is not None:
             self._bytes -= resident.memory_bytes
+            self._least -= resident.memory_bytes
+
+    def may_be_met_by(self, residents: Sequence[Resident]) -> bool:
+        """Whether it would help if all of them went: what others than agents hold, no agent can give back."""
+        return self._least is None or self._least <= sum(each.memory_bytes for each in residents)

@@ -118,6 +118,15 @@ def test_no_more_leave_than_would_help() -> None:
     assert leaving(known, *absent, lasts=True) == [f"a{n:02}" for n in range(8)]
 
 
+def test_user_who_is_there_stays_where_it_would_not_help_if_all_agents_went() -> None:
+    # Three points of 1,000 GiB are over the threshold, and agents hold 24 of these 30 GiB.
+    shared = look(memory_percent=93.0, memory_bytes=1000 * GIB)
+    away, present = [resident(f"a{n:02}", away=60) for n in range(4)], [resident(f"p{n:02}") for n in range(20)]
+    assert leaving(shared, *away, *present, lasts=True) == [each.agent_id for each in away]
+    more = [resident(f"m{n:02}") for n in range(6)]
+    assert len(leaving(shared, *away, *present, *more, lasts=True)) == len(away) + MOST_A_LOOK
+
+
 def test_who_is_leaving_already_counts_as_help() -> None:
     known = look(memory_percent=93.0, memory_bytes=100 * GIB)
     going = [resident(f"g{n}", leaving=True) for n in range(6)]

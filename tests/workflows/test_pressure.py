@@ -145,6 +145,25 @@ async def test_look_between_two_short_ones_that_finds_memory_free_begins_anew(sh
     assert await states(short, agent_id) == [AgentState.RUNNING]
 
 
+async def test_first_look_after_nobody_looked_for_long_costs_nobody_who_is_there(short: Stage) -> None:
+    agent_id = await short.started()
+    short.runtime.pretend(memory_percent=85.0)
+    await looked(short)
+    await short.sql("UPDATE clusters SET pressure_since = pressure_since - interval '1 hour'")
+    assert (await looked(short)).leaving == ()
+    assert await states(short, agent_id) == [AgentState.RUNNING]
+    assert [each.eviction.agent_id for each in (await looked(short)).leaving] == [agent_id]
+
+
+async def test_tier_that_a_user_has_now_decides_who_leaves_first(short: Stage) -> None:
+    raised, lowered = await short.started("ann"), await short.started("bob", tier="enterprise")
+    await short.member("ann", tier="enterprise")
+    await short.member("bob")
+    short.runtime.pretend(memory_percent=75.0)
+    await looked(short)
+    assert [each.eviction.agent_id for each in (await looked(short)).leaving] == [lowered, raised]
+
+
 async def test_door_shuts_opens_five_points_lower_and_lets_in_who_waited(set_stage: SetStage) -> None:
     stage = await set_stage({"grace_seconds": 0, "idle_seconds": 36000}, capacity=20, memory=TENTHS)
     lives = [await stage.started(f"user{n}") for n in range(2)]
@@ -272,7 +291,7 @@ async def test_emergency_forgets_agents_that_ended_longer_ago_than_they_are_kept
 async def test_emergency_takes_profiles_also_where_rows_cannot_be_deleted(set_stage: SetStage) -> None:
     stage, disk = await set_stage(retention=Retention(agent_days=12)), _Disk()
     await ended(stage, "ann", days_ago=13)
-    await refuse_to_delete(stage, "agents")
+    await refuse_to_delete(stage, "events")
     emergency = Emergency(at=datetime.now(UTC), clusters=("local",))
     assert (await ActivityEnvironment().run(acting(stage, disk).clear_disks, emergency)).profiles == 7
 

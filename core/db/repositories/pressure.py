@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from core.db.models import Agent, Channel, Cluster
+from core.db.models import Agent, Channel, Cluster, User
 from core.db.repositories import channels, commands
 from core.db.repositories.clusters import STALE_AFTER
 from core.domain.lifecycle import LIVING, AgentState
@@ -19,11 +19,11 @@ _LIVING = [state.value for state in LIVING]
 
 
 class Strained(BaseModel):
-    """A cluster's last look, and since when looks for pressure have found its memory short."""
+    """A cluster's last look, and when a look for pressure last found its memory short; None: the last one did not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     look: Look
-    since: datetime | None
+    short_at: datetime | None
 
 
 async def strain(session: AsyncSession, cluster: str, at: datetime) -> Strained | None:
@@ -32,12 +32,12 @@ async def strain(session: AsyncSession, cluster: str, at: datetime) -> Strained 
     look = look_of(row.detail) if row is not None else None
     if row is None or look is None or at - row.measured_at > STALE_AFTER:
         return None
-    return Strained(look=look, since=row.pressure_since)
+    return Strained(look=look, short_at=row.pressure_since)
 
 
-async def note(session: AsyncSession, cluster: str, since: datetime | None) -> None:
-    """Keep since when memory has been short; None: it is not."""
-    await session.execute(update(Cluster).where(Cluster.cluster == cluster).values(pressure_since=since))
+async def note(session: AsyncSession, cluster: str, short_at: datetime | None) -> None:
+    """Keep when a look found memory short; None: it did not."""
+    await session.execute(update(Cluster).where(Cluster.cluster == cluster).values(pressure_since=short_at))
 
 
 async def residents(
@@ -45,22 +45,24 @@ async def residents(
 ) -> list[Resident]:
     """Who holds memory of a cluster. `kinds` by the names of templates; `otherwise` where that is none any more.
 
-    What a command needed was use of its agent until it was answered.
+    Their users' tiers as they are now, whatever they were when the agents began. What a command needed was use of its
+    agent until it was answered.
     """
     used_at = func.greatest(Agent.last_activity_at, commands.last_answer())
     query = (
-        select(Agent, Channel.health, Channel.last_seen_at, commands.runs(at), used_at)
+        select(Agent, User.tier, Channel.health, Channel.last_seen_at, commands.runs(at), used_at)
+        .join(User, User.user_id == Agent.user_id)
         .outerjoin(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
         .where(Agent.cluster == cluster, Agent.state.in_([AgentState.RUNNING.value, AgentState.DRAINING.value]))
     )
     found: list[Resident] = []
-    for row, health, seen_at, commanded, used in (await session.execute(query)).all():
+    for row, tier, health, seen_at, commanded, used in (await session.execute(query)).all():
         kind = kinds.get(row.template, otherwise)
         reported = health if health and seen_at is not None and at - seen_at <= channels.REPORT_HOLDS else {}
         found.append(
             Resident(
                 agent_id=row.agent_id,
-                tier=Tier(row.tier),
+                tier=Tier(tier),
                 started_at=row.admitted_at or row.created_at,
                 last_activity_at=used,
                 away_seconds=kind.away_seconds,

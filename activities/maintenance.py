@@ -45,7 +45,10 @@ class MaintenanceActivities:
         return await beating(self._warn(ask), to_its_end=False)
 
     async def _warn(self, ask: MaintenanceOrder) -> Warned:
-        there, silent = (None, None) if ask.node is None else await self._on(ask.node)
+        # Tried again for a runtime that is silent, it is still about those whom the first try was about: once the
+        # machine is back in service, newcomers are at home there.
+        since = activity.info().scheduled_time
+        there, silent = (None, None) if ask.node is None else await self._on(ask.node, since)
         # Read after what is there was seen: of an attempt that has moved on since, the machine is another one's matter.
         async with self._db.transaction() as session:
             holders = [row for row in await upkeep.living(session) if row.state in HOLDING]
@@ -73,14 +76,19 @@ class MaintenanceActivities:
             raise silent
         return Warned(agents=told)
 
-    async def _on(self, node: str) -> tuple[set[tuple[str, int]], Exception | None]:
-        """The attempts on a machine, and what kept a runtime from telling its own."""
+    async def _on(self, node: str, until: datetime) -> tuple[set[tuple[str, int]], Exception | None]:
+        """The attempts on a machine that were made until then, and what kept a runtime from telling its own."""
         there: set[tuple[str, int]] = set()
         silent: Exception | None = None
         for name, runtime in sorted(self._runtimes.items()):
             try:
                 async with asyncio.timeout(_LIST_SECONDS):
-                    there |= {(seen.agent_id, seen.attempt) for seen in await runtime.list() if seen.node == node}
+                    on_it = [seen for seen in await runtime.list() if seen.node == node]
+                there |= {
+                    (seen.agent_id, seen.attempt)
+                    for seen in on_it
+                    if seen.created_at is None or seen.created_at <= until
+                }
             except (RuntimeFault, TimeoutError) as error:
                 log.warning("maintenance.runtime_silent", runtime=name, kind=type(error).__name__)
                 silent = error

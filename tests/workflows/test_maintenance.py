@@ -87,6 +87,28 @@ async def test_agents_on_the_machine_go_and_those_on_the_others_stay(
             assert (await stage.agent(agent_id)).state is AgentState.RUNNING
 
 
+async def test_newcomer_on_a_machine_that_is_back_is_not_warned_for_a_runtime_that_was_silent(
+    set_stage: SetStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await set_stage(LONG, memory=Memory(start_seconds=0.02, stop_seconds=0.02, nodes=1))
+    lived_there = await stage.started("ann")
+    machine, listed = await node_of(stage, lived_there), stage.runtime.list
+    newcomers: list[str] = []
+
+    async def silent_at_first() -> list[Observation]:
+        if not newcomers:
+            newcomers.append(await stage.started("bob"))
+            raise RuntimeRetryable("the cluster does not answer")
+        return await listed()
+
+    monkeypatch.setattr(stage.runtime, "list", silent_at_first)
+    await order(stage, node=machine)
+    assert await over(stage) == 1
+    assert await node_of(stage, newcomers[0]) == machine
+    assert (await stage.until(lived_there, AgentState.DRAINING)).reason == "maintenance"
+    assert (await stage.agent(newcomers[0])).state is AgentState.RUNNING
+
+
 async def test_maintenance_to_come_warns_when_it_is_time_whatever_is_said_to_it_before(set_stage: SetStage) -> None:
     stage = await set_stage({"grace_seconds": 2, "idle_seconds": 36000})
     agent_id = await stage.started()

@@ -18,7 +18,7 @@ from core.domain.addresses import called
 from core.domain.admission import Rules
 from core.domain.environment import ModelAccess
 from core.domain.notices import Channel, Patience
-from core.domain.templates import Pool, Template
+from core.domain.templates import Pool, Template, Templates
 from core.domain.thresholds import Thresholds
 from core.domain.tiers import TierLimits
 from core.domain.timings import SetTimings, Timings
@@ -292,7 +292,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     pool: DefaultPool = DefaultPool()
     pools: dict[str, Pool] = {}
-    templates: dict[str, Template] = {}
+    templates: Templates = {}
     tiers: TierLimits = TierLimits()
     thresholds: Thresholds = Thresholds()
     queue: Queue = Queue()

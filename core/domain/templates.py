@@ -1,8 +1,9 @@
 """What to run and where: templates and pools, as a configuration file describes them."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from core.domain.environment import BrowserSettings
 from core.domain.images import check_image
@@ -92,6 +93,18 @@ class Pool(BaseModel):
     @property
     def limits_starts(self) -> bool:
         return self.max_starting is not None or self.max_starting_per_node is not None
+
+
+def _with_one_image(templates: Mapping[str, Template]) -> dict[str, Template]:
+    """`templates`, where those that name no image have that of the default one: on a cluster there is no other."""
+    usual = templates.get("default", Template()).image
+    return {
+        name: each if "image" in each.model_fields_set else each.model_copy(update={"image": usual})
+        for name, each in templates.items()
+    }
+
+
+Templates = Annotated[dict[str, Template], AfterValidator(_with_one_image)]
 
 
 def asking_alike(templates: Mapping[str, Template]) -> list[tuple[str, ...]]:

@@ -93,6 +93,20 @@ def test_agent_whose_template_is_taken_out_of_the_settings_lives_by_the_general_
     assert settings.timings_of_living("taken out") == Timings(grace_seconds=7)
 
 
+def test_template_without_an_image_has_that_of_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = "templates: {large: {resources: {memory_mib: 1024}}, other: {image: registry.example/other:1}}\n"
+    (tmp_path / "berth.yaml").write_text(file)
+    monkeypatch.setenv("BERTH_CONFIG", str(tmp_path / "berth.yaml"))
+    assert Settings().template("large").image == Template().image
+    monkeypatch.setenv("BERTH_TEMPLATES__DEFAULT__IMAGE", "registry.example/agent:7")
+    images = {name: Settings().template(name).image for name in ("default", "large", "other")}
+    assert images == {
+        "default": "registry.example/agent:7",
+        "large": "registry.example/agent:7",
+        "other": "registry.example/other:1",
+    }
+
+
 def test_ageing_is_off_until_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().queue.ageing is None
     monkeypatch.setenv("BERTH_QUEUE__AGEING_SECONDS", "90")

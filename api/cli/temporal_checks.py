@@ -10,7 +10,9 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, Describe
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.cli.verdicts import Check, For, Verdict
+from core.errors import Unavailable
 from temporal.schedules import PRESSURE_SCHEDULE, REAPER_SCHEDULE
+from temporal.versions import Releases
 from workflows.options import CONTROL_QUEUE, runtime_queue
 
 if TYPE_CHECKING:
@@ -49,7 +51,26 @@ async def examine(client: "Client", settings: "Settings", pools: Sequence[str]) 
         *[await _queue(client, runtime_queue(pool), TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY) for pool in pools],
         await _schedule(client, REAPER_SCHEDULE, timedelta(seconds=timings.reap_seconds)),
         await _schedule(client, PRESSURE_SCHEDULE, timedelta(seconds=timings.pressure_seconds)),
+        *await _releases(client, settings),
     ]
+
+
+async def _releases(client: "Client", settings: "Settings") -> list[Check]:
+    """Of workers with versions: without a current one nobody takes a start on. Nothing where there are none."""
+    what = "release"
+    try:
+        releases = await Releases(client, settings.worker.deployment).all()
+    except RPCError as error:
+        return [_unasked(what, error)]
+    except Unavailable as error:
+        return [Check(_RUNNING, what, Verdict.PROBLEM, str(error), "look at Temporal's log")]
+    if not releases:
+        return []
+    current = next((each.build_id for each in releases if each.current), None)
+    if current is None:
+        found = f"none of {', '.join(each.build_id for each in releases)} is the current one: no start is taken on"
+        return [Check(_RUNNING, what, Verdict.PROBLEM, found, f"berth releases use {releases[0].build_id}")]
+    return [Check(_RUNNING, what, Verdict.OK, f"{current} is the current one")]
 
 
 async def _queue(client: "Client", name: str, kind: TaskQueueType.ValueType) -> Check:

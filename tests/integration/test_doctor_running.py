@@ -88,6 +88,19 @@ async def test_worker_that_is_gone_is_told_and_what_to_do(well: LocalStack) -> N
     await eventually(mended, "the doctor to find it well again")
 
 
+async def test_release_that_nobody_made_the_current_one_is_told(tmp_path: Path) -> None:
+    async with local_stack(tmp_path / "data", WORKER__BUILD_ID="7-0") as stack:
+
+        async def noticed() -> bool:
+            return "release" in await asked(stack)
+
+        await eventually(noticed, "the worker's release to be known")
+        told = (await problems(stack))["release"]
+        assert told == "none of 7-0 is the current one: no start is taken on -> berth releases use 7-0"
+        await stack.berth("releases", "use", "7-0")
+        assert (await asked(stack))["release"]["verdict"] == "ok"
+
+
 async def test_schedule_that_is_paused_or_gone_and_a_look_that_is_old_are_told(well: LocalStack) -> None:
     await well.temporal("schedule", "toggle", "--pause", "-s", "berth-reaper", "--reason", "a test")
     await well.temporal("schedule", "delete", "-s", "berth-pressure")

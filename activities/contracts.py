@@ -1,8 +1,9 @@
 """Every activity as workflows see it: name, one model in, one model out. Bodies are in the neighbouring modules, models
 that are of no single life in `messages`.
 
-All are safe to run twice. Those marked local run inside the worker that runs the workflow and only touch the database
-and Temporal; the others run where the pool's runtime can be reached (task queue `runtime/{pool}`).
+All are safe to run twice. Those marked local run inside the worker that runs the workflow and touch the database and
+Temporal, and for a moment the runtime of an agent that does not come up (`look`); the others run where the pool's
+runtime can be reached (task queue `runtime/{pool}`).
 """
 
 from datetime import datetime

@@ -56,7 +56,8 @@ class LifeActivities:
 
     @activity.defn(name="register")
     async def register(self, ask: contracts.Registration) -> contracts.Registered:
-        """Decide a request and write its row; a refused one leaves only an event under its user.
+        """Decide a request and write its row; a refused one leaves only an event under its user, and none where it is
+        about a pool, template or user that is not known here.
 
         Of what a terminated run has left, it ends what waits: nothing is made for it that would have to go first.
         """

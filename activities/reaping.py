@@ -199,8 +199,8 @@ class ReapingActivities:
                 detail="no word from the agent",
             )
             taken = await heard(self._signals.failed(row.workflow_id, report), "failed", agent_id=row.agent_id)
-            told += taken is not None
             if taken:
+                told += 1
                 self._told.note(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST)
         return told
 
@@ -222,7 +222,7 @@ class ReapingActivities:
                 continue
             order = StopOrder(agent_id=row.agent_id, reason=reason)
             taken = await heard(self._signals.order_stop(row.workflow_id, order), "stop", agent_id=row.agent_id)
-            told += taken is not None
             if taken:
+                told += 1
                 self._told.note(row.agent_id, row.attempt, reason)
         return told

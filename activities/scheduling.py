@@ -33,6 +33,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+# Answers of a worker whose settings are not ours: it has no row to write an event beside.
+_UNTOLD = (RejectReason.UNKNOWN_POOL, RejectReason.UNKNOWN_TEMPLATE)
+
+
 class SchedulingActivities:
     """Every method may run twice: the row is locked, moves once, and the agent it may make has one id."""
 
@@ -150,7 +154,7 @@ class SchedulingActivities:
             return await agents.is_over(session, other)
 
     async def _settle(self, session: AsyncSession, ask: DueStart, answer: StartAnswer) -> ScheduledState:
-        """Write what the door said. A refusal has its event already, from whoever decided it."""
+        """Write what the door said. A refusal has its event already, but for one by a worker of other settings."""
         found = await scheduled.lock(session, ask.scheduled_start_id)
         if found is None or found.state not in PENDING:
             return ScheduledState.STARTED
@@ -158,6 +162,8 @@ class SchedulingActivities:
             return await self._move(session, found, ScheduledState.STARTED, agent_id=answer.agent_id)
         if answer.reason == RejectReason.QUEUE_FULL and not ask.last:
             return await self._move(session, found, ScheduledState.SCHEDULED, reason=answer.reason)
+        if answer.reason in _UNTOLD:
+            return await self._refuse(session, found, RejectReason(answer.reason))
         return await self._move(session, found, ScheduledState.REJECTED, reason=answer.reason)
 
     async def _move(

@@ -121,6 +121,8 @@ class AgentWorkflow:
         early = self._early_stop
         if early is not None and early.agent_id in (None, found.life.agent_id):
             await withdraw(found.life, early)
+            # A start that came meanwhile is carried out, or its row would be nobody's.
+            await workflow.wait_condition(workflow.all_handlers_finished)
             return
         self._successor = Course(
             life=found.life,

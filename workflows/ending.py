@@ -53,6 +53,8 @@ class Ending:
             course.inbox.stop = course.inbox.stop or order
         if await self._record.arrived(moved, AgentState.DRAINING, order.reason):
             course.drain = drain
+            # Noted while it was told to go: whoever keeps it then keeps it where it is.
+            course.move = None
             if course.inbox.failure is not None and course.inbox.failure.kind is FailureKind.USER_RESTART:
                 # Overtaken by the stop; it is no sign that anything broke.
                 course.inbox.failure = None

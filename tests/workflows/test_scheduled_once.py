@@ -13,7 +13,7 @@ from activities.lives import LifeActivities
 from core.db.repositories import scheduled
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.lifecycle import AgentState
-from core.domain.orders import StartAnswer, StartRequest
+from core.domain.orders import StartAnswer, StartOutcome, StartRequest
 from core.domain.schedule import ScheduledState, ScheduleReason
 from core.errors import Unavailable
 from core.ids import agent_of_scheduled
@@ -58,6 +58,20 @@ async def test_try_whose_answer_was_lost_makes_no_second_agent_even_when_the_fir
     assert (await now_is(stage, start)).agent_id == agent_id
     assert len(await stage.sql("SELECT agent_id FROM agents")) == 1
     await stage.nothing_left()
+
+
+async def test_refusal_by_a_worker_of_other_settings_is_told_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = await row(stage, after=timedelta(0))
+
+    async def unknown(request: StartRequest) -> StartAnswer:
+        return StartAnswer(outcome=StartOutcome.REJECTED, reason="unknown_pool")
+
+    monkeypatch.setattr(stage.lives, "start", unknown)
+    assert (await tried(stage, start)).over
+    found = await now_is(stage, start)
+    assert (found.state, found.reason) == (S.REJECTED, "unknown_pool")
+    (told,) = await refusals(stage)
+    assert (told.reason, told.detail["scheduledStartId"]) == ("unknown_pool", start.scheduled_start_id)
 
 
 async def test_refusal_at_the_door_is_told_once_however_often_it_is_asked(

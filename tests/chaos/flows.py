@@ -21,6 +21,7 @@ TEMPLATES = {
 
 # The events of every agent of a flow, in the order in which the agents were asked for; with why, where one ends.
 Told = list[list[str]]
+_OVER = ("terminated", "cancelled", "failed")
 _WITH_REASON = {"draining", "terminated", "cancelled", "failed"}
 # Takes somebody and the beginning of a project's name: `{name}-1` to `{name}-4` are theirs, and were never used.
 Flow = Callable[[Person, str], Awaitable[Told]]
@@ -200,6 +201,12 @@ FLOWS: dict[str, Flow] = {
 PROJECTS = 4
 
 
+async def leave(someone: Person) -> None:
+    """Stop whatever of theirs still lives, after a flow that did not come to its end."""
+    every = (await someone.ask("GET", "/api/agents?limit=200")).json()["items"]
+    await _ended(someone, *(each["agentId"] for each in every if each["state"] not in _OVER))
+
+
 async def _ended(someone: Person, *agent_ids: str) -> Told:
     """Stop all that still live; all of it as it is told, once nothing of it lives."""
     for each in agent_ids:
@@ -216,7 +223,7 @@ async def _stop(someone: Person, agent_id: str, grace: float = 0) -> None:
 async def _told(someone: Person, *agent_ids: str) -> Told:
     """Without what comes when it comes."""
     for each in agent_ids:
-        await someone.until(each, "terminated", "cancelled", "failed")
+        await someone.until(each, *_OVER)
     return [_kinds(await someone.events(each)) for each in agent_ids]
 
 

@@ -145,7 +145,7 @@ async def of_user(session: AsyncSession, user_id: str, after_cursor: int, limit:
 
 async def count(session: AsyncSession, agent_id: str, kind: EventKind, since: datetime) -> int:
     """How many events of a kind, which is not that of commands, an agent had."""
-    said = bindparam("said", kind.value, literal_execute=True)
+    said: BindParameter[str] = bindparam("said", kind.value, literal_execute=True)
     theirs = (
         (EventRow.agent_id == agent_id) & text(f"events.{OF_LIFE}") & (EventRow.kind == said) & (EventRow.at > since)
     )

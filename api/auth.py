@@ -67,8 +67,7 @@ class JwksVerifier:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
         self._tried = float("-inf")
-        self._fetching = asyncio.Lock()
-        self._renewal: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
 
     async def verify(self, token: str) -> Identity:
         try:
@@ -87,25 +86,31 @@ class JwksVerifier:
         now = time.monotonic()
         if key_id not in self._keys:
             # Nobody can be let in by a key we lack, so whoever shows it waits.
-            async with self._fetching:
-                if key_id not in self._keys and now - self._fetched > _REFETCH_SECONDS and self._may_try():
-                    await self._fetch()
-        elif now - self._fetched > _KEYS_LAST_SECONDS and not self._fetching.locked() and self._may_try():
+            if self._asks() or (now - self._fetched > _REFETCH_SECONDS and self._may_try()):
+                await asyncio.shield(self._fetch())
+            if not self._keys:
+                raise Unavailable("the token issuer's keys cannot be fetched", code="issuer_unavailable")
+        elif now - self._fetched > _KEYS_LAST_SECONDS and not self._asks() and self._may_try():
             # Known keys go on working, also while the issuer is silent; they are renewed beside the requests.
-            self._renewal = asyncio.create_task(self._renew(), name="issuer's keys")
+            self._fetch()
         if key_id not in self._keys:
             raise _refusal()
         return self._keys[key_id]
+
+    def _asks(self) -> bool:
+        return self._fetching is not None and not self._fetching.done()
 
     def _may_try(self) -> bool:
         """Whether the issuer may be asked now: without keys always, else not again at once after a try that failed."""
         return not self._keys or time.monotonic() - self._tried > _REFETCH_SECONDS
 
-    async def _renew(self) -> None:
-        async with self._fetching:
-            await self._fetch()
+    def _fetch(self) -> asyncio.Task[None]:
+        """One try for all who come while it lasts: one behind the other, each would wait for all before."""
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._try(), name="issuer's keys")
+        return self._fetching
 
-    async def _fetch(self) -> None:
+    async def _try(self) -> None:
         self._tried = time.monotonic()
         try:
             async with httpx2.AsyncClient(timeout=5) as client:
@@ -113,9 +118,7 @@ class JwksVerifier:
             keys = jwt.PyJWKSet.from_dict(found.json()).keys
         except (httpx2.HTTPError, jwt.PyJWTError, ValueError) as error:
             log.warning("auth.keys_unavailable", kind=type(error).__name__)
-            if self._keys:
-                return
-            raise Unavailable("the token issuer's keys cannot be fetched", code="issuer_unavailable") from error
+            return
         self._keys = {key.key_id or "": key for key in keys}
         self._fetched = time.monotonic()
 

@@ -14,6 +14,7 @@ from api.auth import Role, issue, open_verifier
 from core.errors import Unauthenticated
 from core.settings import Auth
 from tests.fixtures.api import SECRET, Api
+from tests.fixtures.live import eventually
 
 
 def _claims(**changes: Any) -> dict[str, Any]:
@@ -250,6 +251,30 @@ async def test_known_keys_let_in_at_once_while_the_issuer_hangs(
             await asked.wait()
             assert (await verifier.verify(issuer.token())).user_id == "owner"
         never.set()
+
+
+async def test_all_who_come_while_the_issuer_is_asked_in_vain_are_told_of_that_one_failure(issuer: _Issuer) -> None:
+    asked, fails = 0, asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        await fails.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        verifier = open_verifier(Auth(jwks_url=f"http://127.0.0.1:{port}/keys", audience="berth"))
+        token = issuer.token()
+        callers = [asyncio.create_task(verifier.verify(token)) for _ in range(100)]
+        await eventually(lambda: asked == 1)
+        # One who hangs up takes nobody's answer along, not even as the first who came.
+        callers.pop(0).cancel()
+        fails.set()
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert {getattr(outcome, "error_code", outcome) for outcome in outcomes} == {"issuer_unavailable"}
+    assert asked == 1
 
 
 def test_berth_makes_no_tokens_for_an_issuer() -> None:

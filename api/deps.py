@@ -29,7 +29,7 @@ from core.domain.orders import (
 )
 from core.domain.sizes import Size
 from core.domain.timings import Timings
-from core.errors import Busy, Forbidden, Unauthenticated
+from core.errors import Busy, Forbidden, Unauthenticated, Unavailable
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
@@ -85,10 +85,15 @@ class Lives(Protocol):
 Probe = Callable[[], Awaitable[None]]
 
 
+# A database that hangs refuses nobody: who has waited so long has most likely left, and wants nothing done any more.
+TURN_SECONDS = 10.0
+
+
 class Turnstile:
-    """Lets so many through at once and so many more wait; the rest are told to come back.
+    """Lets so many through at once and so many more wait, each for 10 seconds; the rest are told to come back.
 
     Without it a burst on one replica would wait in the connection pool, whose patience soon ends with an error.
+    Raises `Busy`, and after the waiting `Unavailable` (`database_unavailable`).
     """
 
     def __init__(self, at_once: int, waiting: int) -> None:
@@ -101,7 +106,10 @@ class Turnstile:
             raise Busy("too many requests wait for this server", retry_after=2)
         self._waiting += 1
         try:
-            await self._gate.acquire()
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._gate.acquire()
+        except TimeoutError:
+            raise Unavailable("the database does not answer in time", code="database_unavailable") from None
         finally:
             self._waiting -= 1
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
+from api import deps
+from api.deps import Turnstile
 from core.db.repositories import agents, idempotency
 from core.domain.admission import RejectReason
 from core.domain.lifecycle import AgentState, EndReason
@@ -336,3 +338,20 @@ async def test_states_of_an_ended_row_do_not_stand_in_the_way(api: Api) -> None:
     found = (await api.ask("GET", f"/api/agents/{agent_id}")).json()
     assert found["state"] == AgentState.TERMINATED
     assert found["connections"] is None
+
+
+async def test_start_that_cannot_come_to_the_database_is_refused_and_not_made_when_its_caller_is_long_gone(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deps, "TURN_SECONDS", 0.5)
+    turnstile: Turnstile = api.app.state.deps.turnstile
+    async with AsyncExitStack() as hanging:
+        # As many as are let to the database, and it answers none of them.
+        for _ in range(10):
+            await hanging.enter_async_context(turnstile)
+        async with asyncio.timeout(20):
+            refused = await api.start()
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert (await api.ask("GET", "/api/agents")).json()["items"] == []
+    assert (await api.start()).status_code == 201

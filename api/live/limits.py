@@ -5,6 +5,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+from api.live.pongs import PongLimit
 from api.patience import PatientProtocol
 from core.domain.wire import MAX_MESSAGE_BYTES
 
@@ -23,7 +24,7 @@ HEARTBEAT_APART_SECONDS = 1.0
 # Compression would cost each socket some memory and carries pictures no better.
 SERVER_OPTIONS: dict[str, Any] = {
     "http": PatientProtocol,
-    "ws": "websockets-sansio",
+    "ws": PongLimit,
     "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,

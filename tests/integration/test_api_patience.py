@@ -94,3 +94,24 @@ async def test_answer_that_takes_longer_than_a_head_may_is_not_cut_off(
     async with live.fake(agent, execute=slowly).online():
         told = await live.execute(agent, {"command": "state"})
     assert told.json()["result"] == {"done": True}
+
+
+async def test_socket_that_pings_without_reading_is_cut_off(live: LiveStage) -> None:
+    token = live.bearer(await live.user("ann"))["Authorization"]
+    head = (
+        f"GET /ws/events HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    # Masked, as a client's frames must be, and each as long as a ping may be.
+    pings = (b"\x89\xfd" + bytes(4) + bytes(125)) * 500
+    async with said(live, head) as (reader, writer):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        with pytest.raises(ConnectionError):
+            # Many times what the machine itself keeps between two programs.
+            await sent(writer, pings, times=1000)
+
+
+async def sent(writer: asyncio.StreamWriter, data: bytes, *, times: int) -> None:
+    for _ in range(times):
+        writer.write(data)
+        await asyncio.wait_for(writer.drain(), 20)

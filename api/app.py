@@ -110,7 +110,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
     app.state.shown = Fresh(shown, SHOWN_SECONDS)
     app.state.written = None  # what `api.routes.docs` serves, once somebody has asked for it
     # The one added last is the outermost.
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, verifier=deps.verifier)
     if traces is not None:
         from api.spans import Spans
 

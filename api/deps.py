@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from api.auth import Identity, Verifier
+from api.credentials import no_bearer
 from core.db.engine import Db
 from core.db.repositories import users
 from core.db.repositories.agents import AgentView
@@ -29,7 +30,7 @@ from core.domain.orders import (
 )
 from core.domain.sizes import Size
 from core.domain.timings import Timings
-from core.errors import Busy, Forbidden, Unauthenticated, Unavailable
+from core.errors import Busy, Forbidden, Unavailable
 from core.runtime.base import AgentRuntime
 from core.settings import Settings
 
@@ -151,7 +152,7 @@ async def caller(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Identity:
     if credentials is None:
-        raise Unauthenticated("a bearer token is needed", action="log_in")
+        raise no_bearer()
     return await deps.verifier.verify(credentials.credentials)
 
 

@@ -7,6 +7,7 @@ import structlog
 from fastapi import APIRouter, Depends, WebSocket
 from starlette.requests import HTTPConnection
 
+from api.credentials import agent_token
 from api.live.channel import AgentSocket
 from api.live.hub import Live, live_of
 from api.live.ports import DATABASE_AWAY
@@ -32,16 +33,15 @@ log = structlog.get_logger()
 
 router = APIRouter(tags=["agents' side"])
 
-_TOKEN_CHARACTERS = 512
 _REFUSALS = problems(Unauthenticated, NotFound, Forbidden, Conflict, InvalidRequest, TooLarge, Unavailable, Busy)
 
 
 async def speaker(connection: HTTPConnection) -> tuple[AgentView, str]:
     """The agent whose token the request carries, and the token's hash.
 
-    Raises `Unauthenticated` for a token that is unknown or whose attempt is over, and `Forbidden` as `_token_hash`.
+    Raises `Unauthenticated` for a token that is unknown or whose attempt is over, and `Forbidden` to a page.
     """
-    token_hash = _token_hash(connection)
+    token_hash = hash_token(agent_token(connection))
     async with live_of(connection).deps.db.transaction() as session:
         who = await channels.speaker(session, token_hash)
     if who is None:
@@ -54,21 +54,8 @@ async def reporter(connection: HTTPConnection) -> AsyncIterator[tuple[AgentView,
 
     Seated before the database is asked anything, so that whoever knocks a thousand times costs others nothing.
     """
-    with live_of(connection).reporting.take(_token_hash(connection)):
+    with live_of(connection).reporting.take(hash_token(agent_token(connection))):
         yield await speaker(connection)
-
-
-def _token_hash(connection: HTTPConnection) -> str:
-    """Raises `Unauthenticated` for no token, and `Forbidden` for a page's request: programs send no Origin."""
-    if "origin" in connection.headers:
-        raise Forbidden("browsers have no business here")
-    token = connection.headers.get("x-agent-token") or ""
-    scheme, _, bearer = connection.headers.get("authorization", "").partition(" ")
-    if not token and scheme.lower() == "bearer":
-        token = bearer.strip()
-    if not token or len(token) > _TOKEN_CHARACTERS:
-        raise Unauthenticated("the agent's token is missing")
-    return hash_token(token)
 
 
 Speaker = Annotated[tuple[AgentView, str], Depends(speaker)]

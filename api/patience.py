@@ -1,4 +1,4 @@
-"""How long a connection may take to say what it wants: one that says nothing holds memory and a file for ever."""
+"""How long a connection may take to say what it wants and to take its answer: it holds memory and a file meanwhile."""
 
 import asyncio
 
@@ -6,15 +6,19 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0
+# What was written and not taken yet is seldom more than a mebibyte.
+UNREAD_SECONDS = 300.0
 
 
 class PatientProtocol(H11Protocol):
     """uvicorn's HTTP, whose own patience begins after the first answer and ends with the first byte of the next head.
 
-    A connection without a whole head for `HEAD_SECONDS` is closed, whether it is new or between two requests.
+    A connection without a whole head for `HEAD_SECONDS` is closed, whether it is new or between two requests. One whose
+    other end does not take in `UNREAD_SECONDS` what was written to it is cut off, also when it was closed over that.
     """
 
     _head: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -28,8 +32,17 @@ class PatientProtocol(H11Protocol):
         else:
             self._forget()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._taken()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._taken()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
@@ -40,3 +53,8 @@ class PatientProtocol(H11Protocol):
         if self._head is not None:
             self._head.cancel()
             self._head = None
+
+    def _taken(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

@@ -15,7 +15,7 @@ from api.live.beats import Beats
 from api.live.calls import Calls
 from api.live.desktop import Desktops
 from api.live.intake import Intake
-from api.live.limits import MAX_AGENT_REPORTS, MAX_USER_CALLS, MAX_USER_SOCKETS, USER_SOCKET_SECONDS
+from api.live.limits import MAX_AGENT_REPORTS, MAX_USER_CALLS, MAX_USER_DOWNLOADS, MAX_USER_SOCKETS, USER_SOCKET_SECONDS
 from api.live.positions import Positions
 from api.live.presence import stay_present
 from api.live.reporter import Reporter
@@ -46,6 +46,7 @@ class Live:
     background: Sequence[asyncio.Task[None]]
     seats: Seats = field(default_factory=lambda: Seats(MAX_USER_SOCKETS, "sockets"))
     calling: Seats = field(default_factory=lambda: Seats(MAX_USER_CALLS, "waiting calls"))
+    downloading: Seats = field(default_factory=lambda: Seats(MAX_USER_DOWNLOADS, "downloads"))
     reporting: Seats = field(default_factory=lambda: Seats(MAX_AGENT_REPORTS, "reports of an agent"))
     beats: Beats = field(default_factory=Beats)
     intray: Intray = field(default_factory=Intray)

@@ -15,6 +15,8 @@ USER_SOCKET_SECONDS = 15 * 60.0
 MAX_USER_SOCKETS = 20
 # More than one agent may have open: the same command may be waited for by several.
 MAX_USER_CALLS = 100
+# More than a browser opens to one server; their readers may be slow.
+MAX_USER_DOWNLOADS = 10
 # By HTTP an agent says one thing after the other; of one that was cut off, the end may be noticed late.
 MAX_AGENT_REPORTS = 2
 # What an agent says of itself is stored no more often, unless it is in another state.

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import ClientDisconnect
 
 from api.deps import Caller, Deps, DepsOf
+from api.live.download import Download
 from api.live.hub import Live, live_of
 from api.problems import problems, responses
 from api.routes.channel import Speaker
@@ -17,11 +18,12 @@ from core.db.repositories import artefacts, commands
 from core.db.repositories.agents import AgentView
 from core.db.repositories.artefacts import CHUNK_BYTES, ArtefactView
 from core.domain.wire import MAX_ARTEFACT_BYTES, Artefact, saved_work_id
-from core.errors import Conflict, Forbidden, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
+from core.errors import Busy, Conflict, Forbidden, InvalidRequest, NotFound, TooLarge, Unauthenticated, Unavailable
 from core.ids import check_id
 
 router = APIRouter()
 
+_PIECE_BYTES = 64 << 10
 _KINDS = {kind.value: {"schema": {"type": "string", "format": "binary"}} for kind in ContentType}
 
 
@@ -101,11 +103,15 @@ def _announced(request: Request) -> int:
     tags=["commands"],
     summary="Fetch what a command made",
     response_class=StreamingResponse,
-    responses=responses(NotFound) | {200: {"description": "the bytes", "content": _KINDS}},
+    responses=responses(NotFound, Busy) | {200: {"description": "the bytes", "content": _KINDS}},
 )
 async def fetch(
-    artefact_id: Annotated[str, Path(alias="artefactId", max_length=256)], who: Caller, deps: DepsOf
-) -> StreamingResponse:
+    artefact_id: Annotated[str, Path(alias="artefactId", max_length=256)],
+    who: Caller,
+    deps: DepsOf,
+    live: Annotated[Live, Depends(live_of)],
+) -> Download:
+    """At most 10 of a user's at a time, each for 15 minutes."""
     async with deps.acting(who) as (session, user):
         view = await artefacts.get(session, check_id(artefact_id, "artefactId"), user.user_id)
     if view is None:
@@ -119,7 +125,7 @@ async def fetch(
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Cache-Control": "private, no-store",
     }
-    return StreamingResponse(_bytes(deps, view), media_type=view.content_type, headers=headers)
+    return Download(_bytes(deps, view), live.downloading, who.user_id, media_type=view.content_type, headers=headers)
 
 
 async def _bytes(deps: Deps, view: ArtefactView) -> AsyncIterator[bytes]:
@@ -130,5 +136,7 @@ async def _bytes(deps: Deps, view: ArtefactView) -> AsyncIterator[bytes]:
             data = await artefacts.chunk(session, view.artefact_id, number)
         if data is None:
             return
-        yield data
+        # So little each time that a reader who stops leaves little behind.
+        for at in range(0, len(data), _PIECE_BYTES):
+            yield data[at : at + _PIECE_BYTES]
         number += 1

@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
 import pytest
 
+import api.live.download
+import api.patience
 from core.domain.wire import MAX_ARTEFACT_BYTES, ZIP, Execute, saved_work_id
 from tests.fakes.agent import Answer
-from tests.fixtures.live import Berthed, LiveStage
+from tests.fixtures.live import Berthed, LiveStage, eventually
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9000
 
@@ -235,3 +238,59 @@ async def test_only_open_commands_of_the_same_agent_get_artefacts(live: LiveStag
         assert page.status_code == 403
     over = await put(live, agent, "shot", PNG)
     assert (over.status_code, over.json()["code"]) == (409, "command_over")
+
+
+async def large(live: LiveStage, agent: Berthed) -> str:
+    """Path of an artefact of which the machine itself does not hold all on its way."""
+    async with Open(live, agent):
+        stored = await put(live, agent, "shot", pieces(bytes(32 << 20), 1 << 20))
+    return str(stored.json()["url"])
+
+
+@asynccontextmanager
+async def begun(live: LiveStage, user_id: str, path: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A download of which nothing is read but what came first."""
+    url = httpx2.URL(live.replicas[0])
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    token = live.bearer(user_id)["Authorization"]
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode())
+    try:
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 200 ")
+        yield reader
+    finally:
+        writer.transport.abort()
+
+
+async def test_who_leaves_many_downloads_unread_has_no_more_of_them_until_one_ends(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seats = live.apps[0].state.live.downloading
+    monkeypatch.setattr(seats, "_most", 2)
+    agent, other = await live.agent(await live.user("ann")), await live.agent(await live.user("bob"))
+    path, of_other = await large(live, agent), await large(live, other)
+
+    async def ask(user_id: str, path: str) -> httpx2.Response:
+        return await live.http.get(live.replicas[0] + path, headers=live.bearer(user_id))
+
+    async with begun(live, agent.user_id, path), begun(live, agent.user_id, path):
+        refused = await ask(agent.user_id, path)
+        assert (refused.status_code, refused.json()["code"]) == (503, "too_many_requests")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert len((await ask(other.user_id, of_other)).content) == 32 << 20
+    await eventually(lambda: seats.taken(agent.user_id) == 0)
+    assert len((await ask(agent.user_id, path)).content) == 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(api.live.download, "TOTAL_SECONDS"), (api.patience, "UNREAD_SECONDS")], ids=["all", "a piece"]
+)
+async def test_download_that_is_not_taken_breaks_off(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    monkeypatch.setattr(module, name, 1.0)
+    agent = await live.agent(await live.user("ann"))
+    path = await large(live, agent)
+    async with begun(live, agent.user_id, path) as reader:
+        await eventually(lambda: live.apps[0].state.live.downloading.taken(agent.user_id) == 0)
+        with contextlib.suppress(ConnectionError):
+            assert len(await asyncio.wait_for(reader.read(), 20)) < 32 << 20

@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.live.inbox import Inbox
 from api.live.intake import Intake
-from api.live.limits import HEARTBEAT_APART_SECONDS, SEND_SECONDS, Close, Closing
+from api.live.limits import HEARTBEAT_APART_SECONDS, SEND_SECONDS, Close, Closing, TokenBucket
 from api.live.ports import DATABASE_AWAY, now
 from api.live.together import together
 from api.live.whole import whole
@@ -53,22 +53,26 @@ class AgentSocket:
         intake: Intake,
         replica: str,
         stale_seconds: float,
+        volume: TokenBucket,
     ) -> None:
         self._socket, self._who, self._token_hash, self._replica = socket, who, token_hash, replica
         self._db, self._listener, self._intake = db, listener, intake
         self._stale_seconds = stale_seconds
-        self._inbox = Inbox(socket, who.agent_id)
+        self._inbox = Inbox(socket, who.agent_id, volume)
         self._epoch = 0
         self._beat_at = time.monotonic()
         self._beat_stored_at, self._beat_status = 0.0, ""
         self._cancelled: set[str] = set()
 
-    async def serve(self) -> None:
-        """Runs until the agent leaves, a newer socket replaces this one, or a rule is broken."""
+    async def serve(self, displaced: asyncio.Event) -> None:
+        """Runs until the agent leaves, a newer socket replaces this one, or a rule is broken.
+
+        `displaced` is set when too many newer ones came, whether or not they speak for the agent yet.
+        """
         structlog.contextvars.bind_contextvars(agent_id=self._who.agent_id, attempt=self._who.attempt)
         closing = Closing(Close.NORMAL, "")
         try:
-            await self._converse()
+            await together(self._converse(), _until_displaced(displaced))
         except WebSocketDisconnect:
             return
         except Closing as reason:
@@ -194,6 +198,11 @@ class AgentSocket:
                 await self._socket.send_text(message.model_dump_json(by_alias=True))
         except TimeoutError:
             raise Closing(Close.SLOW, "the agent does not read") from None
+
+
+async def _until_displaced(displaced: asyncio.Event) -> None:
+    await displaced.wait()
+    raise Closing(Close.REPLACED, "newer sockets came for this agent")
 
 
 def execute_message(command: CommandView) -> Execute:

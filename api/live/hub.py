@@ -15,12 +15,21 @@ from api.live.beats import Beats
 from api.live.calls import Calls
 from api.live.desktop import Desktops
 from api.live.intake import Intake
-from api.live.limits import MAX_AGENT_REPORTS, MAX_USER_CALLS, MAX_USER_DOWNLOADS, MAX_USER_SOCKETS, USER_SOCKET_SECONDS
+from api.live.limits import (
+    MAX_AGENT_KNOCKS,
+    MAX_AGENT_REPORTS,
+    MAX_AGENT_SOCKETS,
+    MAX_USER_CALLS,
+    MAX_USER_DOWNLOADS,
+    MAX_USER_SOCKETS,
+    USER_SOCKET_SECONDS,
+)
 from api.live.positions import Positions
 from api.live.presence import stay_present
 from api.live.reporter import Reporter
-from api.live.seats import Seats
+from api.live.seats import NewestSeats, Seats
 from api.live.upload import Intray
+from api.live.volumes import Volumes
 from core.db.notify import Listener
 from core.errors import RuntimePermanent
 from core.ids import new_uuid7
@@ -48,6 +57,9 @@ class Live:
     calling: Seats = field(default_factory=lambda: Seats(MAX_USER_CALLS, "waiting calls"))
     downloading: Seats = field(default_factory=lambda: Seats(MAX_USER_DOWNLOADS, "downloads"))
     reporting: Seats = field(default_factory=lambda: Seats(MAX_AGENT_REPORTS, "reports of an agent"))
+    knocking: Seats = field(default_factory=lambda: Seats(MAX_AGENT_KNOCKS, "handshakes of an agent"))
+    speaking: NewestSeats = field(default_factory=lambda: NewestSeats(MAX_AGENT_SOCKETS))
+    volumes: Volumes = field(default_factory=Volumes)
     beats: Beats = field(default_factory=Beats)
     intray: Intray = field(default_factory=Intray)
     user_socket_seconds: float = USER_SOCKET_SECONDS

@@ -1,6 +1,8 @@
 """What comes in on an agent's socket, weighed: size, rate, sense, and whose it is."""
 
+import asyncio
 import json
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -18,13 +20,15 @@ from core.domain.wire import (
     Heartbeat,
     Ready,
     Wire,
-    mended,
+    to_json,
 )
 
 log = structlog.get_logger()
 
 _GARBAGE_BUDGET = 10
 _RATE, _BURST = 100.0, 200.0
+# Smaller messages are counted but not weighed: a heartbeat does not wait for what large ones have used up.
+_SMALL_BYTES = 4096
 # Beyond it an integer is no longer the same number on both sides of JSON.
 _MAX_SEQ = 1 << 53
 # What an agent sends again until it is acknowledged.
@@ -35,7 +39,7 @@ _Message = AgentOnline | Ready | AgentStatus | CommandResult | Heartbeat
 
 
 class _Envelope(Wire):
-    """The little that is needed to tell an unknown type from garbage, and to answer a message without its sense."""
+    """The little that is needed to answer a message without its sense."""
 
     type: str
     agent_id: str = ""
@@ -44,10 +48,13 @@ class _Envelope(Wire):
 
 
 class Inbox:
-    """Messages of one agent. A little garbage is overlooked, also types of a newer agent; the rest is `Closing`."""
+    """Messages of one agent. A little garbage is overlooked, also types of a newer agent; the rest is `Closing`.
 
-    def __init__(self, socket: WebSocket, agent_id: str) -> None:
-        self._socket, self._agent_id = socket, agent_id
+    `volume` holds the bytes that the agent may bring: beyond them it is read more slowly, and loses nothing.
+    """
+
+    def __init__(self, socket: WebSocket, agent_id: str, volume: TokenBucket) -> None:
+        self._socket, self._agent_id, self._volume = socket, agent_id, volume
         self._bucket = TokenBucket(_RATE, _BURST)
         self._garbage_left = _GARBAGE_BUDGET
 
@@ -59,6 +66,8 @@ class Inbox:
                 raise Closing(Close.FLOOD, "too many messages")
             if len(raw) > MAX_MESSAGE_BYTES:
                 raise Closing(Close.TOO_BIG, "message too big")
+            if len(raw) > _SMALL_BYTES and (wait := self._volume.owe(len(raw))) > 0:
+                await asyncio.sleep(wait)
             message = self._understood(raw)
             if message is None:
                 continue
@@ -79,26 +88,41 @@ class Inbox:
     def _understood(self, raw: bytes) -> _Message | None:
         try:
             return UP.validate_json(raw)
-        except ValidationError:
-            pass
+        except ValidationError as error:
+            if (kind := _unknown_type(error)) is not None:
+                self._overlook(kind, raw)
+                return None
         try:
-            return UP.validate_json(mended(raw))
-        except ValueError:
-            return self._unknown(raw)
+            body = json.loads(raw)
+        except (ValueError, RecursionError):
+            self.spoil("not a message")
+            return None
+        try:
+            return UP.validate_json(to_json(body))
+        except ValidationError as error:
+            if (kind := _unknown_type(error)) is not None:
+                self._overlook(kind, raw)
+                return None
+        except (ValueError, RecursionError):
+            pass
+        return self._stand_in(body)
 
-    def _unknown(self, raw: bytes) -> AgentStatus | CommandResult | None:
+    def _overlook(self, kind: str, raw: bytes) -> None:
+        """A type of a newer agent, unless it is so large that it looks like harm."""
+        if len(raw) > _SMALL_BYTES:
+            self.spoil("a large message of an unknown type")
+        log.info("channel.unknown_type", agent_id=self._agent_id, type=kind[:64])
+
+    def _stand_in(self, body: Any) -> AgentStatus | CommandResult | None:
         """What stands for a message without sense, None when nothing has to.
 
         A numbered one must have an effect all the same: the agent would send it again after every break, and a few of
         them would end each of its sockets.
         """
         try:
-            envelope = _Envelope.model_validate(json.loads(raw))
-        except (ValueError, RecursionError):
+            envelope = _Envelope.model_validate(body)
+        except ValueError:
             self.spoil("not a message")
-            return None
-        if envelope.type not in _KNOWN:
-            log.info("channel.unknown_type", agent_id=self._agent_id, type=envelope.type[:64])
             return None
         self.spoil("malformed")
         if envelope.type not in _NUMBERED or envelope.seq < 1 or envelope.agent_id != self._agent_id:
@@ -120,3 +144,11 @@ class Inbox:
             raise WebSocketDisconnect(event.get("code", 1005))
         text: str | None = event.get("text")
         return event.get("bytes") or b"" if text is None else text.encode()
+
+
+def _unknown_type(error: ValidationError) -> str | None:
+    """The type for which a message was not understood: to find it out, nothing has to be read again."""
+    if error.error_count() != 1:
+        return None
+    (only,) = error.errors(include_url=False, include_input=False)
+    return str(only["ctx"]["tag"]) if only["type"] == "union_tag_invalid" else None

@@ -17,6 +17,10 @@ MAX_USER_SOCKETS = 20
 MAX_USER_CALLS = 100
 # More than a browser opens to one server; their readers may be slow.
 MAX_USER_DOWNLOADS = 10
+# An agent has one; of one that was cut off, the end may be noticed late, and the newest is always let in.
+MAX_AGENT_SOCKETS = 3
+# Each asks the database who knocks. An agent gives a knock 10 s.
+MAX_AGENT_KNOCKS = 5
 # By HTTP an agent says one thing after the other; of one that was cut off, the end may be noticed late.
 MAX_AGENT_REPORTS = 2
 # What an agent says of itself is stored no more often, unless it is in another state.
@@ -66,10 +70,23 @@ class TokenBucket:
         self._left, self._at = burst, clock()
 
     def take(self) -> bool:
-        now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
+        self._refill()
         if self._left < 1:
             return False
         self._left -= 1
         return True
+
+    def owe(self, amount: float) -> float:
+        """Take `amount` whether or not there is so much; after how many seconds there would have been."""
+        self._refill()
+        self._left -= amount
+        return max(-self._left / self._rate, 0.0)
+
+    def full(self) -> bool:
+        self._refill()
+        return self._left >= self._burst
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now

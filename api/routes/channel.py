@@ -68,7 +68,8 @@ LiveOf = Annotated[Live, Depends(live_of)]
 async def channel(socket: WebSocket) -> None:
     live = live_of(socket)
     try:
-        who, token_hash = await speaker(socket)
+        with live.knocking.take(hash_token(agent_token(socket))):
+            who, token_hash = await speaker(socket)
     except BerthError as error:
         await socket.send_denial_response(answer(error))
         return
@@ -87,8 +88,10 @@ async def channel(socket: WebSocket) -> None:
         intake=live.intake,
         replica=live.replica,
         stale_seconds=2 * timings.heartbeat_seconds,
+        volume=live.volumes.of(token_hash),
     )
-    await agent.serve()
+    with live.speaking.take(token_hash) as displaced:
+        await agent.serve(displaced)
 
 
 @router.post("/agent-register", summary="An agent without a socket reports itself", responses=_REFUSALS)

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.fixtures.live import LiveStage
+from core.tokens import hash_token
+from tests.fixtures.live import LiveStage, eventually
 
 
 async def knock(live: LiveStage, headers: dict[str, str]) -> int:
@@ -73,6 +76,70 @@ async def test_a_little_garbage_is_overlooked_and_much_closes(live: LiveStage) -
         for _ in range(10):
             await fake.raw("garbage")
         await fake.until(lambda fake: fake.closed_with == 4400)
+
+
+async def test_large_messages_of_an_unknown_type_are_garbage(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.fake(agent).online() as fake:
+        for _ in range(20):
+            with contextlib.suppress(ConnectionClosed):
+                await fake.raw(json.dumps({"type": "from_the_future", "padding": "x" * 10_000}))
+        await fake.until(lambda fake: fake.closed_with == 4400)
+
+
+async def test_agent_that_brings_too_many_bytes_is_read_slowly_and_others_are_served(
+    live: LiveStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So slowly that the test does not see it.
+    monkeypatch.setattr(live.apps[0].state.live.volumes, "_rate", 1.0)
+    monkeypatch.setattr(live.apps[0].state.live.volumes, "_burst", 100_000.0)
+    user = await live.user("ann")
+    greedy, other = await live.agent(user), await live.agent(user)
+    async with live.fake(greedy).online() as fake, live.fake(other).online():
+        await fake.status("large", data="x" * 90_000)
+        await fake.heard_all()
+        await fake.status("large", data="x" * 90_000)
+        assert (await live.execute(other, {"command": "state"})).status_code == 200
+        # A new socket is heard at once, and has no more to spend.
+        again = live.fake(greedy)
+        again.next_seq = 2
+        async with again.online():
+            assert again.resumed_from == [1]
+            await again.status("large", data="x" * 90_000)
+            assert (await live.execute(other, {"command": "state"})).status_code == 200
+            assert again.unacknowledged
+        # Nothing is lost by it.
+        live.apps[0].state.live.volumes.of(hash_token(greedy.token)).owe(-1e6)
+        async with again.online():
+            await again.heard_all()
+
+
+async def test_of_many_sockets_with_one_token_the_newest_stay(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with contextlib.AsyncExitStack() as stack:
+        knocks = [connect(live.fake(agent).url, additional_headers={"X-Agent-Token": agent.token}) for _ in range(20)]
+        sockets = [await stack.enter_async_context(each) for each in knocks]
+        async with live.fake(agent).online() as fake:
+            for each in sockets[:-2]:
+                await asyncio.wait_for(each.wait_closed(), 20)
+                assert each.close_code == 4409
+            await fake.status("here")
+            await fake.heard_all()
+
+
+async def test_agent_that_knocks_while_its_knocks_are_unanswered_is_told_to_come_again(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with live.db.transaction() as session:
+        # Nobody is told who an agent is.
+        await session.execute(text("LOCK TABLE agents IN ACCESS EXCLUSIVE MODE"))
+        knocks = [asyncio.create_task(knock(live, {"X-Agent-Token": agent.token})) for _ in range(8)]
+        refused = [await each for each in itertools.islice(asyncio.as_completed(knocks), 3)]
+        assert refused == [503] * 3
+    for each in knocks:
+        each.cancel()
+    await eventually(lambda: not live.apps[0].state.live.knocking.taken(hash_token(agent.token)))
+    async with live.fake(agent).online():
+        pass
 
 
 async def test_socket_that_does_not_begin_with_agent_online_is_closed(live: LiveStage) -> None:

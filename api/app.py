@@ -100,6 +100,7 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
     metrics = app.state.metrics = Metrics({} if hub is None else hub.intake.reopened)
     app.state.starter = Starter(deps, metrics.undecided)
     app.state.logs = LogReader(deps)
+    app.state.leave = lambda: _leave(app)
     ready: Fresh[dict[str, str]] = Fresh(lambda: check(deps.probes), SHOWN_SECONDS)
 
     async def shown() -> bytes:
@@ -121,6 +122,13 @@ def create_app(settings: Settings, deps: Deps, hub: Live | None = None, traces: 
         app.include_router(module.router)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
+
+
+def _leave(app: FastAPI) -> None:
+    """Answer those who wait for long: the server cuts off whoever is not answered seconds after it was told to stop."""
+    app.state.logs.leave()
+    if app.state.live is not None:
+        app.state.live.calls.leave()
 
 
 async def run_api(settings: Settings, *, ready_file: Path | None = None) -> int:

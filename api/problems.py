@@ -165,7 +165,7 @@ def responses(*refusals: type_or_code) -> dict[int | str, dict[str, Any]]:
     """
     always: tuple[type_or_code, ...] = (
         Unauthenticated, (NotFound, "unknown_user"), InvalidRequest, TooLarge, BerthError,
-        (Unavailable, "database_unavailable"),
+        (Unavailable, "database_unavailable"), (Unavailable, "server_leaving"),
     )  # fmt: skip
     return problems(*always, *refusals)
 

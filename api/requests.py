@@ -1,5 +1,6 @@
 """Around every request: an id, one line in the log, a count, safe headers, and a problem for what nobody caught."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -10,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.metrics import Metrics
 from api.paths import keep_encoded
-from core.errors import BerthError
+from core.errors import BerthError, Unavailable
 from core.ids import new_uuid7
 
 log = structlog.get_logger()
 
 _QUIET = frozenset({"/health", "/ready", "/metrics"})
 _INTERNAL = BerthError("something failed inside Berth; it is in the log under this request id")
+_LEAVING = Unavailable("this server is about to leave; ask again", code="server_leaving", retry_after=1)
 
 
 class Requests:
@@ -50,6 +52,11 @@ class Requests:
                 log.error("api.internal_error", method=scope["method"], route=_route(scope), exc_info=error)
                 if not status:
                     await problems.answer(_INTERNAL)(scope, receive, send_marked)
+            except asyncio.CancelledError:
+                # The server's own doing, seconds after it was told to stop, and it would answer with a bare 500.
+                if not status:
+                    await problems.answer(_LEAVING)(scope, receive, send_marked)
+                raise
             finally:
                 # Bound on the way, once it was known.
                 structlog.contextvars.unbind_contextvars("agent_id")

@@ -43,6 +43,8 @@ async def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code. `ready_file` holds our pid meanwhile.
 
+    Who waits for long is answered as soon as it is to stop (`app.state.leave`).
+
     Also until a part of `background` ends, which none should: then all of it goes, to be started anew. Requests are
     answered and sockets closed as at any stop, so that callers and agents turn to another replica.
     """
@@ -51,6 +53,7 @@ async def serve(
 
     def leave() -> None:
         server.should_exit = True
+        app.state.leave()
 
     def ended(part: asyncio.Task[None]) -> None:
         broken.append(part.get_name())

@@ -22,7 +22,7 @@ from core.db.repositories.agents import AgentView
 from core.db.repositories.commands import Asked, CommandState, CommandView
 from core.domain.lifecycle import AgentState
 from core.domain.wire import CommandName, CommandResult
-from core.errors import Conflict, NotFound, RuntimeFault, TimedOut
+from core.errors import Conflict, NotFound, RuntimeFault, TimedOut, Unavailable
 
 log = structlog.get_logger()
 
@@ -54,6 +54,14 @@ class Calls:
     def __init__(self, db: Db, listener: Listener, reach: Reacher) -> None:
         self._db, self._listener, self._reach = db, listener, reach
         self._posts: set[asyncio.Task[None]] = set()
+        self._waiting: set[Subscription] = set()
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Let nobody wait any longer: this process is about to end, and would take their answers with it."""
+        self._leaving = True
+        for news in self._waiting:
+            news.nudge()
 
     async def execute(self, call: Call, departed: Coroutine[Any, Any, None]) -> CommandView:
         """Run the command, or find it when its id is known, and return it ended; open still, when the caller is gone.
@@ -61,7 +69,7 @@ class Calls:
         `departed` returns when that is so. What was asked for goes on all the same, and is there for the same id.
 
         Raises `NotFound`, `Conflict` (`agent_not_ready`; `order_refused` for a simulated agent), `KeyReused`, `Busy`;
-        after the seconds `TimedOut`, and the command goes on.
+        after the seconds `TimedOut`, and when the process leaves `Unavailable` (`server_leaving`): the command goes on.
         """
         until = time.monotonic() + call.seconds
         keys = (
@@ -72,10 +80,12 @@ class Calls:
         with self._listener.subscribe(*keys) as news:
             gone = asyncio.create_task(departed, name=f"caller-{call.agent_id}")
             gone.add_done_callback(lambda _: news.nudge())
+            self._waiting.add(news)
             try:
                 view, command = await self._submit(call)
                 return await self._ended(view, command, news, until, gone)
             finally:
+                self._waiting.discard(news)
                 gone.cancel()
                 await asyncio.gather(gone, return_exceptions=True)
 
@@ -122,6 +132,14 @@ class Calls:
             if gone.done() and (posted or command.state is not CommandState.PENDING):
                 gone.result()
                 return command
+            if self._leaving:
+                raise Unavailable(
+                    "this server is about to leave and there is no result yet; the command goes on",
+                    code="server_leaving",
+                    action="ask_for_the_command",
+                    command_id=command.command_id,
+                    retry_after=1,
+                )
             left = until - time.monotonic()
             if left <= 0:
                 raise TimedOut(

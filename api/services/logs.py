@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import structlog
 
@@ -33,6 +34,7 @@ class LogStream:
         self._follow = follow
         self._deadline = asyncio.get_running_loop().time() + (_FOLLOW_SECONDS if follow else _WHOLE_SECONDS)
         self._closed = closed
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next = self._ask()
 
     async def begin(self) -> None:
@@ -41,12 +43,18 @@ class LogStream:
         if done and (fault := self._next.exception()) is not None:
             raise fault
 
+    def end(self) -> None:
+        """Have a followed log end now, as it does when its time is over; one that is read whole has its time still."""
+        if self._follow and not self._over.done():
+            self._over.set_result(None)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Until the log ends, its time is over, or the runtime fails."""
         while True:
             left = self._deadline - asyncio.get_running_loop().time()
-            done, _ = await asyncio.wait({self._next}, timeout=max(left, 0))
-            if not done:
+            ends: set[asyncio.Future[Any]] = {self._next, self._over}
+            await asyncio.wait(ends, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+            if not self._next.done():
                 log.info("logs.ended_by_time", agent_id=self._agent_id)
                 self.torn = not self._follow
                 return
@@ -76,6 +84,12 @@ class LogReader:
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
         self._open: Counter[str] = Counter()
+        self._streams: set[LogStream] = set()
+
+    def leave(self) -> None:
+        """End what is followed: this process is about to, and whoever follows asks another."""
+        for stream in self._streams:
+            stream.end()
 
     async def open(self, who: Identity, agent_id: str, *, follow: bool) -> LogStream:
         """The agent's log; a followed one ends with the agent, or after 15 minutes. The caller closes it.
@@ -91,7 +105,8 @@ class LogReader:
             raise Busy("too many logs are open", retry_after=10)
         self._open[who.user_id] += 1
         source = runtime.logs(agent_id, follow=follow and not view.over)
-        stream = LogStream(agent_id, source, follow, lambda: self._left(who.user_id))
+        stream = LogStream(agent_id, source, follow, lambda: self._left(who.user_id, stream))
+        self._streams.add(stream)
         try:
             await stream.begin()
         except RuntimeFault as fault:
@@ -102,7 +117,8 @@ class LogReader:
             raise
         return stream
 
-    def _left(self, user_id: str) -> None:
+    def _left(self, user_id: str, stream: LogStream) -> None:
+        self._streams.discard(stream)
         self._open[user_id] -= 1
         if self._open[user_id] <= 0:
             del self._open[user_id]

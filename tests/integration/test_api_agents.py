@@ -1,6 +1,5 @@
-"""Agents over HTTP: lists, lives, orders, logs, profiles, and what the caller may know of itself."""
+"""Agents over HTTP: lists, lives, orders, profiles, and what the caller may know of itself."""
 
-import asyncio
 import base64
 import json
 from dataclasses import replace
@@ -300,45 +299,6 @@ async def test_ticket_is_given_and_kept_only_as_a_hash(api: Api) -> None:
 async def test_tickets_nobody_uses_run_out(api: Api) -> None:
     answers = [(await api.ask("POST", "/api/ticket")).status_code for _ in range(201)]
     assert answers == [200] * 200 + [503]
-
-
-async def test_log_is_text(api: Api) -> None:
-    agent_id = await api.running()
-    api.runtime.lines[agent_id] = [b"one\n", b"two\n"]
-    log = await api.ask("GET", f"/api/agents/{agent_id}/logs")
-    assert (log.status_code, log.text) == (200, "one\ntwo\n")
-    assert log.headers["content-type"] == "text/plain; charset=utf-8"
-
-
-async def test_followed_log_goes_on(api: Api) -> None:
-    agent_id = await api.running()
-    api.runtime.lines[agent_id] = [b"one\n"]
-    asking = asyncio.create_task(api.ask("GET", f"/api/agents/{agent_id}/logs?follow=true"))
-    await api.runtime.waiting.wait()
-    assert not asking.done()
-    api.runtime.more.set()
-    assert (await asking).text == "one\nand more\n"
-
-
-async def test_followed_logs_of_one_user_are_bounded_and_their_places_come_back(api: Api) -> None:
-    agent_id = await api.running()
-    path = f"/api/agents/{agent_id}/logs?follow=true"
-    asking = [asyncio.create_task(api.ask("GET", path)) for _ in range(11)]
-    done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-    assert [task.result().json()["code"] for task in done] == ["too_many_requests"]
-    api.runtime.more.set()
-    answers = await asyncio.gather(*asking)
-    assert sorted(answer.status_code for answer in answers) == [200] * 10 + [503]
-    assert (await api.ask("GET", path)).status_code == 200
-
-
-async def test_log_of_a_runtime_that_is_away_is_a_problem(api: Api) -> None:
-    agent_id = await api.running()
-    api.runtime.fails = RuntimeRetryable("away")
-    answer = await api.ask("GET", f"/api/agents/{agent_id}/logs")
-    assert (answer.status_code, answer.json()["code"]) == (503, "runtime_unavailable")
-    api.runtime.fails = None
-    assert (await api.ask("GET", f"/api/agents/{agent_id}/logs")).text == ""
 
 
 async def test_profile_is_forgotten_only_when_no_agent_lives(api: Api) -> None:

@@ -19,8 +19,11 @@ from api.auth import Role, issue
 from core.db.engine import Db
 from core.db.repositories import projects, users
 from core.dev.ports import Ports
-from core.settings import Auth
+from core.domain.wire import Execute
+from core.settings import Auth, Settings
+from tests.fakes.agent import Answer
 from tests.fixtures.api import SECRET
+from tests.fixtures.live import LiveStage, RecordedLives, StandInRuntime
 from tests.fixtures.stage import until
 
 _RUN = """
@@ -107,6 +110,73 @@ async def test_api_without_temporal_serves_reads_and_tells_starts_to_come_back(
         assert process.returncode == 0, said.decode()
         assert not await asyncio.to_thread((tmp_path / "run" / "api.ready").exists)
         assert token not in said.decode()
+
+
+@asynccontextmanager
+async def _stage(database: str, port: int) -> AsyncIterator[LiveStage]:
+    """The process seen as a replica, with agents and users to order."""
+    settings = Settings(auth=Auth(secret=SecretStr(SECRET)))
+    async with (
+        Db.open(database, application="test", pool_size=1) as db,
+        httpx2.AsyncClient(timeout=30) as http,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        yield LiveStage(db, database, settings, RecordedLives(), StandInRuntime(), [url], [], http)
+
+
+async def test_caller_who_waits_for_a_command_when_the_api_leaves_is_told_so_and_the_command_goes_on(
+    tmp_path: Path, database_url: str
+) -> None:
+    async def never(_: Execute) -> Answer:
+        return None
+
+    port = Ports().pick(0)
+    async with (
+        _process(tmp_path, port, database_url, "127.0.0.1:1") as process,
+        _stage(database_url, port) as stage,
+    ):
+        await _announced(tmp_path / "run" / "api.ready", process)
+        agent = await stage.agent(await stage.user("ann"))
+        async with stage.fake(agent, execute=never).online() as fake:
+            waiting = asyncio.create_task(stage.execute(agent, {"command": "state", "timeoutSeconds": 600}, key="k"))
+            await fake.until(lambda fake: fake.runs == ["k"])
+            process.send_signal(signal.SIGTERM)
+            answer = await waiting
+        assert answer.headers["content-type"] == "application/problem+json"
+        told = answer.json()
+        assert (answer.status_code, told["code"]) == (503, "server_leaving")
+        assert (told["commandId"], told["action"]) == ("k", "ask_for_the_command")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert await stage.rows("SELECT state FROM commands WHERE command_id = 'k'") == [{"state": "sent"}]
+        async with asyncio.timeout(20):
+            await process.communicate()
+        assert process.returncode == 0
+
+
+async def test_request_that_the_leaving_api_has_no_time_for_is_told_to_come_again(
+    tmp_path: Path, database_url: str
+) -> None:
+    hangs = """
+from core.db.repositories import users
+async def require(*_):
+    open(os.path.join(os.environ["BERTH_DATA_DIR"], "asked"), "w").close()
+    await asyncio.Event().wait()
+users.require = require
+"""
+    port = Ports().pick(0)
+    token = issue(Auth(secret=SecretStr(SECRET)), "owner", Role.USER, datetime.now(UTC), timedelta(minutes=5))
+    async with (
+        _process(tmp_path, port, database_url, "127.0.0.1:1", breaks=hangs) as process,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
+    ):
+        await _announced(tmp_path / "run" / "api.ready", process)
+        waiting = asyncio.create_task(http.get(f"http://127.0.0.1:{port}/api/me"))
+        await _announced(tmp_path / "asked", process)
+        process.send_signal(signal.SIGTERM)
+        answer = await waiting
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (answer.status_code, answer.json()["code"]) == (503, "server_leaving")
+        assert int(answer.headers["Retry-After"]) > 0
 
 
 async def test_port_that_is_taken_is_told_by_a_code(tmp_path: Path, database_url: str) -> None:

@@ -24,6 +24,9 @@ _COMMAND_SECONDS = 20.0
 _ANSWER_SECONDS = 3.0
 _RESTED_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+# What comes of a question on a connection that is none any more. The third is the driver's word for one that it was
+# still reading the server's farewell on.
+_DEAD = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 class Db:
@@ -104,7 +107,7 @@ def _distrust(engine: AsyncEngine, rested_seconds: float) -> None:
             return
         try:
             connection.run_async(_answers)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except _DEAD as error:
             raise InvalidatePoolError(str(error)) from error
 
     @event.listens_for(engine.sync_engine, "handle_error")

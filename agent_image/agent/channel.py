@@ -15,6 +15,7 @@ from agent_image.agent.config import Config
 from agent_image.agent.executor import Executor, Outcome
 from agent_image.agent.journal import log
 from agent_image.agent.outbox import Outbox
+from agent_image.agent.refusals import TokenRefused
 from core.domain.wire import (
     DOWN,
     MAX_MESSAGE_BYTES,
@@ -39,16 +40,15 @@ _COMMANDS = 64
 State = Literal["connecting", "open", "refused"]
 
 
-class _Refused(Exception):
-    """Berth does not know our token."""
-
-
 class _Replaced(Exception):
     """A newer socket of this agent has taken our place."""
 
 
 class Channel:
-    """Keeps the line up for as long as the agent lives. `shutdown` and `refused` are told once each."""
+    """Keeps the line up for as long as the agent lives. `shutdown` and `refused` are told once each.
+
+    `http` heeds Berth's refusals (`refusals.heed_refusal`); any other 401 or 403 is a break, tried again for ever.
+    """
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Channel:
             try:
                 await self._connection()
                 pause = wait
-            except _Refused:
+            except TokenRefused:
                 self.state = "refused"
                 if refusals == len(_REFUSED_WAITS):
                     log.error("channel.token_refused")
@@ -141,15 +141,10 @@ class Channel:
 
     async def _connection(self) -> None:
         headers = {"X-Agent-Id": self._config.agent_id}
-        try:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                socket = await self._http.ws_connect(
-                    self._url, headers=headers, max_msg_size=MAX_MESSAGE_BYTES, heartbeat=_PING_SECONDS, compress=0
-                )
-        except aiohttp.WSServerHandshakeError as error:
-            if error.status in {401, 403}:
-                raise _Refused from error
-            raise
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            socket = await self._http.ws_connect(
+                self._url, headers=headers, max_msg_size=MAX_MESSAGE_BYTES, heartbeat=_PING_SECONDS, compress=0
+            )
         try:
             await self._greet(socket)
             self.state = "open"
@@ -164,7 +159,7 @@ class Channel:
 
     def _judge(self, code: int | None) -> None:
         if code == CLOSE_REFUSED:
-            raise _Refused
+            raise TokenRefused
         if code == CLOSE_REPLACED:
             raise _Replaced
         log.info("channel.closed", code=code)

@@ -26,6 +26,7 @@ from agent_image.agent.journal import log, process_age
 from agent_image.agent.outbox import Outbox
 from agent_image.agent.packing import DOWNLOADS
 from agent_image.agent.pipe import CdpError
+from agent_image.agent.refusals import heed_refusal
 from agent_image.agent.repairs import Death
 from agent_image.agent.saving import Saver
 from agent_image.agent.tabs import Tab, Tabs
@@ -67,7 +68,9 @@ class Services:
         self._measure_again = 0.0
         self._runners: list[web.AppRunner] = []
         self._background: set[asyncio.Task[None]] = set()
-        self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {config.token}"})
+        self._http = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {config.token}"}, middlewares=(heed_refusal,)
+        )
         self.outbox = Outbox()
         self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
         self._downloads = Downloads(parts.browser.pipe, config.work / DOWNLOADS, config.downloads_mib << 20, self._tell)

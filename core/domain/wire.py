@@ -17,7 +17,8 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_ARTEFACT_BYTES = 50 << 20
 # Characters of a sentence that an agent says of something.
 MAX_DETAIL = 2000
-
+# The type of the problem with which Berth answers a token that is unknown or whose attempt is over, and nobody else.
+TOKEN_REFUSED = "urn:berth:problem:unauthenticated"  # noqa: S105  the name of a refusal
 
 ZIP = "application/zip"
 

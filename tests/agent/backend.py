@@ -13,6 +13,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.problems import answer
+from core.errors import Unauthenticated
+
 Message = dict[str, Any]
 
 
@@ -27,6 +30,8 @@ class Backend:
         self.durable = 0
         self.deaf = False
         self.refuse = False
+        # What somebody between the agent and Berth answers in its place, one handshake after the other.
+        self.in_front: list[Response] = []
         self.hellos: list[Message] = []
         self.handshakes = 0
         self.artefacts: dict[str, tuple[str, bytes]] = {}
@@ -38,8 +43,11 @@ class Backend:
     async def channel(self, websocket: WebSocket) -> None:
         self.handshakes += 1
         self._wake()
+        if self.in_front:
+            await websocket.send_denial_response(self.in_front[self.handshakes % len(self.in_front)])
+            return
         if self.refuse or websocket.headers.get("authorization") != f"Bearer {self.token}":
-            await websocket.close(4401)
+            await websocket.send_denial_response(answer(Unauthenticated("no living agent has this token")))
             return
         await websocket.accept()
         self.socket = websocket

@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import partial
 
 import pytest
+from starlette.responses import JSONResponse, Response
 
 from core.dev.demo.shop import Shop
 from core.domain.wire import UP, Heartbeat, Ready
@@ -108,6 +109,24 @@ async def test_refused_token_ends_the_agent_orderly_after_a_while(backend: Backe
         assert backend.handshakes - before == 5
         assert "token refused" in agent.last_word()["reason"]
     assert backend.artefacts == {}, "a zombie must not save"
+
+
+async def test_refusal_by_somebody_in_front_of_berth_ends_no_agent(backend: Backend) -> None:
+    async with running.started(backend) as agent:
+        problem = {"type": "about:blank", "status": 401, "code": "unauthenticated"}
+        bearer = {"WWW-Authenticate": "Bearer"}
+        backend.in_front = [
+            Response("RBAC: access denied", 403),
+            JSONResponse(problem, 401, bearer, media_type="application/problem+json"),
+            Response("<html>Who are you?</html>", 401, {"WWW-Authenticate": 'Basic realm="shop"'}),
+        ]
+        before = backend.handshakes
+        await backend.drop()
+        await backend.until(lambda: backend.handshakes - before > 5, 40)
+        assert agent.process.returncode is None
+        backend.in_front = []
+        await backend.until(lambda: len(backend.hellos) == 2)
+        assert (await backend.order("cmd-after", "state"))["result"]["url"] == "about:blank"
 
 
 async def test_replaced_socket_does_not_fight_the_new_one(backend: Backend) -> None:

@@ -1,14 +1,15 @@
 """A second user of the debugging pipe (browser-use), through one secret WebSocket path on loopback.
 
 The user gets a browser session of its own in Chromium. What it switches on, attaches to or listens for stays apart from
-ours, ids are exchanged on the way, and when it goes, Chromium forgets its session with everything in it.
+ours, ids are exchanged on the way, and when it goes, Chromium forgets its session with everything in it: also what it
+had set for the whole browser, and what we had set there goes with it.
 """
 
 import asyncio
-import contextlib
 import hmac
 import json
 import secrets
+from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
 
@@ -19,10 +20,14 @@ _QUEUE = 20_000
 
 
 class Bridge:
-    """Serves one user at a time, each by an address of its own that is good until the next is asked for."""
+    """Serves one user at a time, each by an address of its own that is good until the next is asked for.
 
-    def __init__(self, pipe: CdpPipe) -> None:
+    `gone` is called behind each of them, once Chromium has been told to forget it: time to set again what it undid.
+    """
+
+    def __init__(self, pipe: CdpPipe, gone: Callable[[], None]) -> None:
         self._pipe = pipe
+        self._gone = gone
         self._runner: web.AppRunner | None = None
         self._secret = secrets.token_urlsafe(32)
         self._user: _User | None = None
@@ -61,7 +66,7 @@ class Bridge:
         if not known or "Origin" in request.headers or self._user is not None:
             return web.Response(status=404)
         socket = web.WebSocketResponse(max_msg_size=0, compress=False, timeout=1)
-        user = self._user = _User(self._pipe, socket)
+        user = self._user = _User(self._pipe, socket, self._gone)
         try:
             await socket.prepare(request)
             await user.serve()
@@ -72,9 +77,10 @@ class Bridge:
 
 
 class _User:
-    def __init__(self, pipe: CdpPipe, socket: web.WebSocketResponse) -> None:
+    def __init__(self, pipe: CdpPipe, socket: web.WebSocketResponse, gone: Callable[[], None]) -> None:
         self._pipe = pipe
         self._socket = socket
+        self._gone = gone
         self._out: asyncio.Queue[Message] = asyncio.Queue(_QUEUE)
         self._root = ""
         self._sessions: set[str] = set()
@@ -95,8 +101,11 @@ class _User:
             sender.cancel()
             for session in self._sessions:
                 self._pipe.unroute(session)
-            with contextlib.suppress(CdpError, TimeoutError):
-                await self._pipe.call("Target.detachFromTarget", {"sessionId": self._root}, timeout=3)
+            detach: Message = {"method": "Target.detachFromTarget", "params": {"sessionId": self._root}}
+            # Chromium does things in the order they come: nothing can come between this and what `gone` sends.
+            self._pipe.send(detach, None, lambda _: None)
+            self._gone()
+            log.info("bridge.user_gone")
 
     def _forward(self, message: Message) -> None:
         number, session = message.pop("id"), message.pop("sessionId", None)

@@ -12,6 +12,7 @@ from agent_image.agent.packing import UNFINISHED
 from agent_image.agent.pipe import CdpPipe, Message
 
 Tell = Callable[[str, str], None]
+_BEHAVIOUR = "Browser.setDownloadBehavior"
 
 
 class Downloads:
@@ -28,8 +29,14 @@ class Downloads:
         """Allow downloads, of any page, without asking; again for each browser."""
         self._names.clear()
         self._pipe.on_root("Browser", self._heard)
-        how = {"behavior": "allow", "downloadPath": str(self._folder), "eventsEnabled": True}
-        await self._pipe.call("Browser.setDownloadBehavior", how)
+        await self._pipe.call(_BEHAVIOUR, self._how())
+
+    def set_again(self) -> None:
+        """For when a session is gone that had set this too: Chromium then goes back to its own folder, for all."""
+        self._pipe.send({"method": _BEHAVIOUR, "params": self._how()}, None, _told)
+
+    def _how(self) -> Message:
+        return {"behavior": "allow", "downloadPath": str(self._folder), "eventsEnabled": True}
 
     def _heard(self, message: Message) -> None:
         params = message["params"]
@@ -67,3 +74,9 @@ class Downloads:
             total -= size
             log.warning("download.removed", bytes=size, most=self._most_bytes)
         return total <= self._most_bytes
+
+
+def _told(answer: Message) -> None:
+    # A browser that is gone has no downloads, and the next one is taken over by `start`.
+    if "error" in answer and not answer["error"].get("closed"):
+        log.error("downloads.not_set", error=answer["error"].get("message"))

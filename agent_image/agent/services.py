@@ -75,7 +75,7 @@ class Services:
         self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
         self._downloads = Downloads(parts.browser.pipe, config.work / DOWNLOADS, config.downloads_mib << 20, self._tell)
         self._pages = PageCommands(self._tabs, parts.oom)
-        self._bridge = Bridge(parts.browser.pipe)
+        self._bridge = Bridge(parts.browser.pipe, self._downloads.set_again)
         self._tasks = TaskRunner(config.model, self._bridge, config.work)
         store = ArtefactStore(self._http, config.backend_url, config.work)
         self._saver = Saver(config, store, self._tell)

@@ -5,9 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.dev.demo.model import ScriptedModel, say
 from tests.agent import running
 from tests.agent.backend import Backend
 from tests.agent.running import eventually
@@ -67,3 +69,21 @@ async def test_download_that_never_ends_is_cancelled_and_the_agent_works_on(back
         await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {})
         await agent.post("navigate", url=f"{site}/8/after")
         await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {"after": 8})
+
+
+async def test_downloads_after_a_task_was_cut_off_are_bounded_and_kept_like_any(backend: Backend, site: str) -> None:
+    forever = [say({"wait": {"seconds": 3}})] * 100
+    with ScriptedModel({"": [say({"navigate": {"url": f"{site}/8/during"}}), *forever]}) as model:
+        access: dict[str, Any] = {"LLM_BASE_URL": model.base_url, "LLM_MODEL": "scripted", "LLM_API_KEY": "key"}
+        async with running.started(backend, AGENT_DOWNLOADS_MIB="20", **access) as agent:
+            folder = agent.home / "work" / "downloads"
+            task = asyncio.create_task(agent.post("run_task", timeout=60, task="wait"))
+            await eventually(lambda: asyncio.to_thread(held, folder), partial(has, "during"), 40)
+            assert await agent.execute("stop_task") == {"stopped": True}
+            assert (await task).json()["code"] == "cancelled"
+            await eventually(lambda: asyncio.to_thread(agent.log.read_text), lambda text: "bridge.user_gone" in text)
+            for name in ("first", "second", "third"):
+                await agent.post("navigate", url=f"{site}/8/{name}")
+                await eventually(lambda: asyncio.to_thread(held, folder), partial(has, name))
+            await eventually(lambda: asyncio.to_thread(held, folder), lambda seen: seen == {"second": 8, "third": 8})
+            assert not (agent.home / "work" / "Downloads").exists()

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 from agent_image.agent.doors import Doorkeeper
 from agent_image.agent.journal import log
 from agent_image.agent.rfb import UnknownMessage, ViewOnly
+from core.domain.viewing import said_by_itself
 
 _PAGE = Path(__file__).resolve().parents[1] / "web"
 _ACTIVITY_SECONDS = 15
@@ -120,7 +121,7 @@ class Viewer:
     def _notice(self, watching: ViewOnly, data: bytes) -> ViewOnly | None:
         """Find out whether this is input. Whoever cannot be understood any more counts as active with every message."""
         try:
-            passive = len(watching.feed(data)) == len(data)
+            passive = len(watching.feed(data)) == len(data) or said_by_itself(data)
         except UnknownMessage:
             self._touch()
             return None

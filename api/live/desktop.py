@@ -21,6 +21,7 @@ from core.db.repositories import agents, projects, tickets
 from core.db.repositories.agents import AgentView
 from core.db.repositories.tickets import TicketGrant, TicketKind
 from core.domain.lifecycle import AgentState
+from core.domain.viewing import said_by_itself
 from core.errors import RuntimeFault
 
 log = structlog.get_logger()
@@ -91,7 +92,8 @@ class Desktops:
             data = event.get("bytes")
             if not data:
                 raise Closing(Close.GARBAGE, "only binary messages")
-            if grant.mode == "control" and data[0] in _INPUT and time.monotonic() - touched > _TOUCH_SECONDS:
+            used = grant.mode == "control" and data[0] in _INPUT and not said_by_itself(data)
+            if used and time.monotonic() - touched > _TOUCH_SECONDS:
                 touched = time.monotonic()
                 await whole(self._touch(grant))
             try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 from ipaddress import IPv4Address
 
 import pytest
@@ -63,6 +64,16 @@ async def test_control_types_and_view_does_not(agent: Agent, shop: Shop) -> None
         await viewer.settle()
         await agent.becomes(lambda state: state["title"] == "seen")
     await agent.backend.status("viewer_active")
+
+
+async def test_what_a_viewer_says_by_itself_is_no_activity(backend: Backend) -> None:
+    async with started(backend) as agent:
+        async with viewing(agent, "control") as viewer:
+            await viewer.socket.send(b"\x06\0\0\0" + struct.pack(">iII", -8, 0x1F << 24 | 1, 0))
+            await viewer.settle()
+        # Told in the order in which it happened.
+        await backend.order("cmd-behind", "state")
+        assert [message for message in backend.kept if message.get("status") == "viewer_active"] == []
 
 
 async def test_view_does_not_type_by_an_older_version_of_the_protocol_either(agent: Agent) -> None:

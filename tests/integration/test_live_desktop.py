@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -237,9 +238,23 @@ async def test_typing_is_activity_and_looking_is_not(live: LiveStage) -> None:
     async with screen_of(live, agent) as screen, viewer(live, await ticket_of(live, agent)) as socket:
         await socket.send(b"\x03\x00" + bytes(8))  # asks for the picture, as every viewer does all the time
         await eventually(lambda: len(screen.received) == 1)
+        # What kinds of clipboard it knows, and that it wants what was copied in the desktop: nobody touched a key.
+        for actions in (0x1F, 0x02):
+            await socket.send(b"\x06\x00\x00\x00" + struct.pack(">iI", -4, actions << 24 | 1))
+        await eventually(lambda: len(screen.received) == 3)
         assert await last_activity(live, agent) == before
         await socket.send(b"\x04\x01" + bytes(6))  # a key
-        await eventually(lambda: len(screen.received) == 2)
+        await eventually(lambda: len(screen.received) == 4)
+        assert await last_activity(live, agent) > before
+
+
+@pytest.mark.parametrize("said", [struct.pack(">i", 5) + b"hello", struct.pack(">iI", -4, 8 << 24 | 1)])
+async def test_pasting_is_activity(live: LiveStage, said: bytes) -> None:
+    agent = await live.agent(await live.user("ann"))
+    before = await last_activity(live, agent)
+    async with screen_of(live, agent) as screen, viewer(live, await ticket_of(live, agent)) as socket:
+        await socket.send(b"\x06\0\0\0" + said)
+        await eventually(lambda: len(screen.received) == 1)
         assert await last_activity(live, agent) > before
 
 

@@ -47,10 +47,11 @@ class _StraightTo(connect):
 
 
 class Desktops:
-    """Admits viewers by ticket and carries their sockets."""
+    """Admits viewers by ticket and carries their sockets, each for at most `seconds`: who looks on has to ask again."""
 
-    def __init__(self, db: Db, listener: Listener, reach: Reacher) -> None:
+    def __init__(self, db: Db, listener: Listener, reach: Reacher, seconds: float) -> None:
         self._db, self._listener, self._reach = db, listener, reach
+        self.seconds = seconds
 
     async def admit(self, ticket: str) -> tuple[TicketGrant, AgentView]:
         """Use a ticket up, and check again all that it stood for. Raises `Closing`."""
@@ -64,7 +65,10 @@ class Desktops:
         return grant, view
 
     async def carry(self, viewer: WebSocket, grant: TicketGrant, view: AgentView) -> None:
-        """Join the accepted socket to the agent's screen until one side leaves or access ends. Raises `Closing`."""
+        """Join the accepted socket to the agent's screen until one side leaves, access ends or its time is up.
+
+        Raises `Closing`.
+        """
         try:
             reach = await self._reach(view.runtime, view.agent_id, view.attempt)
             async with _StraightTo(
@@ -78,7 +82,10 @@ class Desktops:
                 proxy=None,
             ) as screen:
                 log.info("desktop.open", agent_id=view.agent_id, user_id=grant.user_id, mode=grant.mode)
-                await together(self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant))
+                sides = self._up(viewer, screen, grant), _down(viewer, screen), self._watch(grant)
+                await together(*sides, within=self.seconds)
+                # None of them ends without saying why.
+                raise Closing(Close.RECONNECT, "its time is up; come again with another ticket")
         except (RuntimeFault, WebSocketException, OSError) as error:
             log.warning("desktop.not_reached", agent_id=view.agent_id, error=type(error).__name__)
             raise Closing(Close.TRY_AGAIN, "the agent's screen cannot be reached") from None

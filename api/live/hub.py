@@ -16,6 +16,7 @@ from api.live.calls import Calls
 from api.live.desktop import Desktops
 from api.live.intake import Intake
 from api.live.limits import (
+    DESKTOP_SECONDS,
     MAX_AGENT_KNOCKS,
     MAX_AGENT_REPORTS,
     MAX_AGENT_SOCKETS,
@@ -67,7 +68,11 @@ class Live:
 
 @asynccontextmanager
 async def open_live(
-    deps: Deps, database_url: str, *, user_socket_seconds: float = USER_SOCKET_SECONDS
+    deps: Deps,
+    database_url: str,
+    *,
+    user_socket_seconds: float = USER_SOCKET_SECONDS,
+    desktop_seconds: float = DESKTOP_SECONDS,
 ) -> AsyncIterator[Live]:
     """The live part at work; whoever opens the app keeps it in `app.state.live` for as long as the app serves."""
 
@@ -94,7 +99,7 @@ async def open_live(
             listener=listener,
             intake=Intake(deps.db, reporter),
             calls=calls,
-            desktops=Desktops(deps.db, listener, reach),
+            desktops=Desktops(deps.db, listener, reach, desktop_seconds),
             positions=positions,
             background=(listener.task, looking, present),
             user_socket_seconds=user_socket_seconds,

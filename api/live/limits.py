@@ -12,6 +12,8 @@ from core.domain.wire import MAX_MESSAGE_BYTES
 SEND_SECONDS = 10.0
 # The user's sockets end by themselves, so that a token that expired or a replica that left is noticed.
 USER_SOCKET_SECONDS = 15 * 60.0
+# Longer: a page that came by a link alone has no token to ask for another with, and ends under somebody's hands.
+DESKTOP_SECONDS = 60 * 60.0
 MAX_USER_SOCKETS = 20
 # More than one agent may have open: the same command may be waited for by several.
 MAX_USER_CALLS = 100

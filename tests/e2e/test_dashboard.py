@@ -1,15 +1,10 @@
 """The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what each may see."""
 
 import re
-import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from playwright.async_api import expect
 from pydantic import SecretStr
-from websockets.asyncio.server import ServerConnection
-from websockets.asyncio.server import serve as serve_socket
 
 from api.auth import Role
 from core.db.repositories import agents, artefacts
@@ -18,7 +13,6 @@ from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
 from core.domain.templates import Pool, Template
 from core.domain.wire import ZIP, saved_work_id
-from core.runtime.base import Reach
 from core.settings import Auth, Settings
 from tests.fixtures.api import SECRET, Api
 from tests.fixtures.live import eventually
@@ -282,50 +276,3 @@ async def test_administrator_sees_everyone_and_the_pools(dashboard: Dashboard) -
     await page.get_by_role("dialog").get_by_role("button", name="End it").click()
     await expect(shown).to_contain_text("An administrator stopped it.")
     assert [(order.agent_id, order.detail) for order in api.lives.stops] == [(agent_id, "a better reason")]
-
-
-@pytest.mark.needs("novnc")
-async def test_desktop_is_framed_for_watching_and_for_control(dashboard: Dashboard, monkeypatch) -> None:
-    await dashboard.api.running()
-    modes: list[str] = []
-    async with tiny_desktop(modes) as desktop_url:
-
-        async def reach(agent_id: str, attempt: int) -> Reach:
-            return Reach(api_url="http://127.0.0.1:9", desktop_url=desktop_url, token=SecretStr("token"))
-
-        monkeypatch.setattr(dashboard.api.runtime, "reach", reach, raising=False)
-        page = await dashboard.open()
-        shown = agent(page, "shop")
-        await shown.get_by_role("button", name="Watch").click()
-        frame = page.frame_locator("iframe")
-        await expect(frame.locator("#status")).to_have_text("Connected")
-        await expect(shown).to_contain_text("You watch; it does not notice.")
-        await shown.get_by_role("button", name="Take control").click()
-        await expect(frame.locator("#mode")).to_have_text("control")
-        await expect(frame.locator("#status")).to_have_text("Connected")
-        assert modes == ["view", "control"]
-        await shown.get_by_role("button", name="Close the desktop").click()
-        await expect(page.locator("iframe")).to_have_count(0)
-        assert "ticket" not in page.url
-
-
-@asynccontextmanager
-async def tiny_desktop(modes: list[str]) -> AsyncIterator[str]:
-    """A VNC server of 8 x 8 points that never draws anything; notes the mode each viewer came with."""
-
-    async def greet(socket: ServerConnection) -> None:
-        assert socket.request is not None
-        modes.append(socket.request.path.partition("mode=")[2])
-        await socket.send(b"RFB 003.008\n")
-        await socket.recv()
-        await socket.send(bytes([1, 1]))  # one kind of security: none
-        await socket.recv()
-        await socket.send(bytes(4))
-        await socket.recv()
-        form = struct.pack(">BBBBHHHBBBxxx", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
-        await socket.send(struct.pack(">HH", 8, 8) + form + struct.pack(">I", 4) + b"tiny")
-        async for _ in socket:
-            pass
-
-    async with serve_socket(greet, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"

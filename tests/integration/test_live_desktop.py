@@ -23,7 +23,7 @@ from core.db.repositories import tickets
 from core.db.repositories.tickets import TicketGrant, TicketKind
 from core.domain.lifecycle import AgentState
 from core.runtime.base import Reach
-from tests.fixtures.live import Berthed, LiveStage, eventually
+from tests.fixtures.live import Berthed, LiveStage, eventually, raise_stage
 
 WAIT = 10.0
 
@@ -188,6 +188,19 @@ async def test_desktop_closes_when_the_agent_ends_or_starts_anew(live: LiveStage
         await asyncio.wait_for(socket.wait_closed(), WAIT)
         assert socket.close_code == 4410
         await asyncio.wait_for(screen.sockets[0].wait_closed(), WAIT)
+
+
+async def test_desktop_ends_after_its_lifetime_and_asks_to_come_again(live: LiveStage) -> None:
+    agent = await live.agent(await live.user("ann"))
+    async with (
+        raise_stage(live.url, live.settings, desktop_seconds=0.2) as short,
+        screen_of(short, agent) as screen,
+        viewer(short, await ticket_of(short, agent)) as socket,
+    ):
+        await asyncio.wait_for(socket.wait_closed(), WAIT)
+        assert socket.close_code == 4408
+        await asyncio.wait_for(screen.sockets[0].wait_closed(), WAIT)
+        await eventually(lambda: short.apps[1].state.live.seats.taken(agent.user_id) == 0)
 
 
 async def test_screen_that_closes_closes_the_viewer(live: LiveStage) -> None:

@@ -52,7 +52,7 @@ export class Screen {
 
   async #open(mode) {
     await attempt(async () => {
-      const { body } = await this.store.client.post(path`api/agents/${this.agentId}/desktop`, { mode });
+      const { body } = await this.#ask(mode);
       this.close();
       this.mode = mode;
       const url = new URL(body.url, document.baseURI);
@@ -67,9 +67,24 @@ export class Screen {
 
   #hear(event) {
     if (event.origin !== location.origin || event.source !== this.#frame?.contentWindow) return;
-    if (event.data?.source === "berth.desktop") this.ended = event.data.state === "closed";
+    if (event.data?.source !== "berth.desktop") return;
+    this.ended = event.data.state === "closed";
+    if (event.data.state === "renewing") this.#renew();
     this.store.changed();
   }
+
+  /** Its time is up: another ticket, if we may still have one. Without, the frame says what to do. */
+  async #renew() {
+    const frame = this.#frame;
+    let ticket = null;
+    await attempt(async () => {
+      const { body } = await this.#ask(this.mode);
+      ticket = new URLSearchParams(new URL(body.url, document.baseURI).hash.slice(1)).get("ticket");
+    });
+    if (frame === this.#frame) frame.contentWindow.postMessage({ source: "berth.dashboard", ticket }, location.origin);
+  }
+
+  #ask = (mode) => this.store.client.post(path`api/agents/${this.agentId}/desktop`, { mode });
 
   close() {
     this.#frame?.remove();

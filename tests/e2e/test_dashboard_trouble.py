@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from playwright.async_api import Route, WebSocketRoute, expect
 
+from api.auth import Role
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from tests.fixtures.web import Dashboard, agent, ask_for, card
@@ -131,6 +132,40 @@ async def test_token_leaves_the_address_and_an_expired_one_leads_back_to_the_for
     await page.get_by_role("button", name="Sign out").click()
     await expect(page.get_by_label("Your access token")).to_be_focused()
     assert await page.evaluate("JSON.stringify([sessionStorage, localStorage, document.cookie])") == '[{},{},""]'
+
+
+async def test_link_of_another_user_is_not_followed_unasked(dashboard: Dashboard) -> None:
+    await dashboard.api.running("owner", "shop")
+    page = await dashboard.open()
+    await expect(card(page, "shop")).to_be_visible()
+    link = f"{dashboard.url}/#token={dashboard.token('stranger')}"
+    for comes_to in ("the open page", "a page that is loaded anew"):
+        if comes_to != "the open page":
+            await page.goto("about:blank")
+        await page.goto(link)
+        question = page.get_by_role("dialog", name="Sign in as stranger instead of owner?")
+        await expect(question).to_be_visible()
+        assert "token" not in page.url
+        await expect(question.get_by_role("button", name="Stay owner")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(question).to_be_hidden()
+        await expect(page.locator("#line")).to_have_text("Live")
+        await expect(page.locator("#account")).to_have_text("owner")
+        await expect(card(page, "shop")).to_be_visible()
+    await page.goto(link)
+    await page.get_by_role("button", name="Sign in as stranger").click()
+    await expect(page.locator("#account")).to_have_text("stranger")
+    await expect(card(page, "shop")).to_have_count(0)
+    await page.reload()
+    await expect(page.locator("#account")).to_have_text("stranger")
+
+
+async def test_fresh_link_of_the_same_user_is_followed_unasked(dashboard: Dashboard) -> None:
+    page = await dashboard.open("admin")
+    await expect(page.locator("#account")).to_have_text("admin")
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('admin', Role.ADMIN)}")
+    await expect(page.locator("#account")).to_have_text("admin (administrator)")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 async def test_user_whom_berth_does_not_know_is_told_what_to_do(dashboard: Dashboard) -> None:

@@ -2,8 +2,8 @@
 
 import { button, el } from "./dom.js";
 
-/** Ask; resolves to the form's data, or null when it was called off. */
-export function ask({ title, text, fields = [], confirm, kind = "primary" }) {
+/** Ask; resolves to the form's data, or null when it was called off. With words of its own, calling off has the focus. */
+export function ask({ title, text, fields = [], confirm, kind = "primary", cancel = "" }) {
   return new Promise((resolve) => {
     const heading = el("h2", { id: "question" }, title);
     const form = el(
@@ -16,7 +16,7 @@ export function ask({ title, text, fields = [], confirm, kind = "primary" }) {
         "div",
         { class: "actions" },
         el("button", { type: "submit", value: "yes", class: kind }, confirm),
-        button("Cancel", () => dialog.close("")),
+        button(cancel || "Cancel", () => dialog.close(""), "", { autofocus: Boolean(cancel) }),
       ),
     );
     const dialog = el("dialog", { "aria-labelledby": "question" }, form);

@@ -2,13 +2,14 @@
 
 import { clock, left, now, tick, timeOfDay } from "./clock.js";
 import { Client } from "./client.js";
+import { ask } from "./dialogs.js";
 import { el, say, show } from "./dom.js";
 import { EveryonePage } from "./everyone.js";
 import { login } from "./login.js";
 import { MinePage } from "./mine.js";
 import { announce, fail } from "./notices.js";
 import { Orders } from "./orders.js";
-import { claims, forget, takeToken, token } from "./session.js";
+import { claims, forget, ofAnother, remember, takeToken, token } from "./session.js";
 import { Store } from "./store.js";
 import { describe, inGrace, remedy } from "./words.js";
 
@@ -160,7 +161,29 @@ clock.addEventListener("tick", () => {
   view?.tick?.();
   draw();
 });
-addEventListener("hashchange", () => (takeToken() ? enter() : route()));
+/**
+ * A link may bring a token. One of another user is not taken unasked: whoever sent the link would see what is done here.
+ * `stay` shows the page as it is without it.
+ */
+async function arrive(stay) {
+  const given = takeToken();
+  if (!given) return stay();
+  if (ofAnother(given)) {
+    stay();
+    const [theirs, mine] = [given, token()].map((value) => String(claims(value).sub ?? "somebody else").slice(0, 80));
+    const taken = await ask({
+      title: `Sign in as ${theirs} instead of ${mine}?`,
+      text: `The link that you followed has an access token of ${theirs}. What you do here afterwards is theirs, and they can see it.`,
+      confirm: `Sign in as ${theirs}`,
+      cancel: `Stay ${mine}`,
+    });
+    if (!taken) return;
+  }
+  remember(given);
+  enter();
+}
+
+addEventListener("hashchange", () => arrive(route));
 part("leave").addEventListener("click", () => signOut());
 document.querySelector(".skip").addEventListener("click", (event) => {
   // The address after the hash is the page's own, so the link moves the focus by hand.
@@ -168,6 +191,5 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   main.focus();
 });
 
-takeToken();
-enter();
+arrive(enter);
 setInterval(tick, 1000);

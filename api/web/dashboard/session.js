@@ -2,13 +2,20 @@
 
 const KEY = "berth.token";
 
-/** Take `#token=...` out of the address, also out of the tab's history, and remember it for this tab alone. */
+/** Take `#token=...` out of the address, also out of the tab's history; "" without one. It is not remembered yet. */
 export function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given === null) return false;
+  if (given === null) return "";
   history.replaceState(null, "", `${location.pathname}${location.search}#/`);
-  if (given.trim()) remember(given.trim());
-  return true;
+  return given.trim();
+}
+
+/** Whether somebody is signed in here already, and `given` is not of the same user. */
+export function ofAnother(given) {
+  const present = token();
+  if (!present || present === given) return false;
+  const user = claims(given).sub;
+  return !user || user !== claims(present).sub;
 }
 
 export const token = () => sessionStorage.getItem(KEY);

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from api.auth import Role
 from core.db.repositories import channels, clusters
@@ -59,6 +60,10 @@ async def report(live: LiveStage, agent_id: str, role: Role = Role.ADMIN) -> htt
         ((3 * MEGABIT_A_SECOND, 5), 0.0),
         ((None, None), None),
         ((None, 5), None),
+        # More than any agent's network carries: it says nothing of what was used.
+        ((5, 5 + 9_000 * MEGABIT_A_SECOND), 9_000.0),
+        ((5, 5 + 11_000 * MEGABIT_A_SECOND), None),
+        ((5, 1 << 60), None),
     ],
 )
 async def test_operator_sees_what_an_agent_used_between_its_last_two_reports(
@@ -144,6 +149,9 @@ async def test_use_of_a_cluster_is_what_its_living_agents_report_and_is_not_know
         "UPDATE channels SET last_seen_at = :at WHERE agent_id = :a RETURNING agent_id", a=old.agent_id, at=past
     )
     await there(0, 2 * MEGABIT_A_SECOND)
-    assert await seen() == pytest.approx(3.0, rel=0.1)
+    with capture_logs() as lines:
+        liar = await there(0, 1 << 60)
+    assert await seen() == pytest.approx(3.0, rel=0.1), "one agent's word would shut the cluster's door"
+    assert [line["agent_id"] for line in lines if line["event"] == "agent.network_beyond_belief"] == [liar.agent_id]
     await live.change(first, state="terminated")
     assert await seen() == pytest.approx(2.0, rel=0.1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from sqlalchemy import BigInteger, Float, cast, func, select, update
@@ -21,6 +22,8 @@ from core.db.repositories.alterations import size_of
 from core.domain.lifecycle import HOLDING, AgentState
 from core.domain.sizes import Size
 from core.domain.wire import Health
+
+log = structlog.get_logger()
 
 
 class Superseded(Exception):
@@ -36,15 +39,24 @@ BANDWIDTH = "networkMbit"
 REPORTED_AT = "reportedAt"
 # An older report says nothing about now.
 REPORT_HOLDS = timedelta(seconds=90)
+# No agent's own network carries more. Their word is not to be trusted, and the sum of it shuts a cluster's door.
+_MOST_MBIT = 10_000.0
 # What an attempt has used so far: of a report that does not say, the word before it holds.
 SPENT = ("cpuSeconds", "peakMemoryBytes")
 
 
 def report(row: Channel, health: Health, at: datetime) -> dict[str, Any]:
-    """`health` as a row keeps it: with when it came, and the bandwidth used since the report before it."""
+    """`health` as a row keeps it: with when it came, and the bandwidth used since the report before it.
+
+    A bandwidth that nobody can have is none.
+    """
     before, told = row.health or {}, health.model_dump(mode="json", by_alias=True)
+    mbit = _bandwidth(before, health.network, at)
+    if mbit is not None and mbit > _MOST_MBIT:
+        log.warning("agent.network_beyond_belief", agent_id=row.agent_id, attempt=row.attempt, mbit=mbit)
+        mbit = None
     spent = {name: before.get(name) if told[name] is None else told[name] for name in SPENT}
-    return {**told, **spent, REPORTED_AT: at.isoformat(), BANDWIDTH: _bandwidth(before, health.network, at)}
+    return {**told, **spent, REPORTED_AT: at.isoformat(), BANDWIDTH: mbit}
 
 
 class Spent(BaseModel):

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_image.agent import family, part
+from agent_image.agent import family, part, preferences
 from agent_image.agent.journal import log
 from agent_image.agent.part import Part, PartFailed
 from agent_image.agent.pipe import CdpError, CdpPipe
@@ -57,12 +57,13 @@ def program() -> str:
 
 @dataclass
 class Browser:
-    """One Chromium on one profile folder."""
+    """One Chromium on one profile folder. `file_dialogs`: whether whoever has the mouse may look through our files."""
 
     settings: BrowserSettings
     profile: Path
     work: Path
     pipe: CdpPipe
+    file_dialogs: bool
     part: Part | None = None
     version: str = ""
 
@@ -70,6 +71,7 @@ class Browser:
         """Return when CDP answers, else raise `PartFailed` with what Chromium said."""
         for stale in self.profile.glob("Singleton*"):
             stale.unlink(missing_ok=True)  # left by a kill; from another host name Chromium would refuse to start
+        preferences.set_file_dialogs(self.profile, self.file_dialogs)
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
         try:

@@ -68,7 +68,8 @@ class Supervisor:
         self._gateway = Gateway(policy)
         settings = config.browser
         self._desktop = Desktop(config.work, self._sockets, settings.width, settings.height)
-        self._browser = Browser(settings, config.profile, config.work, CdpPipe())
+        # A container's files are the image's and the user's own; elsewhere they are of the machine and all who use it.
+        self._browser = Browser(settings, config.profile, config.work, CdpPipe(), file_dialogs=config.own_network)
         self._services: Services | None = None
         self._repairs = Repairs()
         self._repairing: asyncio.Task[None] | None = None

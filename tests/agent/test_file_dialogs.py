@@ -1,0 +1,60 @@
+"""Whose files a page may be given: none of the machine's."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent_image.agent.preferences import set_file_dialogs
+from tests.agent import running
+from tests.agent.backend import Backend
+from tests.agent.vnc import viewing
+
+# Its title says what became of the last choice: the beginning of the file that was chosen, or that there was none.
+PAGE = b"""<!doctype html><title>none</title>
+<style>input { position: fixed; inset: 0; width: 100vw; height: 100vh; font-size: 80px }</style>
+<input type=file id=f oncancel="document.title = 'cancelled'"
+ onchange="document.title = 'chosen'; this.files[0].text().then(text => document.title = text.slice(0, 50))">"""
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[str]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\nContent-Length: {len(PAGE)}\r\n\r\n"
+        writer.write(head.encode() + PAGE)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+
+
+@pytest.mark.needs("agent")
+async def test_person_with_the_mouse_cannot_choose_files_of_the_machine(backend: Backend, page: str) -> None:
+    async with running.started(backend) as agent:
+        await agent.execute("navigate", url=page)
+        async with viewing(agent, "control") as viewer:
+            await viewer.settle()
+            await viewer.click(200, 400)
+            await viewer.settle()
+            await agent.becomes(lambda state: state["title"] == "cancelled")
+
+
+@pytest.mark.parametrize(
+    "before", [None, "{broken", "[]", '{"browser": {"kept": 1}}', '{"select_file_dialogs": {"allowed": true}}']
+)
+def test_rest_of_the_browsers_file_stays_as_it_was(tmp_path: Path, before: str | None) -> None:
+    path = tmp_path / "Local State"
+    if before is not None:
+        path.write_text(before)
+    set_file_dialogs(tmp_path, allowed=False)
+    state = json.loads(path.read_text())
+    assert state.pop("select_file_dialogs") == {"allowed": False}
+    assert state == ({"browser": {"kept": 1}} if before and "kept" in before else {})
+    assert [each.name for each in tmp_path.iterdir()] == ["Local State"]

@@ -8,8 +8,10 @@ had set for the whole browser, and what we had set there goes with it.
 import asyncio
 import hmac
 import json
+import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
@@ -22,11 +24,14 @@ _QUEUE = 20_000
 class Bridge:
     """Serves one user at a time, each by an address of its own that is good until the next is asked for.
 
-    `gone` is called behind each of them, once Chromium has been told to forget it: time to set again what it undid.
+    Whatever its user was talked into, it gives pages no files but those of `uploads`: browser-use takes any path for
+    good, where it did not start the browser itself. `gone` is called behind each user, once Chromium has been told to
+    forget it: time to set again what it undid.
     """
 
-    def __init__(self, pipe: CdpPipe, gone: Callable[[], None]) -> None:
+    def __init__(self, pipe: CdpPipe, uploads: Sequence[Path], gone: Callable[[], None]) -> None:
         self._pipe = pipe
+        self._uploads = uploads
         self._gone = gone
         self._runner: web.AppRunner | None = None
         self._secret = secrets.token_urlsafe(32)
@@ -66,7 +71,7 @@ class Bridge:
         if not known or "Origin" in request.headers or self._user is not None:
             return web.Response(status=404)
         socket = web.WebSocketResponse(max_msg_size=0, compress=False, timeout=1)
-        user = self._user = _User(self._pipe, socket, self._gone)
+        user = self._user = _User(self._pipe, socket, self._uploads, self._gone)
         try:
             await socket.prepare(request)
             await user.serve()
@@ -77,9 +82,12 @@ class Bridge:
 
 
 class _User:
-    def __init__(self, pipe: CdpPipe, socket: web.WebSocketResponse, gone: Callable[[], None]) -> None:
+    def __init__(
+        self, pipe: CdpPipe, socket: web.WebSocketResponse, uploads: Sequence[Path], gone: Callable[[], None]
+    ) -> None:
         self._pipe = pipe
         self._socket = socket
+        self._uploads = [os.path.realpath(folder) for folder in uploads]
         self._gone = gone
         self._out: asyncio.Queue[Message] = asyncio.Queue(_QUEUE)
         self._root = ""
@@ -118,7 +126,19 @@ class _User:
             outgoing.update({key: answer[key] for key in ("result", "error") if key in answer})
             self._deliver({**outgoing, "sessionId": session} if session else outgoing)
 
+        if message.get("method") == "DOM.setFileInputFiles" and not self._may_upload(message.get("params", {})):
+            log.warning("bridge.upload_refused")
+            answered({"error": {"code": -32000, "message": "only files downloaded or written here can be uploaded"}})
+            return
         self._pipe.send(message, session or self._root, answered)
+
+    def _may_upload(self, params: Message) -> bool:
+        """Whether all the files lie in our folders, by their true places."""
+        paths = [str(each) for each in params.get("files", [])]
+        return all(os.path.isabs(path) and self._is_ours(Path(os.path.realpath(path))) for path in paths)
+
+    def _is_ours(self, path: Path) -> bool:
+        return any(path.is_relative_to(folder) for folder in self._uploads)
 
     def _event(self, message: Message) -> None:
         if message["method"] == "Target.attachedToTarget":

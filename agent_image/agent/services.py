@@ -24,7 +24,7 @@ from agent_image.agent.executor import Executor
 from agent_image.agent.gateway import Gateway
 from agent_image.agent.journal import log, process_age
 from agent_image.agent.outbox import Outbox
-from agent_image.agent.packing import DOWNLOADS
+from agent_image.agent.packing import DOWNLOADS, FILES
 from agent_image.agent.pipe import CdpError
 from agent_image.agent.refusals import heed_refusal
 from agent_image.agent.repairs import Death
@@ -75,7 +75,8 @@ class Services:
         self._tabs = Tabs(parts.browser.pipe, parts.gateway, self._crashed)
         self._downloads = Downloads(parts.browser.pipe, config.work / DOWNLOADS, config.downloads_mib << 20, self._tell)
         self._pages = PageCommands(self._tabs, parts.oom)
-        self._bridge = Bridge(parts.browser.pipe, self._downloads.set_again)
+        folders = config.work / DOWNLOADS, config.work / FILES
+        self._bridge = Bridge(parts.browser.pipe, folders, self._downloads.set_again)
         self._tasks = TaskRunner(config.model, self._bridge, config.work)
         store = ArtefactStore(self._http, config.backend_url, config.work)
         self._saver = Saver(config, store, self._tell)

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent_image.agent.addresses import Refused, check_scheme
 from agent_image.agent.memory import OomWatch
-from agent_image.agent.pipe import CdpError, Message
+from agent_image.agent.pipe import AnswerTooLarge, CdpError, Message
 from agent_image.agent.tabs import PageCrashed, Tab, Tabs
 from core.domain.excerpts import place
 from core.domain.wire import (
@@ -76,6 +76,8 @@ class PageCommands:
     def _failure(self, error: CdpError) -> CommandFailed:
         if self._tabs.loss is not None:
             return CommandFailed(*self._tabs.loss)
+        if isinstance(error, AnswerTooLarge):
+            return CommandFailed(CommandFault.RESULT_TOO_LARGE, str(error))
         if not isinstance(error, PageCrashed) and not self._tabs.cut_off():
             return CommandFailed(CommandFault.BROWSER_FAILED, f"the browser refused: {error}")
         fault = CommandFault.PAGE_OUT_OF_MEMORY if self._oom.rose() else CommandFault.BROWSER_FAILED

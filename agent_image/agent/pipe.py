@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,16 @@ Message = dict[str, Any]
 Handler = Callable[[Message], None]
 
 _MAX_MESSAGE_BYTES = 256 << 20  # a full-page picture of a long page; Chromium is the only sender
+_HEAD_BYTES = 64
+_NUMBER = re.compile(rb'\{"id":(\d+),')
 
 
 class CdpError(Exception):
     """Chromium answered with an error; the message is Chromium's."""
+
+
+class AnswerTooLarge(CdpError):
+    """The answer is larger than we take; it was read and thrown away."""
 
 
 class PipeClosed(CdpError):
@@ -92,6 +99,7 @@ class CdpPipe:
             if "error" in message:
                 gone = message["error"].get("code") == -32001  # "Session with given id not found"
                 kind = PipeClosed if gone or message["error"].get("closed") else CdpError
+                kind = AnswerTooLarge if message["error"].get("tooLarge") else kind
                 answer.set_exception(kind(f"{method}: {message['error'].get('message', '')}"))
             else:
                 answer.set_result(message.get("result", {}))
@@ -120,14 +128,39 @@ class CdpPipe:
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, closed: asyncio.Event) -> None:
         try:
             while True:
-                self._dispatch(json.loads((await reader.readuntil(b"\0"))[:-1]))
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+                message = await self._next(reader)
+                if message is not None:
+                    self._dispatch(json.loads(message))
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the browser is gone; its exit is watched elsewhere
         finally:
             closed.set()
             self._fail(None)
             with contextlib.suppress(OSError):
                 writer.close()
+
+    async def _next(self, reader: asyncio.StreamReader) -> bytes | None:
+        """The next message; None for one that is too large. The pipe must stay open: without it Chromium ends."""
+        head = b""
+        while True:
+            try:
+                rest = await reader.readuntil(b"\0")
+            except asyncio.LimitOverrunError as error:
+                part = await reader.readexactly(error.consumed)
+                head = head or part[:_HEAD_BYTES]
+                continue
+            if not head:
+                return rest[:-1]
+            self._too_large(head)
+            return None
+
+    def _too_large(self, head: bytes) -> None:
+        log.error("cdp.message_too_large", most=_MAX_MESSAGE_BYTES)
+        # Chromium begins an answer with its number; without one it is an event.
+        if found := _NUMBER.match(head):
+            _, deliver = self._waiting.pop(int(found[1]), (None, None))
+            if deliver is not None:
+                deliver({"error": {"message": f"the answer is over {_MAX_MESSAGE_BYTES >> 20} MiB", "tooLarge": True}})
 
     def _dispatch(self, message: Message) -> None:
         if "id" in message:

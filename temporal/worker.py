@@ -51,7 +51,10 @@ _STICKY = timedelta(seconds=2)
 # How often the server hears of an activity that goes on; by default it is not before most of its patience is over.
 _BEAT_EVERY = timedelta(seconds=1)
 _DRAIN = timedelta(seconds=10)
-_MOST_STEPS = 20
+# Python does one at a time. What is taken beyond a few waits here, where its time runs, for what others wait for; what
+# is late is done again from the beginning. Of 20 at once on a machine that was short of CPU more were lost than done,
+# for as long as that lasted; of 8 hardly any.
+_MOST_STEPS = 8
 
 
 async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> int:

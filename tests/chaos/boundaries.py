@@ -25,6 +25,7 @@ from temporalio.client import Client
 from core.db.engine import Db
 from core.runtime.host.client import HostRuntime
 from k8s.client import Cluster, Json
+from temporal import worker as working
 
 GATE = "CHAOS_GATE"
 _ROOT = Path(__file__).parents[2]
@@ -32,6 +33,8 @@ _OURS = tuple(str(_ROOT / folder) for folder in ("activities", "api", "temporal"
 _READS = ("SELECT", "SHOW", "BEGIN", "COMMIT", "ROLLBACK")
 _AGENT_ID = re.compile(r"ag-[0-9a-f]{32}[/-]\d+")
 _NAMESPACE = re.compile(r"/api(s/[a-z0-9./]+)?/v1/(namespaces/[^/]+/)?")
+# As many as two cores carry, each at a boundary of its own.
+_HELD_AT_ONCE = 12
 _Result = TypeVar("_Result")
 # Who is at the database just now, so that a statement which commits by itself has a name.
 _writer: ContextVar[str | None] = ContextVar("writer", default=None)
@@ -73,6 +76,8 @@ def install(part: str) -> None:
     _around_clusters(keeper)
     _around_temporal(keeper)
     _note_requests()
+    # Whoever is held has one of a worker's few steps all the while, and others need theirs to come to their boundary.
+    working._MOST_STEPS += _HELD_AT_ONCE
 
 
 def _note_requests() -> None:

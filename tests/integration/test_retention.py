@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from core.db.portions import GONE_BYTES
 from core.db.repositories import artefacts, retention
 from core.domain.lifecycle import AgentState
 from core.domain.wire import MAX_ARTEFACT_BYTES
@@ -103,4 +104,4 @@ async def test_limit_that_was_lowered_is_met_in_parts_the_oldest_first(live: Liv
 
 
 def test_what_goes_with_an_upload_is_more_than_it_brings() -> None:
-    assert artefacts.GONE_BYTES > MAX_ARTEFACT_BYTES
+    assert GONE_BYTES > MAX_ARTEFACT_BYTES

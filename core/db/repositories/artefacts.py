@@ -9,14 +9,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ArtefactChunk, ArtefactRow
+from core.db.portions import portion
 from core.db.repositories.agents import AgentView
 from core.domain.wire import Artefact, SavedWork, saved_work_id
 from core.ids import new_uuid7
 
 CHUNK_BYTES = 1 << 20
-# What one transaction deletes, and the rest of the artefact that is over it: half a second's work, of the 15 s that a
-# statement has. More than an artefact may have, so that whoever stores one after the other is not ahead of what goes.
-GONE_BYTES = 64 << 20
 _GONE_AT_ONCE = 500
 
 
@@ -134,13 +132,7 @@ async def remove(session: AsyncSession, due: Select[ArtefactRow]) -> int:
     """
     query = due.with_only_columns(ArtefactRow.artefact_id, ArtefactRow.bytes)
     taken = query.limit(_GONE_AT_ONCE).with_for_update(of=ArtefactRow, skip_locked=True)
-    gone: list[str] = []
-    left = GONE_BYTES
-    for artefact_id, size in (await session.execute(taken)).all():
-        if left <= 0:
-            break
-        gone.append(artefact_id)
-        left -= size
+    gone = portion((artefact_id, size) for artefact_id, size in (await session.execute(taken)).all())
     if gone:
         # Chunks go with their artefact.
         await session.execute(delete(ArtefactRow).where(ArtefactRow.artefact_id.in_(gone)))

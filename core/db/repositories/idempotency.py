@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, delete, null, or_, select, tuple_, update
+from sqlalchemy import delete, null, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Idempotency
+from core.db.portions import changed
 from core.domain.admission import RejectReason
 from core.domain.orders import StartAnswer
 from core.errors import KeyReused
@@ -121,8 +122,7 @@ async def purge(session: AsyncSession, now: datetime, most: int) -> int:
     """Delete at most `most` answers whose time is over; return how many."""
     key = (Idempotency.user_id, Idempotency.scope, Idempotency.key)
     old = select(*key).where(Idempotency.created_at < now - KEPT).limit(most).with_for_update(skip_locked=True)
-    done = await session.execute(delete(Idempotency).where(tuple_(*key).in_(old)))
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    return await changed(session, delete(Idempotency).where(tuple_(*key).in_(old)))
 
 
 def _full_queue() -> Any:

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import CursorResult, Interval, Update, bindparam, func, select, text, update
+from sqlalchemy import Interval, Update, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Notice, NoticeChannel
 from core.db.notify import Wake, notify
+from core.db.portions import changed
 from core.db.repositories import events, places
 from core.db.repositories.events import Fact
 from core.domain.events import EventKind
@@ -168,8 +169,7 @@ _COUNT = text(
 
 async def _settle(session: AsyncSession, notice: Taken, outcome: Outcome, change: Update) -> bool:
     """False when somebody else has settled it."""
-    done = await session.execute(change.where(Notice.notice_id == notice.notice_id, Notice.state == _PENDING))
-    if not (isinstance(done, CursorResult) and done.rowcount):
+    if not await changed(session, change.where(Notice.notice_id == notice.notice_id, Notice.state == _PENDING)):
         return False
     await session.execute(_COUNT, {"outcome": outcome.value, "channel": notice.channel.value})
     return True
@@ -246,7 +246,5 @@ async def give_up(session: AsyncSession, channel: Channel, patience: timedelta) 
     old = select(Notice.notice_id).where(
         Notice.channel == channel.value, Notice.state == _PENDING, Notice.since <= func.now() - patience
     )
-    done = await session.execute(
-        update(Notice).values(**dead).where(Notice.notice_id.in_(old.with_for_update(skip_locked=True)))
-    )
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    untold = Notice.notice_id.in_(old.with_for_update(skip_locked=True))
+    return await changed(session, update(Notice).values(**dead).where(untold))

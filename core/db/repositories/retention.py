@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, CursorResult, Select, delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import Agent, ArtefactRow, Command, EventRow, Notice
+from core.db.portions import changed, portion
 from core.db.repositories import artefacts
 from core.domain.lifecycle import FINAL
 
@@ -26,13 +27,8 @@ async def forget_commands(session: AsyncSession, ended_before: datetime, most: i
     # As large as they are stored, which is found without reading them.
     size = func.pg_column_size(Command.parameters) + func.coalesce(func.pg_column_size(Command.result), 0)
     query = select(Command.agent_id, Command.command_id, size).where(Command.agent_id.in_(longest_gone)).limit(most)
-    gone: list[tuple[str, str]] = []
-    left = artefacts.GONE_BYTES
-    for agent_id, command_id, stored in (await session.execute(query.with_for_update(skip_locked=True))).all():
-        if left <= 0:
-            break
-        gone.append((agent_id, command_id))
-        left -= stored
+    due = (await session.execute(query.with_for_update(skip_locked=True))).all()
+    gone = portion(((agent_id, command_id), stored) for agent_id, command_id, stored in due)
     if gone:
         await session.execute(delete(Command).where(tuple_(Command.agent_id, Command.command_id).in_(gone)))
     return len(gone)
@@ -43,8 +39,7 @@ async def forget_events(session: AsyncSession, ended_before: datetime, most: int
     longest_gone = _ended(ended_before).where(_has_none_of(ArtefactRow, Command)).limit(_AGENTS_AT_ONCE)
     query = select(EventRow.user_id, EventRow.cursor).where(EventRow.agent_id.in_(longest_gone)).limit(most)
     due = query.with_for_update(skip_locked=True)
-    done = await session.execute(delete(EventRow).where(tuple_(EventRow.user_id, EventRow.cursor).in_(due)))
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    return await changed(session, delete(EventRow).where(tuple_(EventRow.user_id, EventRow.cursor).in_(due)))
 
 
 async def forget_ended(session: AsyncSession, ended_before: datetime, most: int) -> int:
@@ -81,14 +76,11 @@ async def forget_refusals(session: AsyncSession, before: datetime, most: int) ->
         .limit(most)
         .subquery()
     )
-    done = await session.execute(
-        delete(EventRow).where(EventRow.user_id == old.c.user_id, EventRow.cursor == old.c.cursor)
-    )
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    theirs = delete(EventRow).where(EventRow.user_id == old.c.user_id, EventRow.cursor == old.c.cursor)
+    return await changed(session, theirs)
 
 
 async def forget_notices(session: AsyncSession, ended_before: datetime, most: int) -> int:
     """Delete at most `most` notices that were sent, or given up, before then. One that is still to be sent stays."""
     old = select(Notice.notice_id).where(Notice.ended_at < ended_before).limit(most).with_for_update(skip_locked=True)
-    done = await session.execute(delete(Notice).where(Notice.notice_id.in_(old)))
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    return await changed(session, delete(Notice).where(Notice.notice_id.in_(old)))

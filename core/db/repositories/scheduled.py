@@ -4,10 +4,11 @@ from collections.abc import Collection
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ARRAY, CursorResult, Text, any_, delete, func, literal, or_, select
+from sqlalchemy import ARRAY, Text, any_, delete, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.db.models import ScheduledStart
+from core.db.portions import changed
 from core.db.repositories import locks, places
 from core.domain.schedule import MOST_PENDING, PENDING, ScheduledState, ScheduleReason
 from core.errors import Conflict
@@ -155,5 +156,4 @@ async def withdraw(
 async def forget_ended(session: AsyncSession, ended_before: datetime, most: int) -> int:
     """Delete at most `most` that ended before then; return how many."""
     old = select(ScheduledStart.scheduled_start_id).where(ScheduledStart.ended_at < ended_before).limit(most)
-    done = await session.execute(delete(ScheduledStart).where(ScheduledStart.scheduled_start_id.in_(old)))
-    return done.rowcount if isinstance(done, CursorResult) else 0
+    return await changed(session, delete(ScheduledStart).where(ScheduledStart.scheduled_start_id.in_(old)))

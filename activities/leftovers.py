@@ -90,8 +90,7 @@ class Leftovers:
 
     async def remove_objects(self, look: Look) -> tuple[Swept, Swept]:
         """The objects that went, and the runs that were ended because the database has fallen behind them."""
-        listed = await asyncio.gather(*(self._list(name) for name in self._runtimes))
-        found = [(name, seen) for name, all_seen in zip(self._runtimes, listed, strict=True) for seen in all_seen]
+        found = await self._found(self._runtimes)
         # Read after all of them were seen: a row that is not there now will not come any more.
         living = await self._living({seen.agent_id for _, seen in found})
         settled = datetime.now(UTC) - look.settle
@@ -104,9 +103,8 @@ class Leftovers:
 
     async def _still(self, strays: Sequence[tuple[str, Present]]) -> list[tuple[str, Present]]:
         """Those that have outlived their row: a life may have ended in order between the list and the rows."""
-        names = sorted({name for name, _ in strays})
-        lists = await asyncio.gather(*(self._list(name) for name in names))
-        there = {(name, seen.agent_id, seen.attempt) for name, now in zip(names, lists, strict=True) for seen in now}
+        again = await self._found({name for name, _ in strays})
+        there = {(name, seen.agent_id, seen.attempt) for name, seen in again}
         return [(name, seen) for name, seen in strays if (name, seen.agent_id, seen.attempt) in there]
 
     async def _give_up(self, row: LivingRow) -> bool | None:
@@ -118,6 +116,11 @@ class Leftovers:
         log.warning("reaper.workflow", agent_id=row.agent_id, row="behind", attempt=row.attempt, **run)
         why = f"the reaper: the database knows an earlier attempt of agent {row.agent_id} than there is"
         return await self._signals.end_run(row.workflow_id, owner.run_id, why) or None
+
+    async def _found(self, names: Collection[str]) -> list[tuple[str, Present]]:
+        """All that these runtimes have, each with the name of its own."""
+        listed = await asyncio.gather(*(self._list(name) for name in names))
+        return [(name, seen) for name, all_seen in zip(names, listed, strict=True) for seen in all_seen]
 
     async def _list(self, name: str) -> Sequence[Present]:
         runtime = self._runtimes[name]

@@ -116,8 +116,8 @@ class _Needed:
     def __init__(self, look: Look, over: Over, leaving: Sequence[Resident]) -> None:
         whole = look.load.memory_bytes
         self._bytes = None if whole is None else (over.value - opens_at(over.limit)) / 100 * whole
-        # To be within the threshold at all.
-        self._least = None if whole is None else (over.value - over.limit) / 100 * whole
+        # So much of it is not needed to be within the threshold at all.
+        self._beyond = (over.limit - opens_at(over.limit)) / 100 * (whole or 0)
         self._agents = MOST_A_LOOK
         for resident in leaving:
             self.take(resident)
@@ -127,10 +127,10 @@ class _Needed:
 
     def take(self, resident: Resident) -> None:
         self._agents -= 1
-        if self._bytes is not None and self._least is not None:
+        if self._bytes is not None:
             self._bytes -= resident.memory_bytes
-            self._least -= resident.memory_bytes
 
     def may_be_met_by(self, residents: Sequence[Resident]) -> bool:
         """Whether it would help if all of them went: what others than agents hold, no agent can give back."""
-        return self._least is None or self._least <= sum(each.memory_bytes for each in residents)
+        held = sum(each.memory_bytes for each in residents)
+        return self._bytes is None or self._bytes - self._beyond <= held

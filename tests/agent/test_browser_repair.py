@@ -18,6 +18,7 @@ from core.runtime.cgroup import Cgroups, Group
 from tests.agent import running
 from tests.agent.backend import Backend, Message, serve
 from tests.agent.running import TOKEN, Agent
+from tests.agent.site import listening
 from tests.agent.vnc import viewing
 
 pytestmark = pytest.mark.needs("agent")
@@ -52,12 +53,8 @@ async def site() -> AsyncIterator[Site]:
             await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    try:
-        made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as made.url:
         yield made
-    finally:
-        server.close()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from core.dev.demo.model import ScriptedModel, say
 from tests.agent import running
 from tests.agent.backend import Backend
 from tests.agent.running import eventually
+from tests.agent.site import listening
 
 pytestmark = pytest.mark.needs("agent")
 
@@ -35,11 +36,8 @@ async def site() -> AsyncIterator[str]:
                 left -= 1
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(answer) as origin:
+        yield origin
 
 
 def held(folder: Path) -> dict[str, int]:

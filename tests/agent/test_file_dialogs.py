@@ -13,6 +13,7 @@ from agent_image.agent.preferences import set_file_dialogs
 from core.dev.demo.model import ScriptedModel, done, element, say
 from tests.agent import running
 from tests.agent.backend import Backend
+from tests.agent.site import listening
 from tests.agent.vnc import viewing
 
 # Its title says what became of the last choice: the beginning of the file that was chosen, or that there was none.
@@ -31,11 +32,8 @@ async def page() -> AsyncIterator[str]:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    finally:
-        server.close()
+    async with listening(answer) as origin:
+        yield f"{origin}/"
 
 
 @pytest.mark.needs("agent")

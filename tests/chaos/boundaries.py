@@ -34,7 +34,7 @@ _READS = ("SELECT", "SHOW", "BEGIN", "COMMIT", "ROLLBACK")
 _AGENT_ID = re.compile(r"ag-[0-9a-f]{32}[/-]\d+")
 _NAMESPACE = re.compile(r"/api(s/[a-z0-9./]+)?/v1/(namespaces/[^/]+/)?")
 # As many as two cores carry, each at a boundary of its own.
-_HELD_AT_ONCE = 12
+HELD_AT_ONCE = 12
 _Result = TypeVar("_Result")
 # Who is at the database just now, so that a statement which commits by itself has a name.
 _writer: ContextVar[str | None] = ContextVar("writer", default=None)
@@ -77,7 +77,7 @@ def install(part: str) -> None:
     _around_temporal(keeper)
     _note_requests()
     # Whoever is held has one of a worker's few steps all the while, and others need theirs to come to their boundary.
-    working._MOST_STEPS += _HELD_AT_ONCE
+    working._MOST_STEPS += HELD_AT_ONCE
 
 
 def _note_requests() -> None:

@@ -22,7 +22,7 @@ TEMPLATES = {
 # The events of every agent of a flow, in the order in which the agents were asked for; with why, where one ends.
 Told = list[list[str]]
 _OVER = ("terminated", "cancelled", "failed")
-_WITH_REASON = {"draining", "terminated", "cancelled", "failed"}
+_WITH_REASON = {"draining", *_OVER}
 # Takes somebody and the beginning of a project's name: `{name}-1` to `{name}-4` are theirs, and were never used.
 Flow = Callable[[Person, str], Awaitable[Told]]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.chaos.boundaries import HELD_AT_ONCE
 from tests.chaos.flows import FLOWS
 from tests.chaos.rehearsal import Rehearsal, rehearsal, write_places
 from tests.chaos.report import Report
@@ -16,8 +17,6 @@ from tests.chaos.victims import VICTIMS, Victim
 
 Harmed = tuple[Rehearsal, Victim]
 _QUICK = re.compile(r"after (register|the commit .*register|PUT|create_agent|the write .*mark_running|DELETE|finish)")
-# As many as two cores carry.
-_PLACES = 12
 
 
 @contextlib.asynccontextmanager
@@ -31,7 +30,7 @@ async def _stack(folder: Path, places: int) -> AsyncIterator[Rehearsal]:
 @pytest_asyncio.fixture(scope="module", params=VICTIMS)
 async def harmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Harmed]:
     """A stack for each victim, since what has lived in it is looked at again after each wave."""
-    async with _stack(tmp_path_factory.mktemp("boundaries"), _PLACES) as stack:
+    async with _stack(tmp_path_factory.mktemp("boundaries"), HELD_AT_ONCE) as stack:
         yield stack, VICTIMS[request.param]
 
 

@@ -54,9 +54,12 @@ class Gate:
         self._wanted: set[Boundary] = set()
         self._open = False
 
+    def forget(self) -> None:
+        """Whoever came so far."""
+        self.passed.clear()
+
     def hold(self, wanted: Collection[Boundary]) -> None:
         """From now on, one at each of these."""
-        self.passed.clear()
         self.held.clear()
         self._wanted, self._open = set(wanted), True
 
@@ -65,6 +68,11 @@ class Gate:
         self._wanted.clear()
         self._open = False
         return list(self.held)
+
+    @property
+    def wanted(self) -> frozenset[Boundary]:
+        """Where nobody stands yet."""
+        return frozenset(self._wanted)
 
     @property
     def all_stand(self) -> bool:

@@ -124,10 +124,14 @@ class Rehearsal(LocalStack):
         self._meanwhile(_thaw(pid))
 
     async def mended(self) -> None:
-        """Return when every part is there and every line is whole again."""
+        """Return when every part answers and every line is whole again."""
+        await self.there()
+        await self.whole()
+
+    async def there(self) -> None:
+        """Return when every part runs, so that it can be harmed, and no harm lasts."""
         await asyncio.gather(*self._mending)
         await eventually(self._all_there, "every part to be there")
-        await self.whole()
 
     async def _all_there(self) -> bool:
         return self._stack.pids.keys() == self._parts
@@ -208,7 +212,7 @@ SHORT = {
     "TIMINGS__REAP_SECONDS": "2",
     "TIMINGS__GRACE_SECONDS": "3",
     "TIMINGS__SHUTDOWN_SECONDS": "5",
-    "TIMINGS__SNAPSHOT_SECONDS": "0.5",
+    "TIMINGS__SNAPSHOT_SECONDS": "3",
     "TIMINGS__GRANT_TICK_SECONDS": "2",
     "TIMINGS__RESTART_BACKOFF_SECONDS": "0.1",
     "THRESHOLDS__CPU_PERCENT": "100",

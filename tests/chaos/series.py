@@ -1,9 +1,10 @@
-"""One flow in waves, each with a harm at as many of its boundaries as can be reached at once.
+"""One flow in waves, with harms at as many of its boundaries as can be reached.
 
 A flow is done once undisturbed, which tells the boundaries that it passes. Then several people do it side by side, each
 in a place of their own: the first to come to a boundary is held there, the others pass and are held further on. When
-nobody else comes to stand anywhere, the harm is done, all go on whose part still lives, and every flow must end as it
-did undisturbed. What was not reached, since who stood held a lock that others needed, is for the next wave.
+nobody else comes to stand anywhere, the harm is done, and all go on whose part still lives. Those who come to another
+boundary are held and harmed there as well, a few times on their way, and every flow must end as it did undisturbed.
+What was not reached, since who stood held a lock that others needed, is for the next wave.
 """
 
 import asyncio
@@ -13,13 +14,14 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from math import ceil
 
 from tests.chaos.flows import FLOWS, PROJECTS, Flow, Told, leave
 from tests.chaos.gate import Boundary, Held
 from tests.chaos.rehearsal import HELD, Rehearsal
 from tests.chaos.report import Report, Row
 from tests.chaos.victims import Victim
-from tests.fixtures.stack import Person
+from tests.fixtures.stack import PATIENCE, Person
 
 # What goes on by itself, whatever users do.
 _UPKEEP = re.compile(
@@ -29,6 +31,8 @@ _REACHED_SECONDS = 30
 _QUIET_SECONDS = 1.5
 # Shorter than the patience of anybody who waits for one who stands: the API's own for an answer is 5 s.
 _HELD_SECONDS = 4.0
+# On one way, where no agent dies of it: those are begun anew three times at most. What went wrong is laid to each.
+_MOST_HARMS = 4
 # What nobody came to in so many waves is passed by chance alone: told, and no more than one in ten.
 _MOST_IN_VAIN = 3
 
@@ -78,6 +82,7 @@ class Series:
     async def _passed(self) -> list[Boundary]:
         await self.stack.mended()
         (alone,) = await self.stack.guests(1, PROJECTS)
+        self.stack.gate.forget()
         self.stack.gate.hold([])
         self.undisturbed = await self._do(alone)
         return list(dict.fromkeys(passage.boundary for passage in self.stack.gate.passed))
@@ -89,30 +94,51 @@ class Series:
         """What came of those boundaries that were reached."""
         gate = self.stack.gate
         by_itself = all(_UPKEEP.search(each.at) for each in wanted)
-        people = await self.stack.guests(1 if by_itself else min(len(wanted), self.stack.places), PROJECTS)
+        harms = 1 if by_itself or self.victim.has_agents else _MOST_HARMS
+        # One more than would do: who stands may be in the way of others.
+        needed = 1 if by_itself else min(len(wanted), self.stack.places, ceil(len(wanted) / harms) + 1)
+        people = await self.stack.guests(needed, PROJECTS)
+        gate.forget()
         gate.hold(wanted)
         doing: list[asyncio.Task[Told]] = []
+        stood: list[tuple[Held, float]] = []
         try:
             if not by_itself:
-                doing += [asyncio.create_task(self._do(person)) for person in people]
-            await self._nobody_else_comes(doing)
-            held, harmed = gate.hold_no_more(), time.monotonic()
-            if by_itself:
-                doing += [asyncio.create_task(self._do(person)) for person in people]
-            try:
-                if held:
-                    await self.victim.harm(self.stack, held[0].boundary.part)
-            finally:
-                for each in held:
-                    each.let_on()
+                doing += self._begin(people, harms)
+            for more in reversed(range(harms)):
+                await self._nobody_else_comes(doing)
+                await self.stack.there()
+                if by_itself:
+                    doing += self._begin(people, harms)
+                stood += await self._harm_who_stands(further=more > 0)
+                if gate.all_stand:
+                    break
             troubles = await self._troubles(people, doing)
         finally:
             for each in gate.hold_no_more():
                 each.let_on()
             for task in doing:
                 task.cancel()
-        assert held or not troubles, f"undisturbed: {troubles}"
-        return [self._row(each, harmed, troubles) for each in held]
+        assert stood or not troubles, f"undisturbed: {troubles}"
+        return [self._row(each, harmed, troubles) for each, harmed in stood]
+
+    def _begin(self, people: Sequence[Person], harms: int) -> list[asyncio.Task[Told]]:
+        for person in people:
+            person.patience = PATIENCE * harms
+        return [asyncio.create_task(self._do(person)) for person in people]
+
+    async def _harm_who_stands(self, *, further: bool) -> list[tuple[Held, float]]:
+        """Each and when. `further`: whoever then comes to where nobody stood is held for the next harm."""
+        gate = self.stack.gate
+        held, left, harmed = list(gate.held), gate.wanted, time.monotonic()
+        gate.hold(left if further else [])
+        try:
+            if held:
+                await self.victim.harm(self.stack, held[0].boundary.part)
+        finally:
+            for each in held:
+                each.let_on()
+        return [(each, harmed) for each in held]
 
     async def _nobody_else_comes(self, doing: Sequence[asyncio.Task[Told]]) -> None:
         gate, late = self.stack.gate, time.monotonic() + _REACHED_SECONDS

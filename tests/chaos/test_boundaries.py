@@ -22,7 +22,9 @@ _QUICK = re.compile(r"after (register|the commit .*register|PUT|create_agent|the
 @contextlib.asynccontextmanager
 async def _stack(folder: Path, places: int) -> AsyncIterator[Rehearsal]:
     write_places(folder / "berth.yaml", "memory", places, {}, apart=True)
-    settings = {"CONFIG": str(folder / "berth.yaml"), "POOL__CAPACITY": str(places)}
+    # Who is harmed again and again on its way to be usable needs longer for it.
+    long = {"TIMINGS__READY_DEADLINE_SECONDS": "300"}
+    settings = {"CONFIG": str(folder / "berth.yaml"), "POOL__CAPACITY": str(places), **long}
     async with rehearsal(folder / "data", **settings) as one:
         yield one
 

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
@@ -25,7 +24,6 @@ from temporalio.client import Client
 from core.db.engine import Db
 from core.runtime.host.client import HostRuntime
 from k8s.client import Cluster, Json
-from temporal import worker as working
 
 GATE = "CHAOS_GATE"
 _ROOT = Path(__file__).parents[2]
@@ -75,12 +73,23 @@ def install(part: str) -> None:
     _around_runtimes(keeper)
     _around_clusters(keeper)
     _around_temporal(keeper)
-    _note_requests()
+    # Neither loads what is the other's: parts are begun anew hundreds of times.
+    if part == "api":
+        _note_requests()
+    else:
+        _make_room()
+
+
+def _make_room() -> None:
+    from temporal import worker as working
+
     # Whoever is held has one of a worker's few steps all the while, and others need theirs to come to their boundary.
     working._MOST_STEPS += HELD_AT_ONCE
 
 
 def _note_requests() -> None:
+    from fastapi import FastAPI
+
     answer = FastAPI.__call__
 
     async def noted(self: FastAPI, scope: Any, receive: Any, send: Any) -> None:

@@ -178,10 +178,11 @@ async def test_an_agent_whose_pool_was_taken_out_of_the_settings_can_still_be_st
     )
     async with local_stack(folder, CONFIG=str(config)) as before:
         ann = await before.user("ann", "shop")
-        answer = await ann.ask("POST", "/api/projects/shop/start-agent", json={"template": "big"})
-        agent_id = str(answer.json()["agent"]["agentId"])
+        agent_id = await ann.start("shop", template="big")
         assert (await ann.until(agent_id, "running"))["pool"] == "extra"
     async with local_stack(folder) as after:
         ann = await after.user("ann", "shop")
-        await ann.stop(agent_id)
-        await ann.until(agent_id, "terminated")
+        answer = await ann.ask("POST", f"/api/agents/{agent_id}/stop", json={})
+        # It died with its host, and may have failed of that before its user came; a slow machine shows it.
+        assert answer.status_code == 202 or answer.json().get("state") == "failed", answer.text
+        await ann.until(agent_id, "terminated", "failed")

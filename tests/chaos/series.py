@@ -33,6 +33,8 @@ _QUIET_SECONDS = 1.5
 _HELD_SECONDS = 4.0
 # On one way, where no agent dies of it: those are begun anew three times at most. What went wrong is laid to each.
 _MOST_HARMS = 4
+# Of the stack: who is harmed again and again on its way to be usable needs longer for it.
+PATIENT = {"TIMINGS__READY_DEADLINE_SECONDS": "300"}
 # What nobody came to in so many waves is passed by chance alone: told, and no more than one in ten.
 _MOST_IN_VAIN = 3
 

@@ -1,4 +1,4 @@
-"""The kill suite in parts that run side by side: `make chaos SHARE=2/3`. Most of its time is waiting."""
+"""The kill suite in parts that run side by side: `make chaos SHARE=2/3`. One for each core does most."""
 
 import os
 from collections import defaultdict

@@ -12,7 +12,7 @@ from tests.chaos.boundaries import HELD_AT_ONCE
 from tests.chaos.flows import FLOWS
 from tests.chaos.rehearsal import Rehearsal, rehearsal, write_places
 from tests.chaos.report import Report
-from tests.chaos.series import Series
+from tests.chaos.series import PATIENT, Series
 from tests.chaos.victims import VICTIMS, Victim
 
 Harmed = tuple[Rehearsal, Victim]
@@ -22,10 +22,10 @@ _QUICK = re.compile(r"after (register|the commit .*register|PUT|create_agent|the
 @contextlib.asynccontextmanager
 async def _stack(folder: Path, places: int) -> AsyncIterator[Rehearsal]:
     write_places(folder / "berth.yaml", "memory", places, {}, apart=True)
-    # Who is harmed again and again on its way to be usable needs longer for it.
-    long = {"TIMINGS__READY_DEADLINE_SECONDS": "300"}
-    settings = {"CONFIG": str(folder / "berth.yaml"), "POOL__CAPACITY": str(places), **long}
-    async with rehearsal(folder / "data", **settings) as one:
+    settings = {"CONFIG": str(folder / "berth.yaml"), "POOL__CAPACITY": str(places)}
+    # Each place is a cluster, and to measure them all twice a second took a third of the worker's time.
+    rarely = {"TIMINGS__SNAPSHOT_SECONDS": "3"}
+    async with rehearsal(folder / "data", **settings, **rarely, **PATIENT) as one:
         yield one
 
 

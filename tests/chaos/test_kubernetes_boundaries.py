@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.rehearsal import rehearsal, write_places
 from tests.chaos.report import Report
-from tests.chaos.series import Series
+from tests.chaos.series import PATIENT, Series
 from tests.chaos.victims import VICTIMS_OF_PODS
 from tests.fixtures.kubernetes import Land
 
@@ -25,7 +25,7 @@ async def test_a_flow_of_pods_ends_the_same_whatever_is_harmed_at_any_boundary(
     given = land.given(tmp_path, land.template())
     template = land.template().model_dump(mode="json")
     write_places(Path(given["CONFIG"]), "kubernetes", _PLACES, template, apart=False)
-    async with rehearsal(tmp_path / "data", "kubernetes", **given) as stack:
+    async with rehearsal(tmp_path / "data", "kubernetes", **given, **PATIENT) as stack:
         series = Series(stack, flow, VICTIMS_OF_PODS[victim])
         await series.harmed(await series.boundaries(), chaos_report)
         assert land.names() == []

@@ -54,9 +54,15 @@ class Rehearsal(LocalStack):
         # Which file it was, and how far it was read.
         self._log_read: tuple[int | None, int] = (None, 0)
         self._mending: set[asyncio.Task[None]] = set()
+        self._killed: set[int] = set()
 
     def pid(self, part: str) -> int:
         return self._stack.pids[part]
+
+    def kill(self, part: str) -> int:
+        pid = super().kill(part)
+        self._killed.add(pid)
+        return pid
 
     @property
     def places(self) -> int:
@@ -134,7 +140,10 @@ class Rehearsal(LocalStack):
         await eventually(self._all_there, "every part to be there")
 
     async def _all_there(self) -> bool:
-        return self._stack.pids.keys() == self._parts
+        pids = self._stack.pids
+        # Who was killed is named until its end was noticed; another may have its number after that.
+        self._killed &= set(pids.values())
+        return pids.keys() == self._parts and not self._killed
 
     def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -14,7 +14,7 @@ from core.domain.recovery import FailureKind
 from core.domain.wire import AgentExit
 from core.runtime.base import Phase
 from k8s.delays import not_placed, not_started
-from k8s.endings import TOLD_OR_KILLED, disruption, ending, last_word, put_off
+from k8s.endings import TOLD_OR_KILLED, disruption, ending, knows_why, last_word, put_off
 from k8s.marks import READY_BY
 from k8s.trouble import Trouble
 
@@ -62,7 +62,7 @@ def lost_with(node: str, why: str = "") -> Diagnosis:
 
 
 def wants_events(pod: V1Pod) -> bool:
-    """Whether a pod's status alone may not tell all: while it is being made, and when it was killed without a word."""
+    """Whether a pod's status alone may not tell all: while it is made, and when nobody in it knows why it ended."""
     if pod.metadata and pod.metadata.deletion_timestamp:
         return False
     main = _main(pod)
@@ -70,7 +70,7 @@ def wants_events(pod: V1Pod) -> bool:
     if state is None or state.waiting is not None:
         return (pod.status.phase if pod.status else None) in (None, "Pending")
     ended = state.terminated
-    return ended is not None and ended.exit_code in TOLD_OR_KILLED and last_word(ended) is None
+    return ended is not None and ended.exit_code in TOLD_OR_KILLED and not knows_why(last_word(ended))
 
 
 def _starting(pod: V1Pod, main: V1ContainerStatus | None, events: Sequence[CoreV1Event]) -> Diagnosis:

@@ -68,25 +68,34 @@ def last_word(ended: V1ContainerStateTerminated) -> Exit | None:
     return None
 
 
+def knows_why(said: Exit | None) -> bool:
+    """Whether an agent's last word tells the cause: who was told to go by a signal was not told what for."""
+    return said is not None and said.code is not AgentExit.TOLD_BY_HOST
+
+
 def ending(ended: V1ContainerStateTerminated, events: Sequence[CoreV1Event] = ()) -> Trouble | None:
     """What a container's end means; None when it left as Berth had ordered.
 
     `OOMKilled` is said of every container in which something was once killed for memory, also of one that lived on and
     left in order, so it counts only where neither the agent's own word nor the exit code tells.
     """
+    code, reason, for_memory = ended.exit_code, ended.reason or "", ended.reason == "OOMKilled"
     said = last_word(ended)
-    code, reason = ended.exit_code, ended.reason or ""
-    for_memory = reason == "OOMKilled"
-    if said is not None and code in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
-        # Also when it was killed while it carried out what it had said.
+    # Also when it was killed while it carried out what it had said.
+    if said is not None and code not in (said.code, AgentExit.KILLED, AgentExit.TOLD_BY_HOST):
+        said = None
+    if not knows_why(said):
+        if reason in _HOST_DOWN:
+            return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
+        if reason in _NEVER_RAN:
+            return Trouble(
+                kind=FailureKind.CANNOT_START, detail=_because("its program could not be run", ended.message)
+            )
+        if code in TOLD_OR_KILLED and (probe := _failed_probe(events)):
+            return probe
+    if said is not None:
         meant = failure_of(said.code, killed_for_memory=for_memory)
         return Trouble(kind=meant, detail=told_of(code, said=said.reason)) if meant else None
-    if reason in _HOST_DOWN:
-        return Trouble(kind=FailureKind.HOST_LOST, detail=_because("its machine went down", ended.message))
-    if reason in _NEVER_RAN:
-        return Trouble(kind=FailureKind.CANNOT_START, detail=_because("its program could not be run", ended.message))
-    if code in TOLD_OR_KILLED and (probe := _failed_probe(events)):
-        return probe
     kind = failure_of(code, killed_for_memory=for_memory)
     return Trouble(kind=kind, detail=told_of(code, log=ended.message, failure=kind)) if kind else None
 

@@ -58,9 +58,19 @@ def test_own_word_is_found_behind_the_tail_of_a_log() -> None:
 
 
 @pytest.mark.parametrize(("probe", "kind"), [("Liveness", FailureKind.HEALTH), ("Startup", FailureKind.START_DEADLINE)])
-@pytest.mark.parametrize("code", [0, 137, 143])
-def test_agent_that_did_not_answer_its_probe_is_no_crash(probe: str, kind: FailureKind, code: int) -> None:
-    killed = pod(**ended(code, "OOMKilled"))
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [
+        (0, ""),
+        (137, ""),
+        (143, ""),
+        # It was alive, and only the way to it was not: it notes that it was told to go, and cannot know what for.
+        (143, said(143, "signal SIGTERM")),
+        (137, said(143, "signal SIGTERM")),
+    ],
+)
+def test_agent_that_did_not_answer_its_probe_is_no_crash(probe: str, kind: FailureKind, code: int, word: str) -> None:
+    killed = pod(**ended(code, "OOMKilled", word))
     assert wants_events(killed)
     unhealthy = [
         event("Unhealthy", f"{probe} probe failed: dial tcp 10.0.0.1:8080: connect: connection refused"),

@@ -12,7 +12,7 @@ import structlog
 
 from core.domain.placement import ProfileClaim
 from core.domain.timings import Timings
-from core.errors import RuntimePermanent, RuntimeRetryable
+from core.errors import RuntimeFault, RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Handle
 from core.tokens import hash_token
 from k8s import objects
@@ -62,19 +62,16 @@ class Creation:
             pod, _ = await together(self._pod(secret), self._service(secret))
             log.info("pod.made", agent_id=spec.agent_id, attempt=spec.attempt, pod=self._name)
             return pod
-        except RuntimePermanent:
-            # Nobody will try again, so nobody should find it announced.
-            await self._withdraw()
-            raise
-        except RuntimeRetryable:
-            # The Secret that this try announced itself with holds the place only while the try goes on.
-            if fresh:
-                await self._withdraw()
+        except RuntimeFault as error:
+            # Nobody will try again, or this try announced itself: nobody else should find the place held.
+            if (fresh or not error.retryable) and not await self._pod_is_there(secret):
+                await self._space.delete("secrets", self._name, self._doing)
             raise
 
-    async def _withdraw(self) -> None:
-        """The Secret takes along what it owns."""
-        await self._space.delete("secrets", self._name, self._doing)
+    async def _pod_is_there(self, secret: Json) -> bool:
+        """Then the Secret stays: it would take along a pod that lives, and whose end would be told as its failure."""
+        pod = await self._space.get("pods", self._name, self._doing, metadata=True)
+        return pod is not None and _owned(pod, secret)
 
     async def _secret(self) -> tuple[Json, bool]:
         """The Secret, and whether this call made it."""
@@ -133,15 +130,18 @@ class Creation:
 
     def _require_ours(self, found: Json, secret: Json | None = None) -> None:
         """Raises `RuntimeRetryable` for what goes with an earlier try's Secret: the cluster clears it up late."""
-        metadata = found["metadata"]
-        owners = {owner.get("uid") for owner in metadata.get("ownerReferences") or ()}
-        if metadata.get("deletionTimestamp") or (secret is not None and secret["metadata"]["uid"] not in owners):
+        if found["metadata"].get("deletionTimestamp") or (secret is not None and not _owned(found, secret)):
             raise RuntimeRetryable(f"{self._doing}: what an earlier try made is just being removed")
 
     def _handle(self, pod: Json) -> Handle:
         metadata = pod["metadata"]
         native = {"namespace": metadata["namespace"], "pod": metadata["name"], "uid": metadata["uid"]}
         return Handle(runtime=RUNTIME, agent_id=self._spec.agent_id, attempt=self._spec.attempt, native=native)
+
+
+def _owned(found: Json, secret: Json) -> bool:
+    owners = {owner.get("uid") for owner in found["metadata"].get("ownerReferences") or ()}
+    return secret["metadata"]["uid"] in owners
 
 
 async def together(*steps: Coroutine[Any, Any, Json]) -> list[Json]:

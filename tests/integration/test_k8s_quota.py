@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core.domain.placement import KubernetesTemplate, ProfileClaim
 from core.domain.templates import Template
-from core.errors import RuntimeRetryable
+from core.errors import RuntimeFault, RuntimeRetryable
 from core.runtime.base import AgentSpec
 from core.settings import Auth, DefaultPool, Kubernetes, Settings
 from k8s.faults import QUOTA_EXCEEDED
@@ -74,3 +74,30 @@ async def test_a_create_that_comes_twice_finds_what_the_first_made_although_that
     server.used_up.add(path(kind))
     assert (await runtime.create(of("ann", "ag-1"))).handle == first.handle
     assert {each: len(server.names(path(each))) for each in KINDS} == dict.fromkeys(KINDS, 1)
+
+
+@pytest.mark.parametrize("status", [403, 422, 500])
+async def test_a_pod_whose_service_is_refused_lives_on_and_gets_it_with_a_further_try(
+    server: ApiServer, runtime: KubernetesRuntime, status: int
+) -> None:
+    """Were it removed, its end would be told as that of an agent that had vanished."""
+    server.refused[f"POST {path('services')}"] = status
+    for _ in range(2):
+        with pytest.raises(RuntimeFault):
+            await runtime.create(of("ann", "ag-1"))
+    (made,) = server.names(path("pods"))
+    before = await runtime.observe("ag-1", 1)
+    server.refused.clear()
+    created = await runtime.create(of("ann", "ag-1"))
+    assert (created.handle, created.handle.native["pod"]) == (before.handle, made)
+    assert {each: len(server.names(path(each))) for each in KINDS} == dict.fromkeys(KINDS, 1)
+
+
+@pytest.mark.parametrize("status", [422, 500])
+async def test_who_is_refused_a_pod_leaves_nothing_behind(
+    server: ApiServer, runtime: KubernetesRuntime, status: int
+) -> None:
+    server.refused[f"POST {path('pods')}"] = status
+    with pytest.raises(RuntimeFault):
+        await runtime.create(of("ann", "ag-1"))
+    assert (server.names(path("secrets")), server.names(path("services"))) == ([], [])

@@ -185,13 +185,10 @@ class ReapingActivities:
         async with self._db.transaction() as session:
             silent = await upkeep.silent_channels(session, self._settings.timings, own)
             # Those who fell silent with them may be a heartbeat behind, and this look in between.
-            quiet, heard_once = await upkeep.heard_channels(session, self._settings.timings.silent_after)
+            by_cluster = await upkeep.heard_channels(session, self._settings.timings.silent_after)
         told = 0
         lost = [row for row in silent if not self._told.lately(row.agent_id, row.attempt, FailureKind.CHANNEL_LOST)]
-        if lost and silence.of_many(quiet, heard_once):
-            log.error("reaper.silence_of_many", silent=quiet, of=heard_once)
-            lost = lost[:1]
-        for row in lost:
+        for row in _believed(lost, by_cluster):
             report = FailureReport(
                 agent_id=row.agent_id,
                 attempt=row.attempt,
@@ -226,3 +223,17 @@ class ReapingActivities:
                 told += 1
                 self._told.note(row.agent_id, row.attempt, reason)
         return told
+
+
+def _believed(lost: list[LivingRow], by_cluster: Mapping[str, tuple[int, int]]) -> list[LivingRow]:
+    """All of them, but one of a cluster in which most are silent together: the first, which is silent longest."""
+    of_many, believed = set(), []
+    for row in lost:
+        if row.cluster in of_many:
+            continue
+        believed.append(row)
+        silent, of = by_cluster.get(row.cluster, (0, 0))
+        if silence.of_many(silent, of):
+            of_many.add(row.cluster)
+            log.error("reaper.silence_of_many", cluster=row.cluster, silent=silent, of=of)
+    return believed

@@ -118,7 +118,7 @@ class Metrics:
                 counts, measured = await census.living(session), await census.measured(session)
                 waits, longest = await tallies.all_of(session), await census.longest_waits(session, now)
                 backlogs = await notices.backlogs(session)
-                silent, _ = await upkeep.heard_channels(session, settings.timings.silent_after)
+                heard = await upkeep.heard_channels(session, settings.timings.silent_after)
                 pools = settings.all_pools().items()
                 rooms = {name: await clusters.room(session, name, pool, now, most) for name, pool in pools}
         except (SQLAlchemyError, OSError, TimeoutError) as error:
@@ -134,7 +134,7 @@ class Metrics:
                 self._agents.labels(pool, state.value).set(counts.get((pool, state), 0))
         # One that no pool names any more is measured by nobody, and old for ever.
         named = {pool.cluster for _, pool in pools}
-        self._silent.set(silent)
+        self._silent.set(sum(silent for silent, _ in heard.values()))
         self._clusters.tell({cluster: seen for cluster, seen in measured.items() if cluster in named}, now)
         self._pools.show(rooms, longest)
         self._outbox.tell(backlogs)

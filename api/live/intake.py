@@ -123,7 +123,8 @@ class Intake:
             if lost:
                 # Those who fell silent with it may be a heartbeat behind. The reaper decides of a crowd: it sees all.
                 half = timedelta(seconds=silent_seconds / 2)
-                lost = not silence.of_many(*await upkeep.heard_channels(session, half))
+                heard = await upkeep.heard_channels(session, half)
+                lost = not silence.of_many(*heard.get(who.cluster, (0, 0)))
         log.warning("agent.silent", agent_id=who.agent_id, attempt=who.attempt, failed_checks=failed)
         if lost:
             self._reporter.unhealthy(who, f"no heartbeat for {silent_seconds:.0f} s on an open channel")

@@ -1,8 +1,8 @@
-"""Whether agents that fall silent are believed. Pure.
+"""Whether agents that fall silent are believed: asked of each cluster by itself, as each has a way of its own. Pure.
 
-One agent that is not heard any more has most likely died. When most of all are silent together, it is most likely the
-way from them to us that broke (names, certificates, a network policy): they all live, none that took their place could
-come up, and ending them would lose everybody's work for nothing. Kubernetes judges its nodes alike
+One agent that is not heard any more has most likely died. When most of a cluster are silent together, it is most likely
+the way from them to us that broke (names, certificates, a network policy): they all live, none that took their place
+could come up, and ending them would lose everybody's work for nothing. Kubernetes judges its nodes alike
 (`--unhealthy-zone-threshold`, 55 %). Then one at a time is taken for lost: by it is seen when the way is back.
 """
 

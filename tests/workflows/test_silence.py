@@ -70,6 +70,22 @@ async def test_agents_that_all_fall_silent_together_are_not_all_ended(stage: Sta
     assert not any([await restarted(stage, each) for each in lives if each != lives[3]])
 
 
+async def test_agents_of_a_cluster_that_fall_silent_together_are_spared_whatever_is_heard_from_another(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(pools={"far": Pool(runtime="memory", cluster="far", capacity=10)})
+    near = [await stage.started(f"near{number}") for number in range(6)]
+    far = [await stage.started(f"far{number}", pool="far") for number in range(6)]
+    await api_up(stage, up_seconds=1000)
+    await heard(stage, 1)
+    await stage.sql("UPDATE channels SET last_seen_at = now() - interval '130 s' WHERE agent_id = ANY(:all)", all=far)
+    assert (await stage.reap()).channels_lost == 1
+    # One that died by itself beside them is believed.
+    await stage.sql("UPDATE channels SET last_seen_at = now() - interval '130 s' WHERE agent_id = :a", a=near[0])
+    assert (await stage.reap()).channels_lost == 2
+    await until(lambda: restarted(stage, near[0]), "the one that died to be begun anew")
+
+
 class Ahead(datetime):
     """The clock of a worker that is half a minute ahead of the database's."""
 

@@ -41,6 +41,7 @@ class LivingRow(BaseModel):
     workflow_id: str
     state: AgentState
     pool: str
+    cluster: str
     template: str
     runtime: str
     changed_at: datetime
@@ -55,6 +56,7 @@ _TOLD = (
     Agent.workflow_id,
     Agent.state,
     Agent.pool,
+    Agent.cluster,
     Agent.template,
     Agent.runtime,
     Agent.created_at,
@@ -74,6 +76,7 @@ def _living(row: Agent | Row[*tuple[Any, ...]]) -> LivingRow:
         workflow_id=row.workflow_id,
         state=AgentState(row.state),
         pool=row.pool,
+        cluster=row.cluster,
         template=row.template,
         runtime=row.runtime,
         changed_at=max(moment for moment in moments if moment is not None),
@@ -132,16 +135,16 @@ async def silent_channels(session: AsyncSession, general: Timings, own: Mapping[
     return [_living(row) for row in (await session.scalars(query)).all()]
 
 
-async def heard_channels(session: AsyncSession, silent_for: timedelta) -> tuple[int, int]:
-    """Of the running agents: how many were not heard for so long, and how many were heard once at all."""
+async def heard_channels(session: AsyncSession, silent_for: timedelta) -> dict[str, tuple[int, int]]:
+    """Of each cluster's running agents: how many were not heard for so long, and how many were heard once at all."""
     query = (
-        select(func.count().filter(Channel.last_seen_at < func.now() - silent_for), func.count())
+        select(Agent.cluster, func.count().filter(Channel.last_seen_at < func.now() - silent_for), func.count())
         .select_from(Agent)
         .join(Channel, (Channel.agent_id == Agent.agent_id) & (Channel.attempt == Agent.attempt))
         .where(Agent.state == AgentState.RUNNING.value, Channel.last_seen_at.is_not(None))
+        .group_by(Agent.cluster)
     )
-    silent, heard = (await session.execute(query)).one()
-    return int(silent), int(heard)
+    return {cluster: (int(silent), int(heard)) for cluster, silent, heard in (await session.execute(query)).all()}
 
 
 def _by_template(general: float, own: Mapping[str, float]) -> ColumnElement[timedelta]:

@@ -69,9 +69,15 @@ class WebhookSender:
 
     async def _post_to_one_of(self, addresses: list[IpAddress], notice: Taken) -> Failure | None:
         failure: Failure | None = None
+        # One that never answers leaves the others their part of the time.
+        timeout = httpx2.Timeout(
+            self._settings.timeout_seconds, connect=self._settings.timeout_seconds / len(addresses)
+        )
         for address in addresses:
             try:
-                return await self._post(address, notice)
+                return await self._post(address, notice, timeout)
+            except httpx2.ConnectTimeout:
+                failure = _failure(Trouble.TIMEOUT, f"no connection within {timeout.connect:g} s")
             except httpx2.ConnectError as error:
                 # Nothing has been sent, so the next one may be asked.
                 trouble = Trouble.TLS if _is_tls(error) else Trouble.UNREACHABLE
@@ -82,7 +88,7 @@ class WebhookSender:
                 return _failure(Trouble.NO_ANSWER, f"the connection ended without an answer ({type(error).__name__})")
         return failure
 
-    async def _post(self, address: IpAddress, notice: Taken) -> Failure | None:
+    async def _post(self, address: IpAddress, notice: Taken, timeout: httpx2.Timeout) -> Failure | None:
         body = body_of(notice.happened)
         headers = {
             "Host": self._url.netloc.decode("ascii"),
@@ -93,7 +99,9 @@ class WebhookSender:
         # The certificate is still asked to be of the name, not of the address.
         named = {"sni_hostname": self._url.raw_host.decode("ascii")}
         url = self._url.copy_with(host=str(address))
-        async with self._http.stream("POST", url, content=body, headers=headers, extensions=named) as answer:
+        async with self._http.stream(
+            "POST", url, content=body, headers=headers, extensions=named, timeout=timeout
+        ) as answer:
             # What it says besides is not read: it could be without end.
             if answer.is_success:
                 return None

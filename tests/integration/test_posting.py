@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import contextlib
 import ipaddress
 import re
 import socket
 import ssl
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,30 @@ async def test_of_several_addresses_the_next_is_tried_when_one_takes_no_connecti
     monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.1"))
     assert await sender.send(NOTICE) is None
     assert len(backend.taken) == 1
+
+
+async def test_of_several_addresses_the_next_is_tried_when_one_never_answers_at_all(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/", timeout_seconds=4))
+    monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.1"))
+    with _black_hole("127.0.0.9", backend.port):
+        assert await sender.send(NOTICE) is None
+    assert len(backend.taken) == 1
+
+
+@contextlib.contextmanager
+def _black_hole(host: str, port: int) -> Iterator[None]:
+    """Nobody takes those who are in its full queue of connections, so who comes after them is not even refused."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind((host, port))
+        server.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield
 
 
 async def _resolved(*addresses: str) -> Any:

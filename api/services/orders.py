@@ -8,6 +8,7 @@ from api.services.access import members_agent, own_agent
 from core.db.repositories import agents, idempotency, queue
 from core.db.repositories.agents import AgentView
 from core.db.repositories.idempotency import KeyedBy
+from core.domain import stops
 from core.domain.lifecycle import AgentState, EndReason
 from core.domain.orders import StopOrder
 from core.errors import BerthError, Conflict, Unavailable
@@ -21,7 +22,12 @@ async def stop(deps: Deps, who: Identity, agent_id: str, grace_seconds: float) -
     if view.over:
         raise wrong_state(view, "its life is over")
     order = StopOrder(agent_id=agent_id, reason=EndReason.USER_REQUESTED.value, grace_seconds=grace_seconds)
-    await deps.lives.stop(view, order)
+    usual, now = deps.settings.timings_of_living(view.template).grace_seconds, deps.clock()
+    # One that changes nothing is not passed on: a workflow takes so many orders, and who repeats one would use them up.
+    if view.state is not AgentState.DRAINING or stops.hastens(
+        order, view.deadline_at, now, usual, keepable=view.keepable
+    ):
+        await deps.lives.stop(view, order)
     return await _own(deps, who, agent_id)
 
 

@@ -116,15 +116,25 @@ async def test_query_that_makes_no_sense_is_refused(api: Api, query: str) -> Non
 
 async def test_user_stops_without_grace_unless_asked(api: Api) -> None:
     agent_id = await api.running()
-    stopped = await api.ask("POST", f"/api/agents/{agent_id}/stop")
+    stopped = await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 50})
     assert (stopped.status_code, stopped.json()["state"]) == (202, "draining")
-    again = await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 5})
+    again = await api.ask("POST", f"/api/agents/{agent_id}/stop")
     assert again.status_code == 202
     assert [(order.reason, order.grace_seconds) for order in api.lives.stops] == [
+        (EndReason.USER_REQUESTED, 50),
         (EndReason.USER_REQUESTED, 0),
-        (EndReason.USER_REQUESTED, 5),
     ]
     assert {order.agent_id for order in api.lives.stops} == {agent_id}
+
+
+@pytest.mark.parametrize("more", [600, 300, 61])
+async def test_stop_is_repeated_as_often_as_one_likes_and_ordered_once(api: Api, more: int) -> None:
+    agent_id = await api.running()
+    await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": 60})
+    for _ in range(5):
+        answer = await api.ask("POST", f"/api/agents/{agent_id}/stop", json={"graceSeconds": more})
+        assert (answer.status_code, answer.json()["state"]) == (202, "draining")
+    assert [order.grace_seconds for order in api.lives.stops] == [60]
 
 
 @pytest.mark.parametrize("grace", [-1, 601, "x", None, 1e400])

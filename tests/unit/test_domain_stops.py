@@ -1,12 +1,13 @@
 """What two orders to stop come to."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from core.domain.lifecycle import EndReason
 from core.domain.orders import StopOrder
-from core.domain.stops import grace_of, may_be_kept, together
+from core.domain.stops import grace_of, hastens, may_be_kept, together
 
 USUAL = 120.0
 
@@ -52,3 +53,26 @@ def test_order_that_comes_alone_or_twice_is_as_it_was_given() -> None:
     for each in ALL:
         assert together(None, each, USUAL) == each
         assert together(each, each, USUAL) == each
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("again", "left", "keepable", "changes"),
+    [
+        pytest.param(ASKED, 60, True, True, id="at once"),
+        pytest.param(ASKED_WITH_A_WARNING, 301, True, True, id="sooner"),
+        pytest.param(ASKED_WITH_A_WARNING, 300, True, False, id="no sooner"),
+        pytest.param(KEPT_UP, 60, True, True, id="later, and not to be taken back"),
+        pytest.param(KEPT_UP, 60, False, False, id="later"),
+        pytest.param(IDLE, 121, False, True, id="sooner by the usual warning"),
+        pytest.param(ASKED, None, False, False, id="it saves already"),
+        pytest.param(FORCED, None, False, True, id="by force, while it saves"),
+    ],
+)
+def test_order_to_one_that_was_told_to_go_counts_where_it_changes_something(
+    again: StopOrder, left: float | None, keepable: bool, changes: bool
+) -> None:
+    until = None if left is None else NOW + timedelta(seconds=left)
+    assert hastens(again, until, NOW, USUAL, keepable=keepable) is changes

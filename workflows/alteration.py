@@ -31,6 +31,8 @@ class Alteration:
     def __init__(self, course: Course) -> None:
         self.course = course
         self._turn = asyncio.Lock()
+        # A restart is being written, without a move: one that is noted meanwhile would be promised and forgotten.
+        self.begins_anew = False
 
     async def resize(self, size: Size) -> OrderAnswer:
         """Resize the attempt, then write it: an order that is refused changes nothing."""
@@ -77,7 +79,7 @@ class Alteration:
                 move = Move(node=found.node, deadline_at=asked_at + seconds(course.timings.grace_seconds))
                 warning = contracts.Migrating(life=life, node=move.node, deadline_at=move.deadline_at)
                 moved = await workflow.execute_local_activity(contracts.mark_migrating, warning, **LOCAL)
-                if moved.state is not AgentState.RUNNING or self._left(life):
+                if moved.state is not AgentState.RUNNING or self._left(life) or self.begins_anew:
                     return self._answer(Verdict.WRONG_STATE)
                 if not was_late(asked_at) or not workflow.patched(GRACE_FOLLOWS_ITS_WARNING):
                     break

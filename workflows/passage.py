@@ -299,7 +299,11 @@ class Passage:
                     restarts=restarts,
                     away_from=away_from,
                 )
-                moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
+                self.alteration.begins_anew = True
+                try:
+                    moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
+                finally:
+                    self.alteration.begins_anew = False
                 if await self._record.arrived(moved, AgentState.RESTARTING, failure.kind):
                     course.restarts = restarts
                     course.pause_seconds = after

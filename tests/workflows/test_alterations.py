@@ -1,10 +1,12 @@
 """What an administrator changes of an agent that runs: its size, kept for its later attempts, and its machine."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
+from core.db.repositories import agents
 from core.domain.events import Event
 from core.domain.lifecycle import AgentState
 from core.domain.orders import MigrateOrder, ResizeOrder, Verdict
@@ -289,6 +291,28 @@ async def test_what_breaks_before_it_moves_is_begun_elsewhere_at_once(set_stage:
     # And that was it: nothing of the move is left to be done.
     await stage.forward(601)
     assert (await stage.agent(agent_id)).attempt == 2
+
+
+async def test_move_that_is_noted_while_a_restart_is_written_is_not_promised(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id = await stage.started()
+
+    async def waiting(count: int) -> bool:
+        locked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return len(await stage.sql(locked)) == count
+
+    async with stage.db.transaction() as session:
+        await agents.lock(session, agent_id)
+        ordering = asyncio.create_task(migrate(stage, agent_id))
+        await until(partial(waiting, 1), "the warning to wait for the agent's row")
+        await stage.fail(agent_id)
+        await until(partial(waiting, 2), "the restart to wait behind it")
+    assert (await ordering)[0] is Verdict.WRONG_STATE
+    await again(stage, agent_id, 2)
+    agent = await stage.agent(agent_id)
+    assert (agent.reason, agent.deadline_at) == (None, None)
+    # The next order finds it where it is.
+    assert (await migrate(stage, agent_id))[0] is Verdict.DONE
 
 
 async def test_stop_before_it_moves_is_a_stop(set_stage: SetStage) -> None:

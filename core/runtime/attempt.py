@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from core import launch
 from core.domain.templates import Resources
 from core.runtime.attempts import Record
 from core.runtime.base import Handle, Observation, Phase, Reach, Usage
@@ -46,6 +49,24 @@ class Attempt:
         record = self.record
         main = (record.pid, record.started) if record.pid is not None and record.started is not None else None
         return Crew(record.agent_id, record.attempt, self.group, record.uid, record.work, main, adopted)
+
+    def hold(self, process: "subprocess.Popen[bytes]") -> int:
+        """Have its main process, by what no other can be taken for; one that cannot be held is ended and forgotten.
+
+        Raises `OSError` then: the next try makes another, on the same profile.
+        """
+        try:
+            self.pidfd = os.pidfd_open(process.pid)
+            known = {"pid": process.pid, "started": launch.start_time(process.pid)}
+        except OSError:
+            process.kill()
+            process.wait()
+            if self.pidfd is not None:
+                os.close(self.pidfd)
+                self.pidfd = None
+            raise
+        self.record = self.record.model_copy(update=known)
+        return self.pidfd
 
     def signal(self, number: signal.Signals) -> None:
         if self.pidfd is not None:

@@ -193,12 +193,11 @@ class ProcessRuntime:
             start_new_session=True,
         )
         journal.started()
-        attempt.pidfd = os.pidfd_open(process.pid)
+        pidfd = attempt.hold(process)
         attempt.reach = Reach(
             api_url=f"http://127.0.0.1:{api_port}", desktop_url=f"http://127.0.0.1:{novnc_port}", token=spec.token
         )
-        attempt.record = record.model_copy(update={"pid": process.pid, "started": launch.start_time(process.pid)})
-        self._loop.add_reader(attempt.pidfd, self._main_ended, attempt, process)
+        self._loop.add_reader(pidfd, self._main_ended, attempt, process)
         self._note(attempt)
         _log.info("agent.begun", agent_id=spec.agent_id, attempt=spec.attempt, pid=process.pid, uid=record.uid)
 

@@ -71,7 +71,8 @@ async def warned_and_kept(ann: Person, name: str) -> Told:
     agent_id = await ann.start(f"{name}-1")
     await ann.until(agent_id, "running")
     await ann.until_carried(f"{name}-1", "running")
-    await _stop(ann, agent_id, grace=60)
+    # Longer than anybody here waits: one that is never kept does not come to its end meanwhile.
+    await _stop(ann, agent_id, grace=600)
 
     async def warned() -> bool:
         # By what was told: with its host dead it may be over before an API that comes back can show it draining.

@@ -54,14 +54,14 @@ class Rehearsal(LocalStack):
         # Which file it was, and how far it was read.
         self._log_read: tuple[int | None, int] = (None, 0)
         self._mending: set[asyncio.Task[None]] = set()
-        self._killed: set[int] = set()
+        self._killed: dict[str, int] = {}
 
     def pid(self, part: str) -> int:
         return self._stack.pids[part]
 
     def kill(self, part: str) -> int:
         pid = super().kill(part)
-        self._killed.add(pid)
+        self._killed[part] = pid
         return pid
 
     @property
@@ -141,8 +141,8 @@ class Rehearsal(LocalStack):
 
     async def _all_there(self) -> bool:
         pids = self._stack.pids
-        # Who was killed is named until its end was noticed; another may have its number after that.
-        self._killed &= set(pids.values())
+        # Who was killed is named until its end was noticed.
+        self._killed = {part: pid for part, pid in self._killed.items() if pids.get(part) == pid}
         return pids.keys() == self._parts and not self._killed
 
     def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:

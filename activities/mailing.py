@@ -107,7 +107,7 @@ class MailSender:
                 return True
             case SmtpSecurity.NONE:
                 return False
-            case _:
+            case SmtpSecurity.AUTO | SmtpSecurity.TLS:
                 # None: where it is offered. A password is never sent to another machine in clear.
                 return True if self._settings.password and not _is_loopback(self._host) else None
 

@@ -45,7 +45,7 @@ class Ways:
                 api, desktop = [await self._relay.url(name, port) for port in (API_PORT, VNC_PORT)]
             case ReachBy.SERVICE:
                 api, desktop = _urls(f"{name}.{metadata['namespace']}.svc")
-            case _:
+            case ReachBy.POD | ReachBy.AUTO:
                 found = str(status["podIP"])
                 api, desktop = _urls(f"[{found}]" if ":" in found else found)
         return Reach(api_url=api, desktop_url=desktop, token=token)

@@ -112,6 +112,8 @@ def progress(pod: Json, size: Size) -> Progress:
                 return Progress(why=f"its machine has not managed it yet: {why}")
             case "PodResizeInProgress", _:
                 return Progress()
+            case _:
+                pass  # of the pod's other conditions none tells of a resize
     actual = (_status(status).get("resources") or {}).get("limits") or {}
     same = _millis(quantity(actual.get("cpu"))) == _millis(size.cpu)
     return Progress(done=same and _mib(actual) == size.memory_mib)

@@ -56,9 +56,21 @@ def _helps(found: Explanation, tier: Tier, limits: TierLimits) -> list[HelpBody]
     match found.decision:
         case Create():
             return []
-        case Reject(reason=RejectReason.SUBSCRIPTION):
+        case Reject(reason=reason):
+            return _helps_against(reason, found, tier, limits)
+        case Queue():
+            wait = [HelpBody(action="wait")]
+            if found.better is None:
+                return wait
+            better, place = found.better
+            return [*wait, HelpBody(action="upgrade_subscription", tier=better, place=_place(place))]
+
+
+def _helps_against(reason: RejectReason, found: Explanation, tier: Tier, limits: TierLimits) -> list[HelpBody]:
+    match reason:
+        case RejectReason.SUBSCRIPTION:
             return [HelpBody(action="renew_subscription")]
-        case Reject(reason=RejectReason.MAX_AGENTS):
+        case RejectReason.MAX_AGENTS:
             more = next((each for each in Tier if limits.of(each) > max(limits.of(tier), len(found.others))), None)
             upgrade = [HelpBody(action="upgrade_subscription", tier=more)] if more is not None else []
             stops = [
@@ -66,16 +78,15 @@ def _helps(found: Explanation, tier: Tier, limits: TierLimits) -> list[HelpBody]
                 for other in found.others[:_STOPPABLE_SHOWN]
             ]
             return [*stops, *upgrade]
-        case Reject(reason=RejectReason.TOO_LARGE):
+        case RejectReason.TOO_LARGE:
             return [HelpBody(action="choose_smaller_template")]
-        case Reject():
+        case (
+            RejectReason.MAX_PROJECT_AGENTS
+            | RejectReason.QUEUE_FULL
+            | RejectReason.UNKNOWN_TEMPLATE
+            | RejectReason.UNKNOWN_POOL
+        ):
             return [HelpBody(action="retry_later")]
-        case Queue():
-            wait = [HelpBody(action="wait")]
-            if found.better is None:
-                return wait
-            better, place = found.better
-            return [*wait, HelpBody(action="upgrade_subscription", tier=better, place=_place(place))]
 
 
 def _place(place: Place) -> PlaceBody:

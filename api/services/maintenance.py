@@ -6,7 +6,7 @@ from api.auth import Identity
 from api.deps import Deps
 from api.schemas.maintenance import MaintenanceBody, MaintenancePost
 from core.domain.orders import MaintenanceOrder
-from core.domain.schedule import TooFar, when
+from core.domain.schedule import Later, Now, TooFar, when
 from core.errors import InvalidRequest, NotFound
 from core.ids import new_maintenance_id
 from core.settings import Settings
@@ -22,6 +22,8 @@ async def order(deps: Deps, who: Identity, body: MaintenancePost) -> Maintenance
     if body.pool is not None and body.pool not in deps.settings.all_pools():
         raise NotFound("there is no such pool")
     match when(body.starts_at, now):
+        case Now() | Later():
+            pass
         case TooFar(latest=latest):
             raise InvalidRequest(
                 "a maintenance is ordered at most 30 days ahead", code="starts_at_too_far", latest=latest.isoformat()

@@ -16,7 +16,11 @@ def failure_of(exit_code: int, *, killed_for_memory: bool = False) -> FailureKin
     `killed_for_memory` says that the kernel killed something of the agent for memory; it counts only where the code
     itself does not tell (137 is any SIGKILL).
     """
-    match exit_code:
+    try:
+        meant = AgentExit(exit_code)
+    except ValueError:
+        return FailureKind.CRASH
+    match meant:
         case AgentExit.ORDERED:
             return None
         case AgentExit.PART_OUT_OF_MEMORY:
@@ -27,7 +31,7 @@ def failure_of(exit_code: int, *, killed_for_memory: bool = False) -> FailureKin
             return FailureKind.OUT_OF_MEMORY if killed_for_memory else FailureKind.CRASH
         case AgentExit.TOLD_BY_HOST:
             return FailureKind.EXITED
-        case _:
+        case AgentExit.PART_CRASHED:
             return FailureKind.CRASH
 
 

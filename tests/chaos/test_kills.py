@@ -4,7 +4,7 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -109,7 +109,9 @@ async def _restarted(someone: Person, agent_id: str) -> bool:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("by_hand", ["signal", "cancel", "terminate"])
-async def test_what_an_operator_ends_by_hand_leaves_nothing(local: LocalStack, by_hand: str) -> None:
+async def test_what_an_operator_ends_by_hand_leaves_nothing(
+    local: LocalStack, by_hand: Literal["signal", "cancel", "terminate"]
+) -> None:
     ann = await local.user("ann", "shop", "after")
     agent_id = await ann.start("shop")
     await ann.until(agent_id, "running")

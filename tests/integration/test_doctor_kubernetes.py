@@ -33,6 +33,8 @@ def cluster_of(version: dict[str, str], denied: Sequence[dict[str, str]] = ()) -
                 body = {"status": {"allowed": wanted not in denied}}
             case "configz":
                 body = {"kubeletconfig": {"podPidsLimit": 1024}}
+            case _:
+                pass
         return web.json_response(body)
 
     return answer

@@ -51,6 +51,8 @@ class Seen:
                     self.rung.add(timers[timer])
                 case {"workflowExecutionContinuedAsNewEventAttributes": _}:
                     self.handed_on = True
+                case _:
+                    pass
 
 
 def _told(payload: dict[str, Any]) -> Any:

@@ -40,7 +40,8 @@ def _holds(condition: dict[str, Any], args: tuple[int, ...]) -> bool:
             return bool(given == condition["value"])
         case "SCMP_CMP_MASKED_EQ":
             return bool(given & condition["value"] == condition["valueTwo"])
-    raise AssertionError(f"{condition['op']} is not understood here")
+        case other:
+            raise AssertionError(f"{other} is not understood here")
 
 
 def test_profile_is_what_its_program_writes() -> None:

@@ -166,7 +166,15 @@ def _moment(agent: AgentView) -> datetime | None:
             return agent.started_at
         case AgentState.RUNNING:
             return agent.ready_at
-        case _:
+        case (
+            AgentState.REQUESTED
+            | AgentState.QUEUED
+            | AgentState.RESTARTING
+            | AgentState.DRAINING
+            | AgentState.TERMINATED
+            | AgentState.CANCELLED
+            | AgentState.FAILED
+        ):
             return agent.ended_at
 
 

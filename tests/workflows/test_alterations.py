@@ -1,7 +1,6 @@
 """What an administrator changes of an agent that runs: its size, kept for its later attempts, and its machine."""
 
 import asyncio
-from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from core.domain.timings import Timings
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import Resized
 from core.settings import Memory
+from tests.fixtures.locks import until_locked_out
 from tests.fixtures.stage import SetStage, Stage, until
 
 LARGE = Size(cpu=2, memory_mib=2048)
@@ -297,16 +297,12 @@ async def test_move_that_is_noted_while_a_restart_is_written_is_not_promised(set
     stage = await set_stage(LONG)
     agent_id = await stage.started()
 
-    async def waiting(count: int) -> bool:
-        locked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return len(await stage.sql(locked)) == count
-
     async with stage.db.transaction() as session:
         await agents.lock(session, agent_id)
         ordering = asyncio.create_task(migrate(stage, agent_id))
-        await until(partial(waiting, 1), "the warning to wait for the agent's row")
+        await until_locked_out(stage, 1, "the warning to wait for the agent's row")
         await stage.fail(agent_id)
-        await until(partial(waiting, 2), "the restart to wait behind it")
+        await until_locked_out(stage, 2, "the restart to wait behind it")
     assert (await ordering)[0] is Verdict.WRONG_STATE
     await again(stage, agent_id, 2)
     agent = await stage.agent(agent_id)

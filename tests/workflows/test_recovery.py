@@ -17,7 +17,8 @@ from core.domain.timings import Timings
 from core.errors import RuntimePermanent, RuntimeRetryable
 from core.runtime.base import AgentSpec, Created, Observation, Phase, Usage
 from tests.fakes.stubborn import Stubborn
-from tests.fixtures.stage import SetStage, Stage, until
+from tests.fixtures.locks import until_locked_out
+from tests.fixtures.stage import SetStage, Stage
 
 
 async def restarts(stage: Stage, agent_id: str) -> list[tuple[str | None, float]]:
@@ -171,14 +172,10 @@ async def test_answer_that_comes_while_a_restart_is_noted_is_kept_and_neither_lo
                 runtime="memory")  # fmt: skip
     note = Restarting(life=life, kind="crash", detail="", after_seconds=0, restarts=1)
 
-    async def restart_waits() -> bool:
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return bool(await stage.sql(waiting))
-
     async with stage.db.transaction() as session:
         await agents.lock(session, agent_id)
         noted = asyncio.create_task(LifeActivities(stage.db, stage.settings, stage.lives).mark_restarting(note))
-        await until(restart_waits, "the restart to wait for the agent's row")
+        await until_locked_out(stage, 1, "the restart to wait for the agent's row")
         ended = await commands.finish(session, agent_id, "c", datetime.now(UTC), attempt=1, result={"said": "all"})
     assert ended is not None
     assert (await noted).applied

@@ -64,7 +64,7 @@ ANYWHERE: dict[str, tuple[Blow, set[str]]] = {
 HERE = ANYWHERE | {"host killed": (_kill_host, {"host_lost"})}
 PODS = ANYWHERE | {
     "pod deleted": (_delete_pod, {"runtime_gone", "exited"}),
-    "network cut": (_cut_network, {"health_check_failed", "channel_lost"}),
+    "network cut": (_cut_network, {"health_check_failed"}),
 }
 
 
@@ -236,6 +236,11 @@ async def _first(ann: Person, agent_id: str, kind: str) -> dict[str, Any]:
 async def _goes_on(town: Town, failures: Failures, where: str, kind: str, blow: Blow, reasons: set[str]) -> str:
     """Have an agent fail, and see it through until it is used again; its id."""
     agent_id, visits = await _visited(town, f"{where} {kind}")
+    if town.kubectl is not None:
+        # It is usable before its probes know of it, and the kubelet is patient with what it takes to be starting still.
+        pod = f"app=agent,agentId={agent_id}"
+        words = ("wait", "pods", "-l", pod, "--for=condition=Ready", "--timeout=60s")
+        await asyncio.to_thread(town.on_cluster, *words)
     struck = time.monotonic()
     await asyncio.to_thread(blow, town, agent_id)
     told = await _first(town.ann, agent_id, "agent.restarting")

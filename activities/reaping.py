@@ -226,14 +226,14 @@ class ReapingActivities:
 
 
 def _believed(lost: list[LivingRow], by_cluster: Mapping[str, tuple[int, int]]) -> list[LivingRow]:
-    """All of them, but one of a cluster in which most are silent together: the first, which is silent longest."""
-    of_many, believed = set(), []
+    """All of them, but one of those of whom most are silent together: the first, which is silent longest."""
+    spared, believed = set(), []
     for row in lost:
-        if row.cluster in of_many:
+        company = silence.company(row.cluster, by_cluster)
+        if company in spared:
             continue
         believed.append(row)
-        silent, of = by_cluster.get(row.cluster, (0, 0))
-        if silence.of_many(silent, of):
-            of_many.add(row.cluster)
-            log.error("reaper.silence_of_many", cluster=row.cluster, silent=silent, of=of)
+        if company.of_many:
+            spared.add(company)
+            log.error("reaper.silence_of_many", cluster=company.cluster, silent=company.silent, of=company.heard)
     return believed

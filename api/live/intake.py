@@ -124,7 +124,7 @@ class Intake:
                 # Those who fell silent with it may be a heartbeat behind. The reaper decides of a crowd: it sees all.
                 half = timedelta(seconds=silent_seconds / 2)
                 heard = await upkeep.heard_channels(session, half)
-                lost = not silence.of_many(*heard.get(who.cluster, (0, 0)))
+                lost = not silence.company(who.cluster, heard).of_many
         log.warning("agent.silent", agent_id=who.agent_id, attempt=who.attempt, failed_checks=failed)
         if lost:
             self._reporter.unhealthy(who, f"no heartbeat for {silent_seconds:.0f} s on an open channel")

@@ -86,6 +86,18 @@ async def test_agents_of_a_cluster_that_fall_silent_together_are_spared_whatever
     await until(lambda: restarted(stage, near[0]), "the one that died to be begun anew")
 
 
+async def test_agents_of_clusters_too_small_for_a_crowd_are_spared_when_all_of_them_fall_silent(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(pools={"far": Pool(runtime="memory", cluster="far", capacity=10)})
+    for number in range(3):
+        await stage.started(f"near{number}")
+        await stage.started(f"far{number}", pool="far")
+    await api_up(stage, up_seconds=1000)
+    await heard(stage, 130)
+    assert (await stage.reap()).channels_lost == 1
+
+
 class Ahead(datetime):
     """The clock of a worker that is half a minute ahead of the database's."""
 

@@ -5,6 +5,8 @@ deadline, and carried out there.
 """
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import TypeVar
 
 from temporalio import workflow
@@ -19,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from core.domain.sizes import Size
     from core.domain.timings import seconds
     from workflows.life import Course, Move
-    from workflows.options import GRACE_FOLLOWS_ITS_WARNING, LOCAL, ORDER_REFUSALS, order_options
+    from workflows.options import GRACE_FOLLOWS_ITS_WARNING, LOCAL, MOVE_IS_NOT_PROMISED, ORDER_REFUSALS, order_options
     from workflows.record import was_late
 
 T = TypeVar("T")
@@ -31,8 +33,16 @@ class Alteration:
     def __init__(self, course: Course) -> None:
         self.course = course
         self._turn = asyncio.Lock()
-        # A restart is being written, without a move: one that is noted meanwhile would be promised and forgotten.
-        self.begins_anew = False
+        self._on_its_way: AgentState | None = None
+
+    @contextlib.contextmanager
+    def leaves_for(self, state: AgentState) -> Iterator[None]:
+        """Around what takes the agent out of running: a move noted meanwhile would be promised and forgotten."""
+        self._on_its_way = state
+        try:
+            yield
+        finally:
+            self._on_its_way = None
 
     async def resize(self, size: Size) -> OrderAnswer:
         """Resize the attempt, then write it: an order that is refused changes nothing."""
@@ -79,8 +89,10 @@ class Alteration:
                 move = Move(node=found.node, deadline_at=asked_at + seconds(course.timings.grace_seconds))
                 warning = contracts.Migrating(life=life, node=move.node, deadline_at=move.deadline_at)
                 moved = await workflow.execute_local_activity(contracts.mark_migrating, warning, **LOCAL)
-                if moved.state is not AgentState.RUNNING or self._left(life) or self.begins_anew:
+                if moved.state is not AgentState.RUNNING or self._left(life):
                     return self._answer(Verdict.WRONG_STATE)
+                if self._on_its_way is not None and workflow.patched(MOVE_IS_NOT_PROMISED):
+                    return self._answer(Verdict.WRONG_STATE, state=self._on_its_way)
                 if not was_late(asked_at) or not workflow.patched(GRACE_FOLLOWS_ITS_WARNING):
                     break
             course.move = move
@@ -115,5 +127,5 @@ class Alteration:
             case _:
                 return self._answer(Verdict.UNAVAILABLE, cause.message)
 
-    def _answer(self, verdict: Verdict, detail: str = "") -> OrderAnswer:
-        return OrderAnswer(verdict=verdict, state=self.course.state, detail=detail[:1000])
+    def _answer(self, verdict: Verdict, detail: str = "", *, state: AgentState | None = None) -> OrderAnswer:
+        return OrderAnswer(verdict=verdict, state=state or self.course.state, detail=detail[:1000])

@@ -46,6 +46,7 @@ KEEP_IS_ON_RECORD = "a keep is on record before it is written"
 FAILURE_STANDS = "a restart that is asked for takes no failure's place"
 GRACE_FOLLOWS_ITS_WARNING = "a grace whose warning could not be written in time begins with it"
 IDLE_TIME_GOES_ON = "a run that goes on looks at once for how long its agent is idle"
+MOVE_IS_NOT_PROMISED = "a move is refused while its agent is on its way out of running"
 LOST_HOST_ENDS_NOBODY = "a lost host spends no restart of one who has none left either"
 
 # The database may be away for a while; no step of a life can be skipped, so local activities try as long as it takes.

@@ -272,7 +272,8 @@ class Passage:
         if inbox.stop is not None:
             order, inbox.stop = inbox.stop, None
             self.course.move = None
-            await self.ending.enter(order)
+            with self.alteration.leaves_for(AgentState.DRAINING):
+                await self.ending.enter(order)
         elif inbox.failure is not None:
             failure, inbox.failure = inbox.failure, None
             await self._recover(failure)
@@ -299,11 +300,8 @@ class Passage:
                     restarts=restarts,
                     away_from=away_from,
                 )
-                self.alteration.begins_anew = True
-                try:
+                with self.alteration.leaves_for(AgentState.RESTARTING):
                     moved = await workflow.execute_local_activity(contracts.mark_restarting, ask, **LOCAL)
-                finally:
-                    self.alteration.begins_anew = False
                 if await self._record.arrived(moved, AgentState.RESTARTING, failure.kind):
                     course.restarts = restarts
                     course.pause_seconds = after
@@ -311,7 +309,8 @@ class Passage:
                     course.move, course.held_away = None, away_from is not None
                     course.running_since = None
             case GiveUp(reason=reason):
-                await self._record.end(AgentState.FAILED, reason, failure.detail, within_seconds=0)
+                with self.alteration.leaves_for(AgentState.FAILED):
+                    await self._record.end(AgentState.FAILED, reason, failure.detail, within_seconds=0)
 
     async def _pause_and_retry(self) -> None:
         course = self.course

@@ -7,6 +7,7 @@ from core.domain.orders import AbandonOrder, StopOrder
 from core.domain.timings import Timings
 from tests.fixtures.stage import SetStage, Stage
 from tests.replay.keeping import keep
+from tests.workflows.test_alterations import told_to_move_on_its_way_out
 from tests.workflows.test_draining import LONG, draining, kept, told_at_once
 from tests.workflows.test_forgotten_starts import started_behind_one_told_to_go
 from tests.workflows.test_giving_up import Deaf
@@ -144,3 +145,12 @@ async def test_lost_its_host_after_three_crashes(stage: Stage) -> None:
     await stage.stop(agent_id)
     await stage.until_closed()
     await keep(stage, "lost_its_host_after_three_crashes")
+
+
+async def test_told_to_move_while_a_restart_was_written(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id, _ = await told_to_move_on_its_way_out(stage, stage.fail)
+    await stage.until_runs(agent_id, 2)
+    await stage.stop(agent_id)
+    await stage.until_closed()
+    await keep(stage, "told_to_move_while_a_restart_was_written")

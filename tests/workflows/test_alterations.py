@@ -1,6 +1,7 @@
 """What an administrator changes of an agent that runs: its size, kept for its later attempts, and its machine."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from core.db.repositories import agents
 from core.domain.events import Event
 from core.domain.lifecycle import AgentState
-from core.domain.orders import MigrateOrder, ResizeOrder, Verdict
+from core.domain.orders import MigrateOrder, OrderAnswer, ResizeOrder, Verdict
+from core.domain.recovery import FailureKind
 from core.domain.sizes import Size
 from core.domain.timings import Timings
 from core.errors import RuntimePermanent, RuntimeRetryable
@@ -16,6 +18,7 @@ from core.runtime.base import Resized
 from core.settings import Memory
 from tests.fixtures.locks import until_locked_out
 from tests.fixtures.stage import SetStage, Stage, until
+from tests.workflows.test_giving_up import Deaf
 
 LARGE = Size(cpu=2, memory_mib=2048)
 LONG = {"grace_seconds": 600}
@@ -293,22 +296,53 @@ async def test_what_breaks_before_it_moves_is_begun_elsewhere_at_once(set_stage:
     assert (await stage.agent(agent_id)).attempt == 2
 
 
+async def told_to_move_on_its_way_out(stage: Stage, out: Callable[[str], Awaitable[None]]) -> tuple[str, OrderAnswer]:
+    """Id of an agent whose move is noted while what `out` leads to is being written, and what was answered."""
+    agent_id = await stage.started()
+    async with stage.db.transaction() as between:
+        async with stage.db.transaction() as first:
+            await agents.lock(first, agent_id)
+            ordering = asyncio.create_task(stage.lives.migrate(await stage.agent(agent_id)))
+            await until_locked_out(stage, 1, "the warning to wait for the agent's row")
+            locking = asyncio.create_task(agents.lock(between, agent_id))
+            await until_locked_out(stage, 2, "the test to wait behind it")
+            await out(agent_id)
+            await until_locked_out(stage, 3, "what takes it out of running to wait behind the test")
+        await locking
+        answer = await ordering
+    return agent_id, answer
+
+
 async def test_move_that_is_noted_while_a_restart_is_written_is_not_promised(set_stage: SetStage) -> None:
     stage = await set_stage(LONG)
-    agent_id = await stage.started()
-
-    async with stage.db.transaction() as session:
-        await agents.lock(session, agent_id)
-        ordering = asyncio.create_task(migrate(stage, agent_id))
-        await until_locked_out(stage, 1, "the warning to wait for the agent's row")
-        await stage.fail(agent_id)
-        await until_locked_out(stage, 2, "the restart to wait behind it")
-    assert (await ordering)[0] is Verdict.WRONG_STATE
+    agent_id, answer = await told_to_move_on_its_way_out(stage, stage.fail)
+    assert (answer.verdict, answer.state) == (Verdict.WRONG_STATE, AgentState.RESTARTING)
     await again(stage, agent_id, 2)
     agent = await stage.agent(agent_id)
     assert (agent.reason, agent.deadline_at) == (None, None)
     # The next order finds it where it is.
     assert (await migrate(stage, agent_id))[0] is Verdict.DONE
+
+
+async def test_move_that_is_noted_while_its_agent_is_told_to_go_is_not_promised_though_it_is_kept(
+    set_stage: SetStage,
+) -> None:
+    stage = await set_stage(LONG)
+    agent_id, answer = await told_to_move_on_its_way_out(stage, lambda agent_id: stage.stop(agent_id, "inactivity"))
+    assert (answer.verdict, answer.state) == (Verdict.WRONG_STATE, AgentState.DRAINING)
+    assert await stage.lives.keep(await stage.agent(agent_id))
+    assert (await migrate(stage, agent_id))[0] is Verdict.DONE
+
+
+async def test_move_of_one_that_is_being_removed_for_good_is_not_promised(set_stage: SetStage) -> None:
+    stage = await set_stage(LONG)
+    agent_id, deaf = await stage.started(), Deaf(stage)
+    await stage.fail(agent_id, FailureKind.IMAGE_PULL)
+    await deaf.was_asked()
+    answer = await stage.lives.migrate(await stage.agent(agent_id))
+    assert (answer.verdict, answer.state) == (Verdict.WRONG_STATE, AgentState.FAILED)
+    deaf.hears()
+    await stage.until(agent_id, AgentState.FAILED)
 
 
 async def test_stop_before_it_moves_is_a_stop(set_stage: SetStage) -> None:

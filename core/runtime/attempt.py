@@ -20,6 +20,7 @@ from core.runtime.machine import Claim
 
 NAME = "process"
 _YOUNG_SECONDS = 10.0
+_END_SECONDS = 2.0
 
 Key = tuple[str, int]
 
@@ -50,23 +51,29 @@ class Attempt:
         main = (record.pid, record.started) if record.pid is not None and record.started is not None else None
         return Crew(record.agent_id, record.attempt, self.group, record.uid, record.work, main, adopted)
 
-    def hold(self, process: "subprocess.Popen[bytes]") -> int:
-        """Have its main process, by what no other can be taken for; one that cannot be held is ended and forgotten.
+    def hold(self, process: "subprocess.Popen[bytes]", ended: Callable[[], None]) -> None:
+        """Have its main process, by what no other can be taken for, and have `ended` called when it is over.
 
-        Raises `OSError` then: the next try makes another, on the same profile.
+        Raises `OSError` when it cannot be held. It is ended and forgotten then: the next try makes another, on the same
+        profile.
         """
         try:
             self.pidfd = os.pidfd_open(process.pid)
             known = {"pid": process.pid, "started": launch.start_time(process.pid)}
+            asyncio.get_running_loop().add_reader(self.pidfd, ended)
         except OSError:
-            process.kill()
-            process.wait()
-            if self.pidfd is not None:
-                os.close(self.pidfd)
-                self.pidfd = None
+            self._forget(process)
             raise
         self.record = self.record.model_copy(update=known)
-        return self.pidfd
+
+    def _forget(self, process: "subprocess.Popen[bytes]") -> None:
+        process.kill()
+        # What sleeps in the kernel for longer does nothing more of its own, and all other agents would wait for it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_SECONDS)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
     def signal(self, number: signal.Signals) -> None:
         if self.pidfd is not None:

@@ -193,11 +193,10 @@ class ProcessRuntime:
             start_new_session=True,
         )
         journal.started()
-        pidfd = attempt.hold(process)
+        attempt.hold(process, lambda: self._main_ended(attempt, process))
         attempt.reach = Reach(
             api_url=f"http://127.0.0.1:{api_port}", desktop_url=f"http://127.0.0.1:{novnc_port}", token=spec.token
         )
-        self._loop.add_reader(pidfd, self._main_ended, attempt, process)
         self._note(attempt)
         _log.info("agent.begun", agent_id=spec.agent_id, attempt=spec.attempt, pid=process.pid, uid=record.uid)
 

@@ -1,5 +1,6 @@
 """A process that was begun and cannot be held: the next try must be the only one on its profile."""
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -22,25 +23,39 @@ def attempt(tmp_path: Path) -> Attempt:
     return Attempt(record=record, owner="ann-shop")
 
 
-@pytest.mark.parametrize("where", [(os, "pidfd_open"), (launch, "start_time")], ids=["handle", "start time"])
-def test_process_that_cannot_be_held_for_want_of_files_is_not_left_alive(
-    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str]
+def begun() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(["sleep", "60"])
+
+
+@pytest.mark.parametrize("where", ["handle", "start time", "end"])
+async def test_process_that_cannot_be_held_for_want_of_files_is_not_left_alive(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def none_left(_: int) -> int:
+    def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(*where, none_left)
-    process = subprocess.Popen(["sleep", "60"])
+    of: dict[str, tuple[object, str]] = {
+        "handle": (os, "pidfd_open"),
+        "start time": (launch, "start_time"),
+        "end": (asyncio.get_running_loop(), "add_reader"),
+    }
+    monkeypatch.setattr(*of[where], none_left)
+    before = len(os.listdir("/proc/self/fd"))
+    process = begun()
     with pytest.raises(OSError, match="Too many open files"):
-        attempt.hold(process)
+        attempt.hold(process, lambda: None)
     assert process.poll() is not None
     assert attempt.pidfd is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_process_that_is_held_is_ended_by_what_it_is_held_by(attempt: Attempt) -> None:
-    process = subprocess.Popen(["sleep", "60"])
-    pidfd = attempt.hold(process)
+async def test_process_that_is_held_is_ended_by_what_it_is_held_by_and_its_end_is_told(attempt: Attempt) -> None:
+    process, over = begun(), asyncio.Event()
+    attempt.hold(process, over.set)
     attempt.kill()
+    await asyncio.wait_for(over.wait(), 30)
+    assert attempt.pidfd is not None
+    asyncio.get_running_loop().remove_reader(attempt.pidfd)
+    os.close(attempt.pidfd)
     assert process.wait() < 0
     assert attempt.record.pid == process.pid
-    os.close(pidfd)

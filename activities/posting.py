@@ -16,6 +16,10 @@ from core.settings import Webhook
 
 # A name that leads to many machines: so many of them are tried.
 _MOST_ADDRESSES = 4
+# A name may have addresses of a kind that this machine has no way to at all: what they say tells least.
+_TELLING = (Trouble.UNREACHABLE, Trouble.TIMEOUT, Trouble.TLS)
+# Of what is left at the very end; the limit of the whole comes first then.
+_LEAST_SECONDS = 0.01
 _MOST_ASKED_SECONDS = 86_400
 
 
@@ -44,11 +48,12 @@ class WebhookSender:
     async def send(self, notice: Taken) -> Failure | None:
         """None: it was taken. Sent again it has the same id and body, and the time and signature of that try."""
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
+            until = asyncio.get_running_loop().time() + self._settings.timeout_seconds
+            async with asyncio.timeout_at(until):
                 addresses = await self._resolve()
                 if isinstance(addresses, Failure):
                     return addresses
-                return await self._post_to_one_of(addresses, notice)
+                return await self._post_to_one_of(addresses, notice, until)
         except (TimeoutError, httpx2.TimeoutException):
             return _failure(Trouble.TIMEOUT, f"no answer within {self._settings.timeout_seconds:g} s")
 
@@ -67,26 +72,26 @@ class WebhookSender:
             )
         return allowed[:_MOST_ADDRESSES]
 
-    async def _post_to_one_of(self, addresses: list[IpAddress], notice: Taken) -> Failure | None:
-        failure: Failure | None = None
-        # One that never answers leaves the others their part of the time.
-        timeout = httpx2.Timeout(
-            self._settings.timeout_seconds, connect=self._settings.timeout_seconds / len(addresses)
-        )
-        for address in addresses:
+    async def _post_to_one_of(self, addresses: list[IpAddress], notice: Taken, until: float) -> Failure | None:
+        """By `until` of the loop's clock; when none takes it, what tells most of why."""
+        failures: list[Failure] = []
+        for number, address in enumerate(addresses):
+            # One that never answers leaves the others their part of the time.
+            part = max((until - asyncio.get_running_loop().time()) / (len(addresses) - number), _LEAST_SECONDS)
+            timeout = httpx2.Timeout(self._settings.timeout_seconds, connect=part)
             try:
                 return await self._post(address, notice, timeout)
             except httpx2.ConnectTimeout:
-                failure = _failure(Trouble.TIMEOUT, f"no connection within {timeout.connect:g} s")
+                failures.append(_failure(Trouble.TIMEOUT, f"no connection within {part:.1f} s"))
             except httpx2.ConnectError as error:
                 # Nothing has been sent, so the next one may be asked.
                 trouble = Trouble.TLS if _is_tls(error) else Trouble.UNREACHABLE
-                failure = _failure(trouble, f"no connection: {_said(error)}")
+                failures.append(_failure(trouble, f"no connection: {_said(error)}"))
             except httpx2.TimeoutException:
                 raise
             except httpx2.TransportError as error:
                 return _failure(Trouble.NO_ANSWER, f"the connection ended without an answer ({type(error).__name__})")
-        return failure
+        return max(failures, key=lambda failure: _TELLING.index(failure.trouble))
 
     async def _post(self, address: IpAddress, notice: Taken, timeout: httpx2.Timeout) -> Failure | None:
         body = body_of(notice.happened)

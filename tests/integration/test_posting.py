@@ -179,6 +179,18 @@ async def test_of_several_addresses_the_next_is_tried_when_one_never_answers_at_
     assert len(backend.taken) == 1
 
 
+async def test_of_several_addresses_that_take_nothing_is_told_what_says_most(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one does not say in time says more than that this machine has no way to another."""
+    sender = WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/", timeout_seconds=1))
+    monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.8"))
+    with _black_hole("127.0.0.9", backend.port):
+        failure = await sender.send(NOTICE)
+    assert failure is not None
+    assert failure.trouble is Trouble.TIMEOUT
+
+
 @contextlib.contextmanager
 def _black_hole(host: str, port: int) -> Iterator[None]:
     """Nobody takes those who are in its full queue of connections, so who comes after them is not even refused."""

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import ipaddress
 import re
 import socket
 import ssl
@@ -163,8 +162,7 @@ async def test_address_that_was_checked_is_the_one_connected_to(
 async def test_of_several_addresses_the_next_is_tried_when_one_takes_no_connection(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender = WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/"))
-    monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.1"))
+    sender = _sender_to(backend, monkeypatch, "127.0.0.9", "127.0.0.1")
     assert await sender.send(NOTICE) is None
     assert len(backend.taken) == 1
 
@@ -172,8 +170,7 @@ async def test_of_several_addresses_the_next_is_tried_when_one_takes_no_connecti
 async def test_of_several_addresses_the_next_is_tried_when_one_never_answers_at_all(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sender = WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/", timeout_seconds=4))
-    monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.1"))
+    sender = _sender_to(backend, monkeypatch, "127.0.0.9", "127.0.0.1", timeout_seconds=4)
     with _black_hole("127.0.0.9", backend.port):
         assert await sender.send(NOTICE) is None
     assert len(backend.taken) == 1
@@ -183,8 +180,7 @@ async def test_of_several_addresses_that_take_nothing_is_told_what_says_most(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one does not say in time says more than that this machine has no way to another."""
-    sender = WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/", timeout_seconds=1))
-    monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.9", "127.0.0.8"))
+    sender = _sender_to(backend, monkeypatch, "127.0.0.9", "127.0.0.8", timeout_seconds=1)
     with _black_hole("127.0.0.9", backend.port):
         failure = await sender.send(NOTICE)
     assert failure is not None
@@ -205,8 +201,10 @@ def _black_hole(host: str, port: int) -> Iterator[None]:
         yield
 
 
-async def _resolved(*addresses: str) -> Any:
-    return [ipaddress.ip_address(address) for address in addresses]
+def _sender_to(backend: Backend, monkeypatch: pytest.MonkeyPatch, *addresses: str, **settings: float) -> WebhookSender:
+    """One whose receiver's name has these addresses, in this order."""
+    names(monkeypatch, list(addresses))
+    return WebhookSender(backend.settings(url=f"http://hooks.example:{backend.port}/", **settings))
 
 
 async def test_host_that_never_answers_is_left_after_a_while(backend: Backend) -> None:
@@ -298,7 +296,7 @@ async def test_certificate_must_be_of_the_name_although_an_address_is_connected_
             if trusted:
                 known = ssl.create_default_context(cafile=str(cert))
                 sender._http = httpx2.AsyncClient(verify=known, trust_env=False)
-            monkeypatch.setattr(sender, "_resolve", lambda: _resolved("127.0.0.1"))
+            names(monkeypatch, ["127.0.0.1"])
             failure = await sender.send(NOTICE)
             assert (failure and failure.trouble) == trouble, failure
     assert len(taken) == 1

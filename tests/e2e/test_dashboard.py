@@ -1,13 +1,15 @@
 """The dashboard as a person uses it: asking, waiting, watching, stopping, keeping, and what each may see."""
 
+import asyncio
 import re
+from datetime import UTC, datetime
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 from pydantic import SecretStr
 
 from api.auth import Role
-from core.db.repositories import agents, artefacts
+from core.db.repositories import agents, artefacts, events
 from core.domain.events import EventKind
 from core.domain.lifecycle import AgentState
 from core.domain.recovery import FailureKind
@@ -34,6 +36,14 @@ async def only_agent(api: Api, user_id: str = "owner") -> str:
     async with api.db.transaction() as session:
         found, _ = await agents.page(session, user_id)
     return found[0].agent_id
+
+
+async def something_happens_to(api: Api, agent_id: str) -> None:
+    """An event that changes nothing, but lets the page read the agent anew."""
+    async with api.db.transaction() as session:
+        row = await agents.lock(session, agent_id)
+        assert row is not None
+        await events.append(session, row, datetime.now(UTC), events.Fact(kind=EventKind.NOTICE_SENT))
 
 
 async def test_agent_started_by_button_is_seen_to_run_without_reload(dashboard: Dashboard) -> None:
@@ -68,6 +78,35 @@ async def test_waiting_agent_shows_its_place_and_why_and_gets_in_when_another_le
     await api.lives.move(await only_agent(api), AgentState.STARTING, EventKind.ADMITTED)
     await expect(shown.locator(".counter")).to_be_hidden()
     await expect(shown).to_contain_text("Starting")
+
+
+async def test_place_told_while_an_older_answer_is_awaited_is_not_overwritten_by_it(dashboard: Dashboard) -> None:
+    api = dashboard.api
+    await api.member("third", ["garden"])
+    await api.running("stranger", "other")
+    await api.start("third", "garden")
+    page = await dashboard.open()
+    await ask_for(page, "shop")
+    figure = agent(page, "shop").locator(".figure")
+    await expect(figure).to_have_text("2")
+    asked, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        older = await route.fetch()
+        asked.set()
+        await released.wait()
+        await route.fulfill(response=older)
+
+    agent_id = await only_agent(api)
+    await page.route(f"**/api/agents/{agent_id}", hold)
+    await something_happens_to(api, agent_id)
+    await asyncio.wait_for(asked.wait(), 10)
+    await api.ask("POST", f"/api/agents/{await only_agent(api, 'third')}/stop", "third")
+    await expect(figure).to_have_text("1")
+    # The page asks for the account once it has put the agent that it read.
+    async with page.expect_response("**/api/me"):
+        released.set()
+    await expect(figure).to_have_text("1")
 
 
 async def test_start_that_would_wait_is_foretold_with_place_reason_and_what_would_help(dashboard: Dashboard) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from core.db.engine import Db
-from core.db.repositories import admission, agents, clusters, moves
+from core.db.repositories import admission, agents, clusters, moves, queue
 from core.db.repositories.agents import AgentView, fact
 from core.db.repositories.scheduled import ScheduledView
 from core.domain.admission import RejectReason
@@ -135,6 +135,9 @@ class SimulatedLives:
         self.stops.append(order)
         if agent.state in WAITING:
             await self.move(agent.agent_id, AgentState.CANCELLED, EventKind.CANCELLED)
+            # Those behind it have moved up, and who looks is told.
+            async with self.db.transaction() as session:
+                await queue.announce(session, agent.pool)
         elif agent.state in _DRAINABLE:
             grace = order.grace_seconds or 0
             changes = {

@@ -137,6 +137,9 @@ export class Store extends EventTarget {
     if (!event.agentId) return;
     const agent = this.agents.get(event.agentId);
     if (event.kind === "agent.position_changed") {
+      // An answer that is still awaited may have been written before: its place would be the older one.
+      const running = this.#refreshing.get(event.agentId);
+      if (running) running.place = event.detail;
       if (agent && WAITING.has(agent.state)) this.put({ ...agent, ...event.detail });
       else this.refresh(event.agentId);
     } else if (event.kind !== "command.executed") {
@@ -157,8 +160,9 @@ export class Store extends EventTarget {
       // Nothing is awaited between the last look at `again` and the end, or a wish in between would be lost.
       while (mark.again) {
         mark.again = false;
+        mark.place = null;
         const { body } = await this.client.get(path`api/agents/${agentId}`);
-        this.put(body);
+        this.put(WAITING.has(body.state) ? { ...body, ...mark.place } : body);
         this.account = (await this.client.get("api/me")).body;
       }
     } catch (failure) {

@@ -9,4 +9,9 @@ pytest.register_assert_rewrite("tests.fixtures")
 
 _FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("[!_]*.py"))
 
-pytest_plugins = ["tests.cannot_run", "tests.scratch", *(f"tests.fixtures.{module.stem}" for module in _FIXTURES)]
+pytest_plugins = [
+    "tests.cannot_run",
+    "tests.patience",
+    "tests.scratch",
+    *(f"tests.fixtures.{module.stem}" for module in _FIXTURES),
+]

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from core.domain.lifecycle import AgentState
@@ -111,6 +112,7 @@ async def test_life_that_was_handed_on_while_draining_keeps_its_grace_and_can_be
     await stage.nothing_left()
 
 
+@pytest.mark.timeout(300)
 async def test_two_and_a_half_thousand_signals_leave_an_agent_as_it_was(set_stage: SetStage) -> None:
     stage = await set_stage()
     agent_id = await stage.started()

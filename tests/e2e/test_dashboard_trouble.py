@@ -117,6 +117,22 @@ async def test_agents_stay_current_where_sockets_are_blocked(dashboard: Dashboar
     await expect(card(page, "shop")).to_contain_text("Running")
 
 
+async def test_page_whose_first_socket_is_not_open_yet_says_that_it_connects(dashboard: Dashboard) -> None:
+    page = await dashboard.blank()
+    ticket = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await ticket.wait()
+        await route.continue_()
+
+    await page.route("**/api/ticket", hold)
+    await page.goto(f"{dashboard.url}/#token={dashboard.token('owner')}")
+    await expect(page.get_by_text("You have no agent yet.")).to_be_visible()
+    await expect(page.locator("#line")).to_have_text("Connecting …")
+    ticket.set()
+    await expect(page.locator("#line")).to_have_text("Live")
+
+
 async def test_token_leaves_the_address_and_an_expired_one_leads_back_to_the_form(dashboard: Dashboard) -> None:
     page = await dashboard.open()
     assert "token" not in page.url

@@ -44,8 +44,8 @@ export class Store extends EventTarget {
   /** "live"; "delayed": asked for now and then; "offline": what is shown is as old as `asOf`; "connecting". */
   get line() {
     if (this.feed.state === "live" && this.loaded && !this.failed) return "live";
-    if (!this.loaded) return this.failed ? "offline" : "connecting";
-    return this.failed ? "offline" : "delayed";
+    if (this.failed) return "offline";
+    return this.loaded && this.feed.state === "broken" ? "delayed" : "connecting";
   }
 
   list() {

@@ -115,7 +115,7 @@ async def test_what_an_operator_ends_by_hand_leaves_nothing(
     ann = await local.user("ann", "shop", "after")
     agent_id = await ann.start("shop")
     await ann.until(agent_id, "running")
-    name = ["-w", "agent/ann/shop"]
+    name = ["-w", f"agent/{ann.user_id}/shop"]
     match by_hand:
         case "signal":
             order = ["--name", "stop", "--input", '{"reason":"operator","grace_seconds":0}']
@@ -137,7 +137,7 @@ async def test_the_history_of_a_life_reads_as_the_life(local: LocalStack) -> Non
     await ann.until(agent_id, "running")
     await ann.stop(agent_id)
     await ann.until(agent_id, "terminated")
-    told = json.loads(await local.temporal("workflow", "show", "-w", "agent/ann/shop", "--output", "json"))
+    told = json.loads(await local.temporal("workflow", "show", "-w", f"agent/{ann.user_id}/shop", "--output", "json"))
     steps = [step for step in map(_step, told["events"]) if step]
     assert steps == [
         "start",
@@ -150,7 +150,9 @@ async def test_the_history_of_a_life_reads_as_the_life(local: LocalStack) -> Non
         "shut_down_agent",
         "finish",
     ]
-    described = json.loads(await local.temporal("workflow", "describe", "-w", "agent/ann/shop", "--output", "json"))
+    described = json.loads(
+        await local.temporal("workflow", "describe", "-w", f"agent/{ann.user_id}/shop", "--output", "json")
+    )
     attributes = described["workflowExecutionInfo"]["searchAttributes"]["indexedFields"]
     shown = {name: json.loads(base64.b64decode(value["data"])) for name, value in attributes.items()}
     assert shown["AgentId"] == agent_id

@@ -64,5 +64,5 @@ async def test_a_living_agent_is_returned_to_2500_further_starts(local: LocalSta
     async with httpx2.AsyncClient(base_url=local.url, timeout=60) as http:
         answers = Counter(await asyncio.gather(*(again(http) for _ in range(2500))))
     assert answers == {(200, agent_id): 2500}
-    described = await local.temporal("workflow", "describe", "-w", "agent/ann/shop", "--output", "json")
+    described = await local.temporal("workflow", "describe", "-w", f"agent/{ann.user_id}/shop", "--output", "json")
     assert '"status": "WORKFLOW_EXECUTION_STATUS_RUNNING"' in described

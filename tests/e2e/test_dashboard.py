@@ -22,6 +22,8 @@ from tests.fixtures.web import Dashboard, agent, ask_for, card
 
 pytestmark = pytest.mark.needs("chromium")
 
+# What was put into the page before is drawn when this is done.
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 MARKUP = '<img src=x onerror="document.title=1">'
 
 
@@ -106,6 +108,7 @@ async def test_place_told_while_an_older_answer_is_awaited_is_not_overwritten_by
     # The page asks for the account once it has put the agent that it read.
     async with page.expect_response("**/api/me"):
         released.set()
+    await page.evaluate(DRAWN)
     await expect(figure).to_have_text("1")
 
 

@@ -7,7 +7,7 @@ handler, and the workflow task that a signal fails is tried again for ever: one 
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from temporalio import workflow
@@ -40,18 +40,28 @@ class Sieve(Interceptor):
 
 
 class _Inbound(WorkflowInboundInterceptor):
+    """One for each run. Thousands may say the same to it, so what a handler takes is looked up once."""
+
+    def __init__(self, next: WorkflowInboundInterceptor) -> None:
+        super().__init__(next)
+        self._taken: dict[str, _Taken | None] = {}
+
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
         workflow.set_dynamic_signal_handler(_none_of_ours)
         return await super().execute_workflow(input)
 
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        if workflow.get_signal_handler(input.signal) is not None and not _takes(_handler(input.signal), input.args):
+        if input.signal not in self._taken:
+            known = workflow.get_signal_handler(input.signal) is not None
+            self._taken[input.signal] = _Taken(input.signal) if known else None
+        taken = self._taken[input.signal]
+        if taken is not None and not taken.matches(input.args):
             _drop(input.signal, input.args)
             return
         await super().handle_signal(input)
 
     async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-        if not _takes(_handler(input.update), input.args):
+        if not _Taken(input.update).matches(input.args):
             raise ApplicationError(f"{input.update} does not take that", type="invalid_request", non_retryable=True)
         return await super().handle_update_handler(input)
 
@@ -78,14 +88,13 @@ def _in_one_line(record: logging.LogRecord) -> bool:
     return True
 
 
-def _handler(name: str) -> Callable[..., Any]:
-    handler: Callable[..., Any] = getattr(workflow.instance(), name)
-    return handler
+class _Taken:
+    """What the handler of that name takes in the workflow that asks."""
 
+    def __init__(self, name: str) -> None:
+        taken = inspect.signature(getattr(workflow.instance(), name)).parameters.values()
+        self._types = [parameter.annotation for parameter in taken]
+        self._needed = sum(parameter.default is inspect.Parameter.empty for parameter in taken)
 
-def _takes(handler: Callable[..., Any], words: Sequence[Any]) -> bool:
-    taken = list(inspect.signature(handler).parameters.values())
-    needed = sum(parameter.default is inspect.Parameter.empty for parameter in taken)
-    return needed <= len(words) <= len(taken) and all(
-        isinstance(word, parameter.annotation) for word, parameter in zip(words, taken, strict=False)
-    )
+    def matches(self, words: Sequence[Any]) -> bool:
+        return self._needed <= len(words) <= len(self._types) and all(map(isinstance, words, self._types))

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
+from temporalio.worker import UnsandboxedWorkflowRunner
 
 from core.domain.lifecycle import AgentState
 from core.domain.orders import FailureReport, StartOutcome
@@ -115,6 +116,10 @@ async def test_life_that_was_handed_on_while_draining_keeps_its_grace_and_can_be
 @pytest.mark.timeout(300)
 async def test_two_and_a_half_thousand_signals_leave_an_agent_as_it_was(set_stage: SetStage) -> None:
     stage = await set_stage()
+    # As in production: it is the sandbox that this would be a test of.
+    await stage.worker_down()
+    stage.runner = UnsandboxedWorkflowRunner()
+    await stage.worker_up()
     agent_id = await stage.started()
     run_id = await first_run(stage)
     await babble(stage, 2500)

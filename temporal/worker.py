@@ -23,6 +23,7 @@ from activities.runtime import RuntimeActivities
 from activities.scheduling import SchedulingActivities
 from core.db.engine import Db
 from core.domain.notices import Channel
+from core.leaving import leave
 from core.runtime.base import AgentRuntime, SharedRuntime
 from core.settings import Settings
 from temporal.interceptors import Sieve
@@ -33,6 +34,7 @@ from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, not_ready_yet, told_to_stop, until, when_there
 from temporal.sampler import Sampler
+from temporal.stuck import Stuck
 from temporal.tracing import tracing
 from temporal.versions import deployment_of
 from temporal.watcher import Watcher
@@ -84,6 +86,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives, meter)
         await sampler.look()
+        stuck = Stuck()
         async with contextlib.AsyncExitStack() as stack:
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
             runner = UnsandboxedWorkflowRunner()
@@ -93,6 +96,7 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
             background = [
                 asyncio.create_task(sampler.run(), name="sampler"),
                 asyncio.create_task(bell.run(), name="bell"),
+                asyncio.create_task(stuck.wait(), name="a step that cannot be cleared away"),
             ]
             for name, runtime in runtimes.items():
                 if not isinstance(runtime, SharedRuntime):  # those are watched by `berth watch`, once for all workers
@@ -104,6 +108,9 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
             code = await until(stop, background)
             if ready_file is not None:
                 await asyncio.to_thread(ready_file.unlink, missing_ok=True)
+            if stuck.found:
+                # Its worker would wait for that step for ever. Whatever else is under way is done again by another.
+                leave(code)
         return code
 
 

@@ -40,7 +40,7 @@ class Sieve(Interceptor):
 
 
 class _Inbound(WorkflowInboundInterceptor):
-    """One for each run. Thousands may say the same to it, so what a handler takes is looked up once."""
+    """One for each run. Thousands may say the same to it, so what the handler of a signal takes is looked up once."""
 
     def __init__(self, next: WorkflowInboundInterceptor) -> None:
         super().__init__(next)

@@ -1,38 +1,32 @@
-"""Notices a step that a worker can never clear away, which holds one of its few slots until the process ends.
+"""Notices a step that a worker cannot clear away: it holds one of few places, and its workflow, as long as it lives.
 
 The SDK takes a workflow that has not yielded for two seconds for deadlocked, also where the machine was only busy or
 the process was throttled, and interrupts it wherever it stands. Of what that leaves behind the SDK may not get rid: it
-says so once, tries again for as long as the process lives, and waits for it when the worker shall end.
+tries again every two seconds for as long as the process lives, and waits for it when the worker shall end.
 """
 
 import asyncio
-import logging
+from collections.abc import Iterable
 
-_SDK = "temporalio.worker._workflow"
-_CANNOT_EVICT = ("Failed running eviction job", "Timed out running eviction job")
+from temporalio.worker import Worker
+
+# Most are cleared away by the second try. Until then nothing is lost by waiting, and a worker that leaves loses much.
+PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
 
 
-class Stuck(logging.Filter):
-    """Listens to all workers of this process from now on. Only leaving helps one: another takes over its lives."""
+def uncleared(worker: Worker) -> int:
+    """How many runs this worker has failed to clear away and not yet succeeded; the SDK tells nobody."""
+    at_work = worker._workflow_worker
+    return at_work._could_not_evict_count if at_work is not None else 0
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._loop = asyncio.get_running_loop()
-        self._found = asyncio.Event()
-        logging.getLogger(_SDK).addFilter(self)
 
-    @property
-    def found(self) -> bool:
-        return self._found.is_set()
-
-    async def wait(self) -> None:
-        """Until there is such a step."""
-        await self._found.wait()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if str(record.msg).startswith(_CANNOT_EVICT):
-            self._loop.call_soon_threadsafe(self._found.set)
-        return True
-
-    def close(self) -> None:
-        logging.getLogger(_SDK).removeFilter(self)
+async def stuck(workers: Iterable[Worker], seconds: float) -> None:
+    """Return when there was such a step at every look for so long."""
+    workers = list(workers)
+    clock = asyncio.get_running_loop().time
+    since = clock()
+    while clock() - since < seconds:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if not any(map(uncleared, workers)):
+            since = clock()

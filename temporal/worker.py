@@ -34,7 +34,7 @@ from temporal.notices import Bell, open_channels
 from temporal.places import open_runtimes, places_to_serve
 from temporal.process import announce, not_ready_yet, told_to_stop, until, when_there
 from temporal.sampler import Sampler
-from temporal.stuck import Stuck
+from temporal.stuck import PATIENCE_SECONDS, stuck
 from temporal.tracing import tracing
 from temporal.versions import deployment_of
 from temporal.watcher import Watcher
@@ -86,17 +86,17 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
         lives = Lives(client, settings.timings.grant_tick_seconds)
         sampler = Sampler(settings, runtimes, db, lives, meter)
         await sampler.look()
-        stuck = Stuck()
         async with contextlib.AsyncExitStack() as stack:
             # Without the sandbox: it costs a quarter of a worker's time, and on Python 3.11 its imports race.
             runner = UnsandboxedWorkflowRunner()
-            for worker in workers(client, settings, db, runtimes, lives, places, senders, runner, meter):
+            serving = workers(client, settings, db, runtimes, lives, places, senders, runner, meter)
+            for worker in serving:
                 await stack.enter_async_context(worker)
             bell = Bell(client, db, url.get_secret_value(), settings.timings.grant_tick_seconds)
             background = [
                 asyncio.create_task(sampler.run(), name="sampler"),
                 asyncio.create_task(bell.run(), name="bell"),
-                asyncio.create_task(stuck.wait(), name="a step that cannot be cleared away"),
+                asyncio.create_task(stuck(serving, PATIENCE_SECONDS), name="a step that cannot be cleared away"),
             ]
             for name, runtime in runtimes.items():
                 if not isinstance(runtime, SharedRuntime):  # those are watched by `berth watch`, once for all workers
@@ -108,10 +108,15 @@ async def run_worker(settings: Settings, *, ready_file: Path | None = None) -> i
             code = await until(stop, background)
             if ready_file is not None:
                 await asyncio.to_thread(ready_file.unlink, missing_ok=True)
-            if stuck.found:
-                # Its worker would wait for that step for ever. Whatever else is under way is done again by another.
-                leave(code)
+            leaving = asyncio.create_task(_leave_if_stuck(serving, code))
+        leaving.cancel()
         return code
+
+
+async def _leave_if_stuck(serving: list[Worker], code: int) -> None:
+    """A worker waits for such a step for ever before it ends. Whatever else is under way is done again by another."""
+    await stuck(serving, _DRAIN.total_seconds())
+    leave(code)
 
 
 def workers(

@@ -1,7 +1,8 @@
-"""A workflow that its worker can never clear away; run as a program, a worker of Berth's that serves it as well."""
+"""A workflow that its worker can hardly clear away; run as a program, a worker of Berth's that serves it as well."""
 
 import asyncio
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from temporalio import workflow
@@ -12,15 +13,16 @@ from temporal import worker
 
 @workflow.defn(sandboxed=False)
 class Clinging:
-    """Waits for ever, also when it is told to go, unless it `lets_go`."""
+    """Waits for ever; stays so many times when it is told to go."""
 
     @workflow.run
-    async def run(self, lets_go: bool) -> None:
+    async def run(self, stays: int) -> None:
         while True:
             try:
                 await asyncio.Event().wait()
             except BaseException as told:
-                if lets_go or isinstance(told, GeneratorExit):
+                stays -= 1
+                if stays < 0 or isinstance(told, GeneratorExit):
                     raise
 
     @workflow.signal
@@ -30,5 +32,7 @@ class Clinging:
 
 
 if __name__ == "__main__":
-    vars(worker)["Maintenance"] = Clinging  # one of those that it serves
-    sys.exit(asyncio.run(worker.run_worker(Settings(), ready_file=Path(sys.argv[1]))))
+    ready, patience = sys.argv[1:]
+    changes = {"Maintenance": Clinging, "PATIENCE_SECONDS": float(patience), "_DRAIN": timedelta(seconds=2)}
+    vars(worker).update(changes)  # one workflow more, and less time
+    sys.exit(asyncio.run(worker.run_worker(Settings(), ready_file=Path(ready))))

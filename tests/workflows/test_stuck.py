@@ -1,35 +1,49 @@
-"""A step that its worker can never clear away."""
+"""A step that its worker cannot clear away."""
 
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from temporal.stuck import Stuck
+from temporal.stuck import stuck, uncleared
 from tests.fixtures.stage import PATIENCE, until
 from tests.workflows.clinging import Clinging
 from workflows.options import CONTROL_QUEUE
 
-WAITS = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+FOR_EVER = 10**9
 
 
-async def test_worker_that_holds_one_ends_so_that_another_may_take_over(
-    temporal_client: Client, database_url: str, tmp_path: Path
-) -> None:
-    ready = tmp_path / "ready"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.workflows.clinging", str(ready)),
-        env={name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
-        | {
-            "BERTH_DATABASE__URL": database_url,
-            "BERTH_TEMPORAL__ADDRESS": temporal_client.service_client.config.target_host,
-            "BERTH_DATA_DIR": str(tmp_path / "data"),
-        },
-    )
+async def made_to_stumble(client: Client, name: str, stays: int, queue: str) -> None:
+    """A run that has begun to wait and is to be cleared away then."""
+    handle = await client.start_workflow(Clinging.run, stays, id=name, task_queue=queue)
+
+    async def waits() -> bool:
+        events = (await handle.fetch_history()).events
+        return any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED for event in events)
+
+    await until(waits, "its first step to be done")
+    await handle.signal(Clinging.stumble)
+
+
+@asynccontextmanager
+async def berth_worker(
+    client: Client, database_url: str, folder: Path, patience: float
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    ready = folder / "ready"
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
+    given = {
+        "BERTH_DATABASE__URL": database_url,
+        "BERTH_TEMPORAL__ADDRESS": client.service_client.config.target_host,
+        "BERTH_DATA_DIR": str(folder / "data"),
+    }
+    argv = sys.executable, "-m", "tests.workflows.clinging", str(ready), str(patience)
+    process = await asyncio.create_subprocess_exec(*argv, env=mine | given, stderr=asyncio.subprocess.PIPE)
     try:
 
         async def up() -> bool:
@@ -37,14 +51,7 @@ async def test_worker_that_holds_one_ends_so_that_another_may_take_over(
             return ready.exists()
 
         await until(up, "the worker to be ready")
-        clinging = await temporal_client.start_workflow(Clinging.run, False, id="clinging", task_queue=CONTROL_QUEUE)
-
-        async def waits() -> bool:
-            return any(event.event_type == WAITS for event in (await clinging.fetch_history()).events)
-
-        await until(waits, "its first step to be done")
-        await clinging.signal(Clinging.stumble)
-        assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+        yield process
         assert not ready.exists()
     finally:
         if process.returncode is None:
@@ -52,13 +59,40 @@ async def test_worker_that_holds_one_ends_so_that_another_may_take_over(
             await process.wait()
 
 
-async def test_one_that_goes_when_it_is_told_to_is_none(temporal_client: Client) -> None:
-    stuck = Stuck()
-    try:
-        # One place: whoever comes next makes it clear away the one before.
-        async with Worker(temporal_client, task_queue="letting-go", workflows=[Clinging], max_cached_workflows=1):
-            for name in ("first", "second"):
-                await temporal_client.start_workflow(Clinging.run, True, id=name, task_queue="letting-go")
-        assert not stuck.found
-    finally:
-        stuck.close()
+async def test_worker_that_holds_one_ends_so_that_another_may_take_over(
+    temporal_client: Client, database_url: str, tmp_path: Path
+) -> None:
+    async with berth_worker(temporal_client, database_url, tmp_path, patience=3) as process:
+        await made_to_stumble(temporal_client, "clinging", FOR_EVER, CONTROL_QUEUE)
+        await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 1
+
+
+async def test_worker_that_holds_one_ends_also_when_it_is_told_to(
+    temporal_client: Client, database_url: str, tmp_path: Path
+) -> None:
+    async with berth_worker(temporal_client, database_url, tmp_path, patience=3600) as process:
+        await made_to_stumble(temporal_client, "clinging", FOR_EVER, CONTROL_QUEUE)
+        assert process.stderr is not None
+        while b"Failed running eviction job" not in await asyncio.wait_for(process.stderr.readline(), PATIENCE):
+            assert process.returncode is None
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0
+
+
+async def test_one_that_goes_at_the_second_try_is_waited_for(temporal_client: Client) -> None:
+    async with Worker(temporal_client, task_queue="clinging", workflows=[Clinging]) as worker:
+        noticed = asyncio.create_task(stuck([worker], PATIENCE))
+        await made_to_stumble(temporal_client, "clinging", 1, "clinging")
+
+        async def held() -> bool:
+            return uncleared(worker) == 1
+
+        async def cleared() -> bool:
+            return uncleared(worker) == 0
+
+        await until(held, "a try that fails")
+        await until(cleared, "another that does not")
+        assert not noticed.done()
+        noticed.cancel()

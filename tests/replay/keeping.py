@@ -11,7 +11,14 @@ from tests.replay.record import ANEW
 from tests.replay.seals import seal
 
 _WORKER = re.compile(r"\d+@")
-_OF_THE_MACHINE = {"identity", "binaryChecksum", "workerVersion", "deploymentVersion", "workerDeploymentName"}
+_OF_THE_MACHINE = {
+    "identity",
+    "binaryChecksum",
+    "workerVersion",
+    "deploymentVersion",
+    "workerDeploymentName",
+    "stackTrace",
+}
 
 
 async def keep(stage: Stage, name: str, *, run_id: str | None = None, workflow_id: str | None = None) -> None:

@@ -91,6 +91,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def has_failed(item: pytest.Item) -> bool:
+    """Whether its set-up, its body or an end of one of its fixtures has failed so far."""
+    return item.nodeid in item.config.stash[_FAILED]
+
+
 def _give_up(item: pytest.Item, settings: Any) -> None:
     """In a thread of its own, while the test goes on: tell and note what there is, and end the process."""
     if pytest_timeout.is_debugging() and not settings.disable_debugger_detection:

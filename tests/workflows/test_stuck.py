@@ -1,7 +1,6 @@
 """A step that its worker cannot clear away."""
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from temporal.stuck import stuck, uncleared
+from tests.fixtures.stack import environment_of
 from tests.fixtures.stage import PATIENCE, until
 from tests.workflows.clinging import Clinging
 from workflows.options import CONTROL_QUEUE
@@ -36,14 +36,10 @@ async def berth_worker(
     client: Client, database_url: str, folder: Path, patience: float
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     ready = folder / "ready"
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("BERTH_")}
-    given = {
-        "BERTH_DATABASE__URL": database_url,
-        "BERTH_TEMPORAL__ADDRESS": client.service_client.config.target_host,
-        "BERTH_DATA_DIR": str(folder / "data"),
-    }
+    address = client.service_client.config.target_host
+    environment = environment_of(folder / "data", {"DATABASE__URL": database_url, "TEMPORAL__ADDRESS": address})
     argv = sys.executable, "-m", "tests.workflows.clinging", str(ready), str(patience)
-    process = await asyncio.create_subprocess_exec(*argv, env=mine | given, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*argv, env=environment, stderr=asyncio.subprocess.PIPE)
     try:
 
         async def up() -> bool:
